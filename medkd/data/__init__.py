@@ -1,0 +1,1 @@
+"""data: images on disk become cases, volumes and batches."""

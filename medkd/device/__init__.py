@@ -1,0 +1,1 @@
+"""device: what runs at the bedside; no torch, no MONAI."""

@@ -1,0 +1,1 @@
+"""distill: losses, the frozen teacher and its soft targets."""

@@ -1,0 +1,1 @@
+"""evaluate: the locked test split becomes figures."""

@@ -1,0 +1,1 @@
+"""export: trained weights become a release."""

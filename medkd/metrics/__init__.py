@@ -1,0 +1,1 @@
+"""metrics: pure functions from arrays to figures."""

@@ -1,0 +1,1 @@
+"""models: teachers, students, their weights and what they cost."""

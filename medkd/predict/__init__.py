@@ -1,0 +1,1 @@
+"""predict: a torch network over a whole image."""

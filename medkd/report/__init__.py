@@ -1,0 +1,1 @@
+"""report: results become a page for clinical review."""

@@ -1,0 +1,1 @@
+"""track: the journal of a study and its mirror in MLflow."""

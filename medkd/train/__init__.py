@@ -1,0 +1,1 @@
+"""train: from cases to trained weights."""

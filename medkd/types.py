@@ -1,0 +1,84 @@
+"""The nouns of medkd: Case, Split, Volume, Task, Role.
+
+Arrays are channels first: an image is ``[channels, *space]``, a label map ``[*space]`` with one
+integer per voxel. World coordinates are millimetres in RAS+ (NIfTI's convention); a 2D image has
+no world, so its affine is the identity and one pixel counts as one millimetre.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+
+class Task(StrEnum):
+    """What a network answers."""
+
+    SEGMENTATION = "segmentation"
+    CLASSIFICATION = "classification"
+
+
+class Role(StrEnum):
+    """The three models of a study."""
+
+    TEACHER = "teacher"
+    BASELINE = "baseline"  # the student trained on labels alone
+    STUDENT = "student"  # the distilled student
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its reference standard, its patient and its attributes.
+
+    Attributes:
+        id: unique in the datalist.
+        image: the image file.
+        label: the label map's file (segmentation), the class index (classification), or None.
+        patient: cases of one patient never part company in a split.
+        attributes: further columns of the datalist (site, sex, age, scanner, ...).
+    """
+
+    id: str
+    image: Path
+    label: Path | int | None
+    patient: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids of the three parts."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image on its grid.
+
+    Attributes:
+        array: ``[channels, *space]``.
+        affine: ``[4, 4]``, voxel index to RAS+ millimetres; for 2D images the identity ``[3, 3]``.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return self.array.ndim - 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape."""
+        return self.array.shape[1:]
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Distance between neighbouring voxel centres along each axis."""
+        return tuple(float(v) for v in np.linalg.norm(self.affine[:-1, :-1], axis=0))
