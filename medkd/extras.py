@@ -17,7 +17,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and module.split(".")[0] == error.name.split(".")[0]:
+        if error.name and module.partition(".")[0] == error.name.partition(".")[0]:
             raise MissingExtraError(
                 f"{error.name} is not installed; pip install 'medkd[{extra}]'"
             ) from None

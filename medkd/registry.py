@@ -20,18 +20,18 @@ class Registry(Generic[T]):
     """Map short names, as written in a config file, to factories.
 
     Example:
-        >>> shapes = Registry("shape")
-        >>> @shapes.register("cube")
+        >>> boxes = Registry("box")
+        >>> @boxes.register("cube")
         ... def cube(*, size: int) -> int:
         ...     return size**3
-        >>> shapes.build("cube", size=2)
+        >>> boxes.build("cube", size=2)
         8
-        >>> shapes.build("cubo", size=2)
+        >>> boxes.build("cubo", size=2)
         Traceback (most recent call last):
-        medkd.errors.ConfigError: unknown shape 'cubo'; did you mean 'cube'? known: cube
-        >>> shapes.build("cube", sise=2)
+        medkd.errors.ConfigError: unknown box 'cubo'; did you mean 'cube'? known: cube
+        >>> boxes.build("cube", sise=2)
         Traceback (most recent call last):
-        medkd.errors.ConfigError: shape 'cube' has no option 'sise'; did you mean 'size'? known: size
+        medkd.errors.ConfigError: box 'cube' has no option 'sise'; did you mean 'size'? known: size
     """
 
     def __init__(self, kind: str) -> None:

@@ -1,0 +1,380 @@
+"""Every option of a study, its meaning and its default; ``load`` reads them from a YAML file.
+
+A config holds values only: no import paths, no expressions. Unknown keys are refused with a
+suggestion. ``budgets`` names alternative values ("quick" for two CPU cores, "full" for a GPU) that
+are merged over the rest before it is checked.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medkd.errors import ConfigError
+from medkd.registry import did_you_mean
+from medkd.types import Role, Task
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Options(BaseModel):
+    """Base of every section: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NamedOptions(BaseModel):
+    """A registered thing by name, with options that its factory checks."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options beside ``name``."""
+        return dict(self.model_extra or {})
+
+
+class StudyOptions(Options):
+    """Where a study lives and what makes it repeatable."""
+
+    name: PathName
+    root: str = "runs"  # the study's folder is root/name
+    seed: int = 0
+
+
+class SplitOptions(Options):
+    """How patients are dealt to train, validation and test."""
+
+    validation: Fraction = 0.15
+    test: Fraction = 0.2
+    seed: int = 0
+    file: str | None = (
+        None  # a split of your own: {"train": [case ids], "validation": …, "test": …}
+    )
+
+
+class PhantomOptions(Options):
+    """How many synthetic cases ``source: phantom`` makes, and how large."""
+
+    cases: Count = 48
+    cases_per_patient: Count = 2
+    shape: tuple[Count, ...] = (48, 48, 28)
+    spacing_mm: tuple[Positive, ...] = (1.0, 1.0, 2.0)
+
+
+class DataOptions(Options):
+    """Which cases a study is about."""
+
+    root: str = "."  # paths below start here; a leading $VARIABLE or ~ is expanded
+    source: str  # dataset.json (Decathlon), a CSV, a MedMNIST .npz, or "phantom"
+    table: str | None = None  # a CSV that adds columns (patient, attributes) to the cases by id
+    case: str = "case"  # that table's column of case ids
+    patient: str = "patient"  # the column of patient ids
+    labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
+    split: SplitOptions = SplitOptions()
+    phantoms: PhantomOptions = PhantomOptions()
+
+
+class PreprocessOptions(Options):
+    """From the image's own grid to the network's; the device does exactly the same."""
+
+    channels: Count = 1
+    orientation: str | None = "RAS"  # axis codes; null for 2D
+    spacing_mm: tuple[Positive, ...] | None = None  # null keeps each image's own
+    size: tuple[Count, ...] | None = None  # resize to this shape whatever the spacing (2D classes)
+    intensity: Literal["zscore", "percentile", "unit"] = "zscore"
+    window: tuple[Count, ...]  # what the network sees at once, in training and in use
+    overlap: Fraction = 0.25  # of neighbouring windows in use
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> Self:
+        if self.size and self.spacing_mm:
+            raise ValueError("give size or spacing_mm, not both")
+        if self.spacing_mm and len(self.spacing_mm) != len(self.window):
+            raise ValueError("spacing_mm and window need the same number of axes")
+        return self
+
+
+class AugmentOptions(Options):
+    """Strength of each random change of a training patch; 0 turns it off."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.3  # of each change but the flips
+    flip_axes: tuple[int, ...] = ()  # only where anatomy allows
+    transpose: bool = False  # 2D: the eight symmetries of the square
+    rotate_degrees: NotNegative = 0
+    scale: Fraction = 0  # 0.1: from 90 % to 110 %
+    translate: Fraction = 0  # of the window
+    brightness: NotNegative = 0  # added, in units of the image's standard deviation
+    contrast: Fraction = 0
+    gamma: Fraction = 0
+    noise_std: NotNegative = 0
+    blur_sigma: NotNegative = 0  # voxels
+
+
+class TrainOptions(Options):
+    """One training run. Student and baseline share theirs, so their comparison is fair."""
+
+    steps: Count
+    batch: Count = 2
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    clip_norm: Positive = 5.0
+    ema: Fraction = 0.99  # decay of the averaged weights, which are the ones validated and kept
+    validate_every: Count = 250  # steps; also how much work a kill can cost
+    foreground: Fraction = 0.5  # share of patches centred on a labelled voxel
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment
+
+
+class TeacherOptions(Options):
+    """The large, accurate model."""
+
+    model: NamedOptions
+    train: TrainOptions
+    folds: Count = 1  # 1: trained on all training cases, so their soft targets are in fold
+    flip_axes: tuple[int, ...] = ()  # average over these flips when soft targets are written
+
+
+class StudentOptions(Options):
+    """The small model, trained twice: on labels alone (baseline) and distilled (student)."""
+
+    model: NamedOptions
+    train: TrainOptions
+
+
+class LossOptions(NamedOptions):
+    """One distillation loss; further options are the loss's own."""
+
+    weight: NotNegative = 1.0
+
+
+class DistillOptions(Options):
+    """loss = supervised · (Dice + cross-entropy) + Σ weight · term."""
+
+    supervised: NotNegative = 1.0
+    losses: tuple[LossOptions, ...] = Field(min_length=1)
+    warmup_steps: Annotated[int, Field(ge=0)] = 0  # the terms' weights rise linearly from 0
+
+
+class EvaluateOptions(Options):
+    """How the test split is scored."""
+
+    nsd_tolerance_mm: Positive = 1.0  # pixels in 2D
+    dice_failure: Fraction = 0.5  # a case below this is counted as failed
+    specificity: Fraction = 0.95  # classification: sensitivity is read off at this specificity
+    bootstrap: Count = 2000
+    overlays: Count = 3  # worst cases with a picture; best and median come on top
+
+
+class LatencyOptions(Options):
+    """How file-to-file latency is measured."""
+
+    queries: Count = 64
+    threads: Count = 2
+
+
+class GateOptions(Options):
+    """One acceptance criterion, fixed before the test split is opened.
+
+    A figure with an interval must meet the bound with the interval's less favourable end.
+    """
+
+    figure: str  # a column of the headline table, or of one class: dice/anterior
+    of: Role = Role.STUDENT
+    minus: Role | None = None  # judge the paired difference to this role
+    over: Role | None = None  # judge the ratio to this role
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("a gate needs exactly one of at_least and at_most")
+        if self.minus and self.over:
+            raise ValueError("a gate takes minus or over, not both")
+        return self
+
+    def __str__(self) -> str:
+        """Read the gate aloud.
+
+        Example:
+            >>> str(GateOptions(figure="dice", minus="teacher", at_least=-0.02))
+            'student dice - teacher dice >= -0.02'
+        """
+        left = f"{self.of} {self.figure}"
+        left += f" - {self.minus} {self.figure}" if self.minus else ""
+        left += f" / {self.over} {self.figure}" if self.over else ""
+        return left + (
+            f" >= {self.at_least:g}" if self.at_least is not None else f" <= {self.at_most:g}"
+        )
+
+
+class Config(Options):
+    """A whole study."""
+
+    study: StudyOptions
+    task: Task = Task.SEGMENTATION
+    card: str | None = None  # the data card, relative to the config
+    data: DataOptions
+    preprocess: PreprocessOptions
+    augment: AugmentOptions = AugmentOptions()
+    teacher: TeacherOptions
+    student: StudentOptions
+    distill: DistillOptions
+    evaluate: EvaluateOptions = EvaluateOptions()
+    latency: LatencyOptions = LatencyOptions()
+    gates: tuple[GateOptions, ...] = ()
+
+    @field_validator("data")
+    @classmethod
+    def _labels_are_distinct(cls, data: DataOptions) -> DataOptions:
+        if len(set(data.labels.values())) != len(data.labels):
+            raise ValueError("two labels share one value")
+        return data
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> Self:
+        values = sorted(self.data.labels.values())
+        if self.task is Task.CLASSIFICATION and values != list(range(len(values))):
+            raise ValueError(f"data.labels: class indices must be 0, 1, 2, …; got {values}")
+        if self.task is Task.SEGMENTATION and values[:1] <= [0]:
+            raise ValueError("data.labels: 0 is the background and is not listed")
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the network's channels; background first."""
+        named = tuple(sorted(self.data.labels, key=self.data.labels.__getitem__))
+        return ("background", *named) if self.task is Task.SEGMENTATION else named
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The value that stands for each class in a label map, in the order of ``classes``."""
+        values = tuple(sorted(self.data.labels.values()))
+        return (0, *values) if self.task is Task.SEGMENTATION else values
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return len(self.preprocess.window)
+
+
+def load(path: Path, *, overrides: Sequence[str] = (), budget: str = "quick") -> Config:
+    """Read a config, merge a budget and ``key.path=value`` overrides over it, and check it.
+
+    Args:
+        path: the YAML file.
+        overrides: each ``key.path=value``, the value as YAML.
+        budget: the entry of ``budgets`` to merge; a config without ``budgets`` has none to merge.
+
+    Raises:
+        ConfigError: all that is wrong, a line each.
+    """
+    tree = _read_yaml(path)
+    budgets = tree.pop("budgets", None)
+    if budgets is not None:
+        tree = _merge(tree, _budget(budgets, budget, path))
+    for override in overrides:
+        tree = _merge(tree, _parse_override(override))
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{path}: {_explain(problem)}" for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump(config: Config) -> str:
+    """Write a resolved config as YAML; ``load`` reads it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def expand(path: str, *, key: str, root: Path | None = None) -> Path:
+    """Resolve a path of the config: ``~`` and a ``$VARIABLE`` first, then relative to ``root``.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    variable = re.match(r"\$\{?(\w+)", path)
+    if variable and variable[1] not in os.environ:
+        raise ConfigError(
+            f"{key}: the environment variable {variable[1]} is not set; "
+            f"export {variable[1]}=FOLDER, or give the folder with --set {key}=FOLDER"
+        )
+    expanded = Path(os.path.expandvars(path)).expanduser()
+    return (root / expanded) if root else expanded
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections (study, data, …)")
+    return tree
+
+
+def _budget(budgets: Any, name: str, path: Path) -> dict[str, Any]:  # noqa: ANN401
+    if not isinstance(budgets, dict) or name not in budgets:
+        known = ", ".join(budgets) if isinstance(budgets, dict) else "none"
+        raise ConfigError(f"{path}: no budget {name!r}; known: {known}")
+    return budgets[name] or {}
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: write key.path=value")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
+    for part in reversed(key.strip().split(".")):
+        tree = {part: tree}
+    return tree
+
+
+def _explain(problem: Any) -> str:  # noqa: ANN401
+    place = ".".join(str(part) for part in problem["loc"]) or "config"
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key; {_suggest(problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{place}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message} (got {problem['input']!r})" if problem["loc"] else message
+
+
+def _suggest(loc: Sequence[int | str]) -> str:
+    section: type[BaseModel] | None = Config
+    for part in loc[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        section = _model_of(field.annotation) if field else section
+    known = list(section.model_fields) if section else []
+    return f"{did_you_mean(str(loc[-1]), known)}known: {', '.join(known)}"
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model_of(a))), None)

@@ -1,0 +1,118 @@
+"""Study: one config, one folder, and stages that are written whole or not at all."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medkd import config as config_module
+from medkd.config import Config
+from medkd.errors import StudyError
+
+STAGE_FILE = "stage.json"
+
+
+def digest(*parts: object) -> str:
+    """Return 16 hex digits that change when any part changes; parts are JSON values."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    data = content.encode() if isinstance(content, str) else content
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A config and the folder that holds everything made from it."""
+
+    config: Config
+    config_path: Path
+
+    def begin(self) -> None:
+        """Make the study's folder if need be and write the resolved config into it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / "config.yaml", config_module.dump(self.config))
+
+    @property
+    def folder(self) -> Path:
+        """``root/name``."""
+        return Path(self.config.study.root).expanduser() / self.config.study.name
+
+    def path(self, name: str) -> Path:
+        """Where stage ``name`` lies once it is complete."""
+        return self.folder / name
+
+    def is_complete(self, name: str) -> bool:
+        """Whether stage ``name`` has been finished."""
+        return (self.path(name) / STAGE_FILE).is_file()
+
+    def stage(self, name: str, *, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """Return the folder of stage ``name``, making it first if it is not complete.
+
+        ``make`` fills ``name.partial``, which is renamed when it returns; a killed stage finds its
+        unfinished folder again and may resume from it. What an unfinished folder was made from is
+        written first, so that it is resumed only with the same inputs.
+
+        Args:
+            name: folder below the study's, e.g. ``teacher/fold-0``.
+            inputs: all that the result depends on, as JSON values by name.
+            make: fills a folder.
+
+        Raises:
+            StudyError: the stage was made from other inputs; its folder must be deleted first.
+        """
+        done, partial = self.path(name), self.path(name + ".partial")
+        inputs = {key: digest(value) for key, value in inputs.items()}
+        if self.is_complete(name):
+            self._refuse_other_inputs(done, inputs)
+            return done
+        if (partial / STAGE_FILE).is_file() and _read_inputs(partial) != inputs:
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_atomic(partial / STAGE_FILE, json.dumps(inputs, indent=1))
+        make(partial)
+        partial.replace(done)
+        return done
+
+    def stage_digest(self, name: str) -> str:
+        """Identity of a complete stage, for the inputs of the stages built on it."""
+        if not self.is_complete(name):
+            raise StudyError(f"{self.path(name)}: this stage has not been run yet")
+        return digest(_read_inputs(self.path(name)))
+
+    def _refuse_other_inputs(self, folder: Path, inputs: Mapping[str, str]) -> None:
+        made_from = _read_inputs(folder)
+        changed = sorted(k for k in {*made_from, *inputs} if made_from.get(k) != inputs.get(k))
+        if changed:
+            raise StudyError(
+                f"{folder}: made before {', '.join(changed)} changed; delete this folder to redo "
+                f"the stage, or keep it and choose another name with --set study.name=NAME"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study; a second process is refused instead of racing the first."""
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StudyError(f"{self.folder}: another process works on this study") from None
+            yield
+
+
+def _read_inputs(folder: Path) -> dict[str, str]:
+    return json.loads((folder / STAGE_FILE).read_text())
