@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -96,7 +96,7 @@ class PreprocessOptions(Options):
     overlap: Fraction = 0.25  # of neighbouring windows in use
 
     @model_validator(mode="after")
-    def _one_grid(self) -> Self:
+    def _one_grid(self) -> "PreprocessOptions":
         if self.size and self.spacing_mm:
             raise ValueError("give size or spacing_mm, not both")
         if self.spacing_mm and len(self.spacing_mm) != len(self.window):
@@ -197,7 +197,7 @@ class GateOptions(Options):
     at_most: float | None = None
 
     @model_validator(mode="after")
-    def _one_bound(self) -> Self:
+    def _one_bound(self) -> "GateOptions":
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError("a gate needs exactly one of at_least and at_most")
         if self.minus and self.over:
@@ -243,7 +243,7 @@ class Config(Options):
         return data
 
     @model_validator(mode="after")
-    def _labels_fit_the_task(self) -> Self:
+    def _labels_fit_the_task(self) -> "Config":
         values = sorted(self.data.labels.values())
         if self.task is Task.CLASSIFICATION and values != list(range(len(values))):
             raise ValueError(f"data.labels: class indices must be 0, 1, 2, …; got {values}")
