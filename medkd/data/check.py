@@ -1,0 +1,136 @@
+"""Check: read every case once and name all that is wrong, before anything is trained."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from medkd.config import Config
+from medkd.data import splits
+from medkd.data.datalist import read_datalist
+from medkd.data.reader import read_image, read_label
+from medkd.errors import DataError
+from medkd.study import Study, digest
+from medkd.types import Case, Split, Volume
+
+AFFINE_TOLERANCE_MM = 1e-2
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The checked cases of a study, and how their patients are dealt.
+
+    Attributes:
+        cases: by id, in the datalist's order.
+        split: the case ids of train, validation and test.
+        digests: SHA-256 of each case's image and label files, by id.
+    """
+
+    cases: dict[str, Case]
+    split: Split
+    digests: dict[str, str]
+
+    def of(self, part: Iterable[str]) -> list[Case]:
+        """Return the cases with these ids."""
+        return [self.cases[case_id] for case_id in part]
+
+    def digest_of(self, part: Iterable[str]) -> str:
+        """Identity of the content of these cases."""
+        return digest([self.digests[case_id] for case_id in part])
+
+
+def check(study: Study) -> Cohort:
+    """Read and judge every case; a cohort comes back only if nothing is wrong.
+
+    Raises:
+        DataError: every problem of the pass, one line each, with file, case and remedy.
+    """
+    cases = read_datalist(study)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda case: _check_case(case, study.config), cases)
+        findings = list(track(found, description="check", total=len(cases), transient=True))
+    problems = [problem for case_problems, _ in findings for problem in case_problems]
+    problems += splits.problems_of_given(cases, study.config.data.split)
+    if problems:
+        raise DataError.of(problems)
+    digests = {case.id: sha for case, (_, sha) in zip(cases, findings, strict=True)}
+    split = splits.split_cases(cases, study.config.data.split)
+    return Cohort(cases={case.id: case for case in cases}, split=split, digests=digests)
+
+
+def _check_case(case: Case, config: Config) -> tuple[list[str], str]:
+    try:
+        image = read_image(case.image)
+        problems = _image_problems(case, image, config)
+        if isinstance(case.label, Path):
+            problems += _label_problems(case, image, read_label(case.label), config)
+        return problems, _file_digest(case)
+    except DataError as error:
+        return [f"case {case.id}: {error}"], ""
+
+
+def _image_problems(case: Case, image: Volume, config: Config) -> list[str]:
+    where = f"case {case.id}: {case.image}:"
+    problems = []
+    if image.dims != config.dims:
+        problems.append(f"{where} {image.dims} spatial axes, preprocess.window has {config.dims}")
+    if not np.isfinite(image.array).all():
+        bad = int((~np.isfinite(image.array)).sum())
+        problems.append(f"{where} {bad} voxels are NaN or infinite; repair or remove the case")
+    elif image.array.min() == image.array.max():
+        problems.append(f"{where} every voxel is {image.array.flat[0]}; remove the case")
+    if image.array.shape[0] not in {1, config.preprocess.channels}:
+        wanted = config.preprocess.channels
+        if not (wanted == 1 and image.array.shape[0] == 3):
+            problems.append(
+                f"{where} {image.array.shape[0]} channels, preprocess.channels is {wanted}"
+            )
+    return problems
+
+
+def _label_problems(case: Case, image: Volume, label: Volume, config: Config) -> list[str]:
+    where = f"case {case.id}: {case.label}:"
+    if label.shape != image.shape:
+        return [f"{where} label grid {label.shape}, image grid {image.shape}; resample the label"]
+    problems = []
+    if label.affine.shape == image.affine.shape:
+        apart = _distance_mm(image, label)
+        if apart > AFFINE_TOLERANCE_MM:
+            problems.append(
+                f"{where} lies up to {apart:.2f} mm from its image {case.image} (spacing "
+                f"{_mm(label)} and {_mm(image)} mm); resample the label onto the image"
+            )
+    unknown = sorted(set(np.unique(label.array).tolist()) - set(config.label_values))
+    if unknown:
+        problems.append(
+            f"{where} holds the values {unknown} that data.labels does not declare "
+            f"({dict(config.data.labels)}); declare or correct them"
+        )
+    return problems
+
+
+def _distance_mm(image: Volume, label: Volume) -> float:
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(image.dims, -1)
+    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+    return float(np.linalg.norm((image.affine - label.affine) @ homogeneous, axis=0).max())
+
+
+def _mm(volume: Volume) -> str:
+    return "x".join(f"{v:.3g}" for v in volume.spacing_mm)
+
+
+def _file_digest(case: Case) -> str:
+    sha = hashlib.sha256()
+    for source in (case.image, case.label):
+        for path in _files(source) if isinstance(source, Path) else []:
+            sha.update(path.read_bytes())
+    return sha.hexdigest() if isinstance(case.label, Path) else f"{sha.hexdigest()}-{case.label}"
+
+
+def _files(path: Path) -> Sequence[Path]:
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]

@@ -1,0 +1,148 @@
+"""Datalist: the list of cases, from a Decathlon JSON, a CSV, a MedMNIST file or phantoms."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medkd.config import Config, DataOptions, expand
+from medkd.data import medmnist, phantoms
+from medkd.data.reader import stem
+from medkd.errors import DataError
+from medkd.study import Study
+from medkd.types import Case, Task
+
+Row = dict[str, str]
+GENERATED = "data"  # the stage that holds cases medkd has written itself
+
+
+def read_datalist(study: Study) -> list[Case]:
+    """Return the cases that ``data.source`` names, in its order.
+
+    ``phantom`` and ``.npz`` sources are first written as files into the study's folder, so that
+    everything after this reads images from disk.
+
+    Raises:
+        DataError: the source is missing or malformed, or two cases share an id.
+        ConfigError: ``data.root`` names an environment variable that is not set.
+    """
+    source = _source(study)
+    rows = _decathlon(source) if source.suffix == ".json" else _table(source)
+    if study.config.data.table:
+        rows = _join(rows, study.config.data)
+    cases = [_case(row, study.config, source) for row in rows]
+    _refuse_duplicates(cases, source)
+    return cases
+
+
+def _source(study: Study) -> Path:
+    data, task = study.config.data, study.config.task
+    if data.source == "phantom":
+        inputs: dict[str, Any] = {"phantoms": data.phantoms.model_dump(), "task": task}
+        seed = study.config.study.seed
+
+        def write(folder: Path) -> None:
+            phantoms.write_cohort(folder, **data.phantoms.model_dump(), seed=seed)
+
+        return study.stage(GENERATED, inputs=inputs | {"seed": seed}, make=write) / "cases.csv"
+    path = expand(data.source, key="data.source", root=expand(data.root, key="data.root"))
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; data.root and data.source name it")
+    if path.suffix == ".npz":
+        stat = path.stat()
+        inputs = {"labels": data.labels, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        return (
+            study.stage(
+                GENERATED,
+                inputs=inputs,
+                make=lambda folder: medmnist.unpack(path, folder, classes=data.labels),
+            )
+            / "cases.csv"
+        )
+    return path
+
+
+def _decathlon(path: Path) -> list[Row]:
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))["training"]
+        rows = [{"image": entry["image"], "label": entry["label"]} for entry in training]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a Decathlon datalist ({error!r}); it needs "
+            f'"training": [{{"image": …, "label": …}}, …]'
+        ) from None
+    return [{"case": stem(Path(row["image"])), **row} for row in rows]
+
+
+def _table(path: Path) -> list[Row]:
+    rows = _read_csv(path)
+    if not {"image", "label"} <= rows[0].keys():
+        raise DataError(f"{path}: columns {list(rows[0])}; a datalist needs image, label, patient")
+    return [{"case": stem(Path(row["image"])), **row} for row in rows]
+
+
+def _read_csv(path: Path) -> list[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [dict(row) for row in csv.DictReader(file, restval="", restkey="")]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
+    if not rows:
+        raise DataError(f"{path}: holds no cases")
+    return [{k: v.strip() for k, v in row.items() if k} for row in rows]
+
+
+def _join(rows: list[Row], data: DataOptions) -> list[Row]:
+    path = expand(str(data.table), key="data.table", root=expand(data.root, key="data.root"))
+    table = _read_csv(path)
+    if data.case not in table[0]:
+        raise DataError(f"{path}: no column {data.case!r} (data.case); has {list(table[0])}")
+    extra = {row[data.case]: row for row in table}
+    lost = [row["case"] for row in rows if row["case"] not in extra]
+    if lost:
+        raise DataError(f"{path}: no row for case {lost[0]} and {len(lost) - 1} others")
+    return [extra[row["case"]] | row for row in rows]
+
+
+def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
+    reserved = {"case", "image", "label", config.data.patient, config.data.case}
+    if not row.get(config.data.patient):
+        raise DataError(
+            f"{source}: case {row['case']} has no patient (column {config.data.patient!r}); name "
+            f"the column with data.patient. Without patients a split leaks; if each image really "
+            f"is another person, write data.patient: case"
+        )
+    return Case(
+        id=row["case"],
+        image=source.parent / row["image"],
+        label=_label(row, config, source),
+        patient=row[config.data.patient],
+        attributes={k: v for k, v in row.items() if k not in reserved},
+    )
+
+
+def _label(row: Mapping[str, str], config: Config, source: Path) -> Path | int:
+    text = row["label"]
+    if not text:
+        raise DataError(f"{source}: case {row['case']} has no label; add one or remove the row")
+    if config.task is Task.SEGMENTATION:
+        return source.parent / text
+    if text in config.data.labels:
+        return config.data.labels[text]
+    if text.lstrip("-").isdigit() and int(text) in config.data.labels.values():
+        return int(text)
+    raise DataError(
+        f"{source}: case {row['case']} has label {text!r}; data.labels declares "
+        f"{dict(config.data.labels)}"
+    )
+
+
+def _refuse_duplicates(cases: list[Case], source: Path) -> None:
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen:
+            raise DataError(f"{source}: two cases are called {case.id}; add a column `case`")
+        seen.add(case.id)

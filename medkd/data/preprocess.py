@@ -1,0 +1,152 @@
+"""Preprocess: from the image's own grid to the network's and back, in numpy.
+
+Training and device share this one implementation, so they cannot drift apart. The steps are:
+channels, orientation, resampling, intensity. ``Grid`` remembers what was done to the geometry, so
+that probabilities find the way back.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel import orientations
+from scipy import ndimage
+
+from medkd.config import PreprocessOptions
+from medkd.errors import DataError
+from medkd.types import Volume
+
+SAME_SPACING = 1e-3  # relative; below this resampling would only blur
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the network's grid lies in the image's own.
+
+    Attributes:
+        image_shape: spatial shape of the image as read.
+        affine: the image's own affine.
+        axes: ``[dims, 2]`` nibabel orientation transform from the image to the network.
+        shape: spatial shape on the network's grid.
+        spacing_mm: voxel spacing on the network's grid.
+    """
+
+    image_shape: tuple[int, ...]
+    affine: np.ndarray
+    axes: np.ndarray
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+
+def preprocess(volume: Volume, options: PreprocessOptions) -> tuple[np.ndarray, Grid]:
+    """Return the network's input ``[channels, *space]`` float32 and its grid.
+
+    Raises:
+        DataError: the image has the wrong number of axes or channels.
+    """
+    _check_axes(volume, options)
+    grid = _grid(volume, options)
+    array = _channels(volume.array, options.channels)
+    array = to_grid(array.astype(np.float32), grid, order=1)
+    return normalise(array, options.intensity, dtype=volume.array.dtype), grid
+
+
+def to_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
+    """Carry ``[channels, *image space]`` to the network's grid; order 0 for labels."""
+    oriented = np.stack([orientations.apply_orientation(c, grid.axes) for c in array])
+    return _resize(oriented, grid.shape, order=order)
+
+
+def from_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
+    """Carry ``[channels, *network space]`` back to the image's grid; undoes ``to_grid``."""
+    oriented_shape = tuple(np.asarray(grid.image_shape)[np.argsort(grid.axes[:, 0])])
+    array = _resize(array, oriented_shape, order=order)
+    back = orientations.ornt_transform(grid.axes, _identity(len(grid.shape)))
+    if len(grid.shape) == 2:
+        return array
+    return np.stack([orientations.apply_orientation(c, back) for c in array])
+
+
+def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarray:
+    """Bring intensities to a common scale, per image.
+
+    ``zscore``: mean 0, standard deviation 1. ``percentile``: clipped to the 0.5 and 99.5
+    percentiles first. ``unit``: the integer type's range to 0..1 (floats are left as they are).
+    """
+    if intensity == "unit":
+        top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
+        return (array / top).astype(np.float32)
+    if intensity == "percentile":
+        array = np.clip(array, *np.percentile(array, [0.5, 99.5]))
+    mean, std = array.mean(dtype=np.float64), array.std(dtype=np.float64)
+    return ((array - mean) / max(std, 1e-8)).astype(np.float32)
+
+
+def _check_axes(volume: Volume, options: PreprocessOptions) -> None:
+    if volume.dims != len(options.window):
+        raise DataError(
+            f"the image has {volume.dims} spatial axes, preprocess.window has {len(options.window)}"
+        )
+
+
+def _channels(array: np.ndarray, channels: int) -> np.ndarray:
+    if array.shape[0] == channels:
+        return array
+    if array.shape[0] == 1:  # grey image, colour network
+        return np.repeat(array, channels, axis=0)
+    if channels == 1 and array.shape[0] == 3:  # ITU-R BT.601 luma
+        return np.tensordot([0.299, 0.587, 0.114], array, axes=1)[None]
+    raise DataError(f"the image has {array.shape[0]} channels, preprocess.channels is {channels}")
+
+
+def _grid(volume: Volume, options: PreprocessOptions) -> Grid:
+    axes = _identity(volume.dims)
+    if volume.dims == 3 and options.orientation:
+        axes = orientations.ornt_transform(
+            orientations.io_orientation(volume.affine),
+            orientations.axcodes2ornt(options.orientation),
+        )
+    order = np.argsort(axes[:, 0])
+    shape = tuple(int(v) for v in np.asarray(volume.shape)[order])
+    spacing = tuple(float(v) for v in np.asarray(volume.spacing_mm)[order])
+    target = _target_shape(shape, spacing, options)
+    return Grid(
+        image_shape=tuple(volume.shape),
+        affine=volume.affine,
+        axes=axes,
+        shape=target,
+        spacing_mm=tuple(s * _step(n, t) for s, n, t in zip(spacing, shape, target, strict=True)),
+    )
+
+
+def _target_shape(
+    shape: tuple[int, ...], spacing: tuple[float, ...], options: PreprocessOptions
+) -> tuple[int, ...]:
+    if options.size:
+        return options.size
+    if not options.spacing_mm:
+        return shape
+    return tuple(
+        n if abs(s / t - 1) < SAME_SPACING else max(1, round((n - 1) * s / t) + 1)
+        for n, s, t in zip(shape, spacing, options.spacing_mm, strict=True)
+    )
+
+
+def _step(size: int, target: int) -> float:
+    """Distance of neighbouring target voxels in source voxels; first and last centres coincide."""
+    return (size - 1) / (target - 1) if target > 1 and size > 1 else size / target
+
+
+def _resize(array: np.ndarray, shape: tuple[int, ...], *, order: int) -> np.ndarray:
+    if array.shape[1:] == tuple(shape):
+        return array
+    steps = [_step(n, t) for n, t in zip(array.shape[1:], shape, strict=True)]
+    return np.stack(
+        [
+            ndimage.affine_transform(c, steps, output_shape=shape, order=order, mode="nearest")
+            for c in array
+        ]
+    )
+
+
+def _identity(dims: int) -> np.ndarray:
+    return np.stack([np.arange(dims), np.ones(dims)], axis=1)

@@ -1,0 +1,76 @@
+"""Reader: one door to image files of any format, chosen by what the file is."""
+
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data import dicom, images, nifti
+from medkd.errors import DataError
+from medkd.types import Volume
+
+
+def suffix(path: Path) -> str:
+    """Return the file's format suffix in lower case; ``.nii.gz`` counts as one.
+
+    Example:
+        >>> suffix(Path("a.b/scan.v2.NII.gz"))
+        '.nii.gz'
+    """
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def stem(path: Path) -> str:
+    """Return the file's name without its format suffix."""
+    return path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.name
+
+
+def read_image(path: Path) -> Volume:
+    """Read an image file, or a folder that holds one DICOM series.
+
+    Raises:
+        DataError: missing, truncated, or in no format medkd reads.
+    """
+    if suffix(path) in nifti.SUFFIXES:
+        return nifti.read(path)
+    if suffix(path) in images.SUFFIXES:
+        return images.read(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if dicom.is_dicom(path):
+        return dicom.read(path)
+    raise DataError(f"{path}: not NIfTI, PNG, JPEG, TIFF or DICOM")
+
+
+def read_label(path: Path) -> Volume:
+    """Read a label map as integers, ``[1, *space]``.
+
+    Raises:
+        DataError: as ``read_image``, several channels, or values that are not whole numbers.
+    """
+    volume = images.read_label(path) if suffix(path) in images.SUFFIXES else read_image(path)
+    if volume.array.shape[0] != 1:
+        raise DataError(f"{path}: {volume.array.shape[0]} channels; a label map has one")
+    array = volume.array
+    if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: the label map holds NaN or infinity; correct it")
+        if np.any(array != np.rint(array)):
+            raise DataError(f"{path}: the label map holds fractions; give one whole number a voxel")
+    return Volume(array=array.astype(np.int32), affine=volume.affine)
+
+
+def write_mask(path: Path, mask: np.ndarray, *, affine: np.ndarray) -> None:
+    """Write a label map ``[*space]`` on the grid ``affine``: NIfTI in 3D, PNG in 2D.
+
+    Raises:
+        DataError: the file name's format cannot hold the mask.
+    """
+    dtype = np.uint8 if mask.max(initial=0) < 256 else np.uint16
+    if mask.ndim == 3 and suffix(path) in {".nii", ".nii.gz"}:
+        nifti.write(path, mask.astype(dtype), affine=affine)
+    elif mask.ndim == 2 and suffix(path) == ".png":
+        images.write(path, mask.astype(dtype))
+    else:
+        kind = ".nii or .nii.gz" if mask.ndim == 3 else ".png"
+        raise DataError(f"{path}: a {mask.ndim}D mask is written to a name that ends in {kind}")

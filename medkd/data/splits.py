@@ -1,0 +1,103 @@
+"""Splits: patients are dealt to train, validation and test, never cases."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from medkd.config import SplitOptions
+from medkd.errors import DataError
+from medkd.seeding import derive_seed
+from medkd.types import Case, Split
+
+PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+
+
+def split_cases(cases: Sequence[Case], options: SplitOptions) -> Split:
+    """Deal patients by ``options``, stratified by class where the label is one.
+
+    The same cases and seed give the same split, whatever the cases' order.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    parts = _given(cases, options.column) if options.column else _dealt(cases, options)
+    split = Split(**{name: tuple(parts[name]) for name in ("train", "validation", "test")})
+    for name in ("train", "validation", "test"):
+        if not getattr(split, name):
+            patients = len({case.patient for case in cases})
+            raise DataError(
+                f"the {name} split is empty ({patients} patients); add cases or change data.split"
+            )
+    return split
+
+
+def split_folds(cases: Sequence[Case], *, folds: int, seed: int) -> list[list[Case]]:
+    """Deal cases into ``folds`` disjoint lists by patient.
+
+    Raises:
+        DataError: fewer patients than folds.
+    """
+    patients = sorted({case.patient for case in cases})
+    if len(patients) < folds:
+        raise DataError(
+            f"teacher.folds is {folds}, but the train split has {len(patients)} patients"
+        )
+    np.random.default_rng(derive_seed(seed, "folds")).shuffle(patients)
+    fold_of = {patient: i % folds for i, patient in enumerate(patients)}
+    return [[case for case in cases if fold_of[case.patient] == i] for i in range(folds)]
+
+
+def problems_of_given(cases: Sequence[Case], options: SplitOptions) -> list[str]:
+    """Return what is wrong with a split that the datalist gives."""
+    if not options.column:
+        return []
+    problems, side_of = [], {}
+    for case in cases:
+        said = case.attributes.get(options.column, "")
+        if said.lower() not in PARTS:
+            problems.append(
+                f"case {case.id}: column {options.column!r} says {said!r}; "
+                f"it may say train, validation or test"
+            )
+            continue
+        first, side = side_of.setdefault(case.patient, (case.id, PARTS[said.lower()]))
+        if side != PARTS[said.lower()]:
+            problems.append(
+                f"case {case.id}: patient {case.patient} is in {PARTS[said.lower()]}, and with "
+                f"case {first} in {side}; move all cases of a patient to one side"
+            )
+    return problems
+
+
+def _given(cases: Sequence[Case], column: str) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        parts[PARTS[case.attributes[column].lower()]].append(case.id)
+    return parts
+
+
+def _dealt(cases: Sequence[Case], options: SplitOptions) -> dict[str, list[str]]:
+    part_of: dict[str, str] = {}
+    for stratum, patients in sorted(_strata(cases).items()):
+        order = sorted(patients)
+        np.random.default_rng(derive_seed(options.seed, "split", stratum)).shuffle(order)
+        tests = round(len(order) * options.test)
+        validations = round(len(order) * options.validation)
+        names = ["test"] * tests + ["validation"] * validations
+        part_of |= dict(zip(order, names, strict=False))
+    parts: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        parts[part_of.get(case.patient, "train")].append(case.id)
+    return parts
+
+
+def _strata(cases: Sequence[Case]) -> dict[str, set[str]]:
+    """Patients by the class of their first case; segmentation has one stratum."""
+    stratum_of: dict[str, str] = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        stratum_of.setdefault(case.patient, str(case.label) if isinstance(case.label, int) else "")
+    strata: dict[str, set[str]] = defaultdict(set)
+    for patient, stratum in stratum_of.items():
+        strata[stratum].add(patient)
+    return strata
