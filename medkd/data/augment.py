@@ -1,0 +1,150 @@
+"""Augment: random changes of a training patch; MONAI for volumes, albumentations for images.
+
+Image, label, soft target and the mask of valid voxels pass through the SAME spatial change in one
+pass; intensity changes touch the image alone.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from medkd.config import AugmentOptions, PreprocessOptions
+
+Patch = dict[str, np.ndarray]  # image, label, valid and perhaps soft, each [channels, *space]
+Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch
+
+INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "valid": "nearest"}
+
+
+def augmentation(options: AugmentOptions, grid: PreprocessOptions, *, soft: bool) -> Augment:
+    """Return the augmentation for patches of ``grid.window``, with or without a soft target."""
+    keys = [key for key in INTERPOLATION if soft or key != "soft"]
+    return _volumes(options, keys) if len(grid.window) == 3 else _images(options, keys)
+
+
+def _volumes(options: AugmentOptions, keys: list[str]) -> Augment:
+    from monai.data.meta_obj import set_track_meta
+    from monai.transforms import Compose
+
+    set_track_meta(False)  # the device does the geometry; here metadata would only cost time
+    pipeline = Compose(_spatial(options, keys) + _intensity(options))
+
+    def augment(patch: Patch, seed: int) -> Patch:
+        pipeline.set_random_state(seed=seed)
+        return {key: np.asarray(value) for key, value in pipeline(patch).items()}
+
+    return augment
+
+
+def _spatial(options: AugmentOptions, keys: list[str]) -> list[Any]:
+    from monai import transforms as mt
+
+    flips = [mt.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in options.flip_axes]
+    if not (options.rotate_degrees or options.scale or options.translate):
+        return flips
+    affine = mt.RandAffined(
+        keys,
+        prob=options.probability,
+        rotate_range=[np.deg2rad(options.rotate_degrees)] * 3,
+        scale_range=[options.scale] * 3,
+        mode=[INTERPOLATION[key] for key in keys],
+        padding_mode="border",  # the same for all keys, so that soft targets stay probabilities
+    )
+    return [*flips, affine]
+
+
+def _intensity(options: AugmentOptions) -> list[Any]:
+    from monai import transforms as mt
+
+    p = options.probability
+    steps: list[Any] = []
+    if options.noise_std:
+        steps.append(mt.RandGaussianNoised("image", prob=p, std=options.noise_std))
+    if options.blur_sigma:
+        sigma = (0.2, options.blur_sigma)
+        steps.append(
+            mt.RandGaussianSmoothd("image", prob=p, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma)
+        )
+    if options.contrast:
+        steps.append(mt.RandScaleIntensityd("image", factors=options.contrast, prob=p))
+    if options.brightness:
+        steps.append(mt.RandShiftIntensityd("image", offsets=options.brightness, prob=p))
+    if options.gamma:
+        steps.append(
+            mt.RandAdjustContrastd(
+                "image", prob=p, gamma=(1 - options.gamma, 1 + options.gamma), retain_stats=True
+            )
+        )
+    return steps
+
+
+def _images(options: AugmentOptions, keys: list[str]) -> Augment:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask a server at import
+    import albumentations as alb
+
+    masks = {key: "mask" for key in keys if INTERPOLATION[key] == "nearest"}
+    spatial = alb.Compose(_spatial_2d(options), additional_targets={**masks, "soft": "image"})
+    intensity = alb.Compose(_intensity_2d(options))
+
+    def augment(patch: Patch, seed: int) -> Patch:
+        spatial.set_random_seed(seed)
+        intensity.set_random_seed(seed)
+        moved = spatial(**{key: np.moveaxis(value, 0, -1) for key, value in patch.items()})
+        moved["image"] = _on_unit_scale(moved["image"], intensity)
+        return {key: np.moveaxis(_with_channels(moved[key]), -1, 0) for key in patch}
+
+    return augment
+
+
+def _spatial_2d(options: AugmentOptions) -> list[Any]:
+    import albumentations as alb
+
+    flips = {0: alb.VerticalFlip(p=0.5), 1: alb.HorizontalFlip(p=0.5)}
+    steps: list[Any] = [flips[axis] for axis in options.flip_axes]
+    if options.transpose:
+        steps.append(alb.D4(p=1.0))
+    if options.rotate_degrees or options.scale or options.translate:
+        steps.append(
+            alb.Affine(
+                scale=(1 - options.scale, 1 + options.scale),
+                rotate=(-options.rotate_degrees, options.rotate_degrees),
+                translate_percent=(-options.translate, options.translate),
+                border_mode=2,  # cv2.BORDER_REFLECT: soft targets stay probabilities
+                p=options.probability,
+            )
+        )
+    return steps
+
+
+def _intensity_2d(options: AugmentOptions) -> list[Any]:
+    import albumentations as alb
+
+    p, steps = options.probability, []
+    if options.brightness or options.contrast:
+        steps.append(
+            alb.RandomBrightnessContrast(
+                brightness_limit=options.brightness, contrast_limit=options.contrast, p=p
+            )
+        )
+    if options.gamma:
+        limits = (100 * (1 - options.gamma), 100 * (1 + options.gamma))
+        steps.append(alb.RandomGamma(gamma_limit=limits, p=p))
+    if options.blur_sigma:
+        steps.append(alb.GaussianBlur(sigma_limit=(0.2, options.blur_sigma), p=p))
+    if options.noise_std:
+        steps.append(alb.GaussNoise(std_range=(0, options.noise_std), p=p))
+    return steps
+
+
+def _on_unit_scale(image: np.ndarray, intensity: Any) -> np.ndarray:  # noqa: ANN401
+    """Apply ``intensity``, which is made for 0..1, to an image on any scale, and come back."""
+    low, high = float(image.min()), float(image.max())
+    span = max(high - low, 1e-8)
+    changed = intensity(image=np.ascontiguousarray((image - low) / span, dtype=np.float32))["image"]
+    return _with_channels(changed) * span + low
+
+
+def _with_channels(array: np.ndarray) -> np.ndarray:
+    return array if array.ndim == 3 else array[..., None]

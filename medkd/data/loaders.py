@@ -1,0 +1,182 @@
+"""Loaders: batches of augmented patches; batch n is a function of the seed and n alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from medkd.config import Config, TrainOptions
+from medkd.data.augment import Patch, augmentation
+from medkd.data.preprocess import Grid, preprocess, to_grid
+from medkd.data.reader import read_image, read_label
+from medkd.seeding import derive_seed
+from medkd.types import Case
+
+PLACES_PER_CLASS = 512  # voxels remembered per class and case, to centre patches on
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One preprocessed case.
+
+    Attributes:
+        case: where it comes from.
+        image: ``[channels, *space]`` float32.
+        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image.
+        grid: how it lies in the image's own grid.
+        soft: file of the teacher's log-probabilities ``[classes, *space]``, or None.
+    """
+
+    case: Case
+    image: np.ndarray
+    label: np.ndarray
+    grid: Grid
+    soft: Path | None = None
+
+
+def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
+    """Read and preprocess cases into memory."""
+    return [_sample(case, config) for case in track(cases, "preprocess", transient=True)]
+
+
+def _sample(case: Case, config: Config) -> Sample:
+    image, grid = preprocess(read_image(case.image), config.preprocess)
+    if not isinstance(case.label, Path):
+        return Sample(case=case, image=image, label=np.array([case.label]), grid=grid)
+    values = np.array(config.label_values)
+    label = np.searchsorted(values, read_label(case.label).array).astype(np.uint8)
+    return Sample(case=case, image=image, label=to_grid(label, grid, order=0), grid=grid)
+
+
+class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """Patches by number: patch i of a seed is always the same, in any process and order.
+
+    Each epoch visits every case once, in an order of its own.
+    """
+
+    def __init__(self, samples: Sequence[Sample], config: Config, *, options: TrainOptions) -> None:
+        self._samples = samples
+        self._config = config
+        self._options = options
+        soft = any(sample.soft for sample in samples)
+        self._augment = augmentation(config.augment, config.preprocess, soft=soft)
+        self._places = [_places(sample, config.study.seed) for sample in samples]
+
+    def __len__(self) -> int:
+        return self._options.steps * self._options.batch
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        seed = self._config.study.seed
+        epoch, position = divmod(index, len(self._samples))
+        order = np.random.default_rng(derive_seed(seed, "epoch", epoch))
+        which = int(order.permutation(len(self._samples))[position])
+        rng = np.random.default_rng(derive_seed(seed, "patch", index))
+        patch = self._patch(which, rng)
+        is_map = self._samples[which].label.ndim > 1
+        if not is_map:
+            label, soft = patch.pop("label"), patch.pop("soft", None)
+        patch = self._augment(patch, derive_seed(seed, "augment", index))
+        if not is_map:
+            patch |= {"label": label} | ({} if soft is None else {"soft": soft})
+        return _tensors(patch)
+
+    def _patch(self, which: int, rng: np.random.Generator) -> Patch:
+        sample, window = self._samples[which], self._config.preprocess.window
+        start = self._start(which, rng)
+        shape = sample.image.shape[1:]
+        patch = {"image": _crop(sample.image, start, window)}
+        patch["valid"] = _crop(np.ones((1, *shape), np.uint8), start, window)
+        is_map = sample.label.ndim > 1
+        patch["label"] = _crop(sample.label, start, window) if is_map else sample.label
+        if sample.soft:
+            log_p = np.load(sample.soft, mmap_mode="r")
+            cut = _crop(log_p, start, window, outside=-np.inf) if is_map else log_p
+            patch["soft"] = np.exp(cut.astype(np.float32))
+        return patch
+
+    def _start(self, which: int, rng: np.random.Generator) -> tuple[int, ...]:
+        """Corner of the patch; negative where the image is smaller than the window."""
+        window = np.array(self._config.preprocess.window)
+        room = np.array(self._samples[which].image.shape[1:]) - window
+        centre = rng.random(len(window)) * room
+        places = self._places[which]
+        if places and rng.random() < self._options.foreground:
+            of_class = places[rng.integers(len(places))]
+            centre = of_class[rng.integers(len(of_class))] - window // 2
+        centred = -(-room // 2)  # a small image lies in the middle, as the sliding window pads it
+        start = np.where(room > 0, np.clip(np.rint(centre), 0, np.maximum(room, 0)), centred)
+        return tuple(int(v) for v in start)
+
+
+def batches(
+    dataset: PatchDataset, *, options: TrainOptions, first_step: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the batches from ``first_step`` on; tensors ``[batch, channels, *space]``.
+
+    ``image`` float32, ``label`` int64 without the channel axis, ``valid`` bool likewise, and
+    ``soft`` the teacher's probabilities where the samples have them.
+    """
+    loader = DataLoader(
+        dataset,
+        batch_size=options.batch,
+        sampler=range(first_step * options.batch, len(dataset)),
+        num_workers=options.workers,
+        prefetch_factor=4 if options.workers else None,
+        worker_init_fn=_one_thread,
+    )
+    yield from loader
+
+
+def _one_thread(worker: int) -> None:
+    del worker
+    torch.set_num_threads(1)  # the other cores belong to the training step
+
+
+def _tensors(patch: Patch) -> dict[str, torch.Tensor]:
+    tensors = {
+        "image": torch.from_numpy(np.ascontiguousarray(patch["image"], dtype=np.float32)),
+        "label": torch.from_numpy(patch["label"][0].astype(np.int64, order="C")).clone()
+        if patch["label"].ndim > 1
+        else torch.tensor(int(patch["label"][0])),
+        "valid": torch.from_numpy(np.ascontiguousarray(patch["valid"][0] > 0)),
+    }
+    if "soft" in patch:
+        soft = np.clip(np.ascontiguousarray(patch["soft"], dtype=np.float32), 1e-10, None)
+        tensors["soft"] = torch.from_numpy(soft / soft.sum(axis=0, keepdims=True))
+    return tensors
+
+
+def _crop(
+    array: np.ndarray, start: Sequence[int], window: Sequence[int], *, outside: float = 0
+) -> np.ndarray:
+    """Cut ``window`` from ``[channels, *space]`` at ``start``; what lies outside is padded.
+
+    A class axis is padded with certainty of the background: its first channel becomes 0 = log 1.
+    """
+    lows = [max(s, 0) for s in start]
+    highs = [min(s + w, n) for s, w, n in zip(start, window, array.shape[1:], strict=True)]
+    cut = array[(slice(None), *map(slice, lows, highs))]
+    if cut.shape[1:] == tuple(window):
+        return cut
+    padded = np.full((array.shape[0], *window), outside, dtype=array.dtype)
+    if outside:
+        padded[0] = 0
+    inside = [slice(lo - s, hi - s) for lo, hi, s in zip(lows, highs, start, strict=True)]
+    padded[(slice(None), *inside)] = cut
+    return padded
+
+
+def _places(sample: Sample, seed: int) -> list[np.ndarray]:
+    """Up to ``PLACES_PER_CLASS`` voxels of each foreground class that occurs in the case."""
+    if sample.label.ndim == 1:
+        return []
+    rng = np.random.default_rng(derive_seed(seed, "places", sample.case.id))
+    places = []
+    for index in np.unique(sample.label[sample.label > 0]):
+        voxels = np.argwhere(sample.label[0] == index)
+        places.append(rng.permutation(voxels)[:PLACES_PER_CLASS])
+    return places

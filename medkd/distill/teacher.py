@@ -1,0 +1,44 @@
+"""FrozenTeacher: trained networks that stay in evaluation mode and pass no gradient."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class FrozenTeacher(nn.Module):
+    """An ensemble of trained networks, wrapped so that nothing downstream can train it.
+
+    Probabilities are averaged, not logits: a confident member would otherwise overrule the
+    others' doubt. Each member has its own calibration temperature.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], *, temperatures: Sequence[float]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(member.requires_grad_(False).eval() for member in members)
+        self.temperatures = tuple(temperatures)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Ignore ``mode``: batch norm and dropout of a teacher never leave evaluation."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, image: Float[Tensor, " batch channels *space"]
+    ) -> Float[Tensor, " batch classes *out"]:
+        """Return the log of the members' mean probability, detached.
+
+        A single member gives its logits divided by its temperature, which differ from the log
+        probabilities by a constant per voxel and export to a smaller graph.
+        """
+        if len(self.members) == 1:
+            return self.members[0](image) / self.temperatures[0]
+        mean = torch.stack(
+            [
+                torch.softmax(member(image).float() / temperature, dim=1)
+                for member, temperature in zip(self.members, self.temperatures, strict=True)
+            ]
+        ).mean(dim=0)
+        return mean.clamp_min(1e-12).log()

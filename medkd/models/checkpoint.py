@@ -1,0 +1,77 @@
+"""Checkpoint: a folder that explains itself: weights as safetensors, the rest as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from medkd.config import NamedOptions
+from medkd.errors import DataError
+from medkd.models.zoo import build_model
+from medkd.study import write_atomic
+from medkd.types import Task
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a network is and how good it was; everything but its weights.
+
+    Attributes:
+        model: the entry of the config, with ``name``.
+        task: what it answers.
+        in_channels: of its input.
+        classes: class names in channel order.
+        spatial_dims: 2 or 3.
+        temperature: divides its logits; fitted on validation.
+        figures: validation figures by name.
+        patients: keyed hashes of the patients it was trained on.
+    """
+
+    model: dict[str, object]
+    task: Task
+    in_channels: int
+    classes: tuple[str, ...]
+    spatial_dims: int
+    temperature: float = 1.0
+    figures: dict[str, float] = field(default_factory=dict)
+    patients: tuple[str, ...] = ()
+
+    def build(self) -> nn.Module:
+        """Return the network, untrained."""
+        return build_model(
+            NamedOptions.model_validate(self.model),
+            task=self.task,
+            in_channels=self.in_channels,
+            classes=len(self.classes),
+            spatial_dims=self.spatial_dims,
+        )
+
+
+def save_checkpoint(folder: Path, model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Write ``weights.safetensors`` and ``checkpoint.json`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, folder / "weights.safetensors")
+    write_atomic(folder / "checkpoint.json", json.dumps(asdict(checkpoint), indent=1))
+
+
+def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
+    """Read what ``save_checkpoint`` wrote; the network comes in evaluation mode.
+
+    Raises:
+        DataError: the folder is not a checkpoint, or weights and description disagree.
+    """
+    try:
+        values = json.loads((folder / "checkpoint.json").read_text())
+        values["classes"], values["patients"] = tuple(values["classes"]), tuple(values["patients"])
+        checkpoint = Checkpoint(**values | {"task": Task(values["task"])})
+        model = checkpoint.build()
+        weights: dict[str, torch.Tensor] = load_file(folder / "weights.safetensors")
+        model.load_state_dict(weights)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{folder}: not a checkpoint of medkd ({error})") from None
+    return model.eval(), checkpoint

@@ -1,0 +1,30 @@
+"""Students: light networks, chosen for speed on a CPU."""
+
+from collections.abc import Sequence
+
+from monai.networks.nets.unet import UNet
+from torch import nn
+
+from medkd.models.zoo import MODELS
+from medkd.types import Task
+
+
+@MODELS[Task.SEGMENTATION].register("plain_unet")
+def plain_unet(
+    *,
+    in_channels: int,
+    classes: int,
+    spatial_dims: int,
+    channels: Sequence[int] = (8, 16, 32, 64),
+) -> nn.Module:
+    """Return a U-Net of one convolution a level, whose batch norms fold away at export."""
+    return UNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=classes,
+        channels=list(channels),
+        strides=[2] * (len(channels) - 1),
+        num_res_units=0,
+        act="relu",
+        norm="batch",
+    )
