@@ -93,7 +93,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         is_map = sample.label.ndim > 1
         patch["label"] = _crop(sample.label, start, window) if is_map else sample.label
         if sample.soft:
-            log_p = np.load(sample.soft, mmap_mode="r")
+            log_p = np.load(sample.soft, mmap_mode="r")  # cutting a patch reads the patch
             cut = _crop(log_p, start, window, outside=-np.inf) if is_map else log_p
             patch["soft"] = np.exp(cut.astype(np.float32))
         return patch

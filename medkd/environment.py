@@ -1,0 +1,58 @@
+"""Environment: the machine and the software a figure was measured on."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medkd import __version__
+
+PACKAGES = (
+    "torch",
+    "monai",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "scipy",
+    "nibabel",
+    "pydicom",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Describe processor, memory, load and versions; no host or user name."""
+    return {
+        "medkd": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _cpuinfo("model name") or platform.processor(),
+        "processor_flags": sorted(cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni"}),
+        "cores": os.cpu_count(),
+        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "load_average": os.getloadavg()[0],
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def cpu_flags() -> set[str]:
+    """Return the processor's feature flags; empty where the system does not tell."""
+    return set(_cpuinfo("flags").split())
+
+
+def _cpuinfo(field: str) -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

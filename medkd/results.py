@@ -1,0 +1,184 @@
+"""Results: what was measured, as frozen records that go to JSON and come back.
+
+Cases and patients appear under their keyed hashes alone. A figure's name is its key everywhere:
+``dice``, ``nsd``, ``hd95_mm``, ``ece``, ``brier``, ``nll``, ``auroc``, ``balanced_accuracy``,
+``sensitivity``; of one structure or class: ``dice/anterior``.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from medkd.errors import StudyError
+from medkd.types import Role, Task
+
+SCHEMA = 1
+
+# figures of which less is better; of all others more is
+LESS_IS_BETTER = frozenset(
+    {"hd95_mm", "ece", "brier", "nll", "misses", "false_alarms", "failures", "parameters", "macs"}
+)
+
+
+class Result(BaseModel):
+    """Base of every record: frozen, and no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interval(Result):
+    """A figure with its 95 % interval by patient, and what it holds.
+
+    ``low`` and ``high`` are None where an interval cannot be estimated (one patient).
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    cases: int
+    patients: int
+
+
+class CaseScores(Result):
+    """The figures of one test case, and the structures it missed or invented."""
+
+    case: str
+    patient: str
+    figures: dict[str, float]
+    misses: tuple[str, ...] = ()
+    false_alarms: tuple[str, ...] = ()
+
+
+class Reliability(Result):
+    """A reliability curve over equal-width bins of confidence; empty bins hold None."""
+
+    confidence: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
+    count: tuple[int, ...]
+
+
+class Percentiles(Result):
+    """Percentiles of repeated measurements, in milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Latency(Result):
+    """What answering costs on the machine it was measured on, one case after another."""
+
+    queries: int
+    threads: int
+    file_to_file_ms: Percentiles
+    network_ms: Percentiles  # one whole image through the network, all windows
+    stages_ms: dict[str, float]  # median of read, preprocess, network, postprocess, write
+    cold_start_ms: float  # process start to mask on disk
+    peak_memory_mib: float
+    processor: str
+    load_average: float
+
+
+class RoleResult(Result):
+    """Everything measured of one role's release on the test split."""
+
+    role: Role
+    model: dict[str, Any]
+    parameters: int
+    macs: int  # of one window
+    size_mib: float
+    temperature: float
+    headline: dict[str, Interval]
+    per_class: dict[str, Interval]
+    cases: tuple[CaseScores, ...]
+    reliability: Reliability
+    failures: dict[str, int]  # misses, false_alarms, failures (Dice below evaluate.dice_failure)
+    latency: Latency | None = None
+
+
+class Comparison(Result):
+    """A paired difference ``of`` - ``minus`` on the same test cases."""
+
+    figure: str
+    of: Role
+    minus: Role
+    difference: Interval
+
+
+class GateResult(Result):
+    """One acceptance criterion and what it was judged by; ``passed`` is None if it could not be."""
+
+    gate: str
+    judged: float | None
+    passed: bool | None
+    reason: str = ""
+
+
+class Part(Result):
+    """One part of the split."""
+
+    cases: int
+    patients: int
+    digest: str
+
+
+class Overlay(Result):
+    """A picture of one test case: image, reference, teacher, student, disagreement."""
+
+    case: str
+    rank: str  # "worst 1", "median", "best"
+    dice: float
+    path: str  # relative to the study's folder
+
+
+class Verdict(StrEnum):
+    """What the gates say; never "safe" or "approved"."""
+
+    READY = "READY FOR REVIEW"
+    NOT_READY = "NOT READY"
+    INCOMPLETE = "INCOMPLETE"
+
+
+class Report(Result):
+    """The whole report; the page is drawn from this and nothing else."""
+
+    schema_version: int = SCHEMA
+    study: str
+    study_key: str
+    task: Task
+    classes: tuple[str, ...]
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    roles: dict[Role, RoleResult]
+    comparisons: tuple[Comparison, ...]
+    gates: tuple[GateResult, ...]
+    split: dict[str, Part]
+    leakage: dict[str, int]  # patients and identical files found on two sides: all 0, or no report
+    test_openings: int  # how often the test split has been opened
+    overlays: tuple[Overlay, ...]
+    config: dict[str, Any]
+    card: dict[str, Any] | None
+    environment: dict[str, Any]
+    digests: dict[str, str]
+    notes: tuple[str, ...]  # what a reader must know, e.g. in-fold soft targets
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write ``report.json``."""
+    path.write_text(report.model_dump_json(indent=1), encoding="utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """Read ``report.json``.
+
+    Raises:
+        StudyError: there is none, or it was written by another version.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path}: not written yet; run the study to its end first")
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{path}: not a report of this version of medkd ({error})") from None

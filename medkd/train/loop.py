@@ -1,0 +1,195 @@
+"""Loop: the one loop that trains every network of a study."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from medkd.config import TrainOptions
+from medkd.environment import cpu_flags
+from medkd.errors import TrainingError
+from medkd.progress import progress
+from medkd.seeding import derive_seed
+from medkd.track.tracker import Tracker
+from medkd.train.optim import WeightAverage, adamw, learning_rate
+from medkd.train.steps import Step
+
+LOG_EVERY = 25  # steps over which the curves are averaged
+Batches = Callable[[int], Iterator[dict[str, Tensor]]]  # first step -> the batches from there on
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run needs beside the network and its options.
+
+    Attributes:
+        name: shown beside the progress bar.
+        step: from a batch to named loss terms.
+        batches: the batches from a given step on.
+        validate: figures of a network on the validation split; the first one is maximised.
+        folder: holds ``last.pt`` (to resume) and ``best.pt`` while training.
+        tracker: receives the curves.
+        seed: of the network's own draws.
+        epoch_steps: steps that make one pass over the training cases.
+    """
+
+    name: str
+    step: Step
+    batches: Batches
+    validate: Validate
+    folder: Path
+    tracker: Tracker
+    seed: int
+    epoch_steps: int
+
+
+def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
+    """Train ``model`` in place; it ends with the best averaged weights. Return their figures.
+
+    A run that was killed goes on from the last validation and ends with the same weights, bit by
+    bit, as one that was not.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    fabric = Fabric(accelerator="auto", devices=1, precision=_precision(options))
+    wrapped, optimizer = fabric.setup(model, adamw(model, options))
+    average = WeightAverage(model, decay=options.ema)
+    state = _State(fabric=fabric, model=wrapped, optimizer=optimizer, average=average)
+    first = state.resume(run.folder)
+    numbered = enumerate(run.batches(first), start=first)
+    curves = _Curves(run)
+    for step, batch in progress(numbered, run.name, total=options.steps, done=first):
+        rate = learning_rate(step, options)
+        terms = _update(state, run, fabric.to_device(batch), step=step, rate=rate, options=options)
+        average.update(wrapped.module, step=step)
+        curves.add(step, terms, rate)
+        if (step + 1) % options.validate_every == 0 or step + 1 == options.steps:
+            _validate(state, run, step)
+            state.save(run.folder, step + 1)
+            curves.restart_clock()
+    best = torch.load(run.folder / "best.pt", weights_only=True)
+    model.load_state_dict(best["weights"])
+    return best["figures"]
+
+
+def _update(
+    state: "_State",
+    run: Fit,
+    batch: dict[str, Tensor],
+    *,
+    step: int,
+    rate: float,
+    options: TrainOptions,
+) -> dict[str, float]:
+    torch.manual_seed(derive_seed(run.seed, "step", step))  # dropout resumes where it was
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    terms = run.step(state.model.train(), batch, step)
+    values = {name: float(term.detach()) for name, term in terms.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise TrainingError(
+            f"{run.name}: step {step}: the loss is not finite ({values}); lower "
+            f"train.learning_rate or set train.precision: 32-true"
+        )
+    state.optimizer.zero_grad()
+    state.fabric.backward(terms["loss"])
+    state.fabric.clip_gradients(state.model, state.optimizer, max_norm=options.clip_norm)
+    state.optimizer.step()
+    return values
+
+
+@dataclass
+class _State:
+    """All that changes while training, and how it comes back after a kill."""
+
+    fabric: Fabric
+    model: Any  # as wrapped by fabric; ``model.module`` is the network itself
+    optimizer: Any
+    average: WeightAverage
+    best: float = -math.inf
+
+    def resume(self, folder: Path) -> int:
+        if not (folder / "last.pt").exists():
+            return 0
+        saved = torch.load(folder / "last.pt", weights_only=True)
+        self.model.module.load_state_dict(saved["weights"])
+        self.average.weights = saved["average"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.best = saved["best"]
+        return saved["step"]
+
+    def save(self, folder: Path, step: int) -> None:
+        saved = {
+            "step": step,
+            "weights": self.model.module.state_dict(),
+            "average": self.average.weights,
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+        }
+        _save(saved, folder / "last.pt")
+
+
+def _validate(state: _State, run: Fit, step: int) -> None:
+    network = state.model.module
+    trained = {k: v.clone() for k, v in network.state_dict().items()}
+    network.load_state_dict(state.average.weights)
+    figures = run.validate(network.eval())
+    run.tracker.metrics({f"validation/{k}": v for k, v in figures.items()}, step=step + 1)
+    score = next(iter(figures.values()))
+    if score > state.best:
+        state.best = score
+        kept = {"weights": state.average.weights, "figures": figures, "step": step + 1}
+        _save(kept, run.folder / "best.pt")
+    network.load_state_dict(trained)
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    temporary = path.with_suffix(".partial")
+    torch.save(content, temporary)
+    temporary.replace(path)
+
+
+class _Curves:
+    """Averages the loss terms over a few steps before they are logged."""
+
+    def __init__(self, run: Fit) -> None:
+        self._run = run
+        self._sums: dict[str, float] = defaultdict(float)
+        self._steps = 0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self._since, self._timed = time.perf_counter(), 0
+
+    def add(self, step: int, terms: dict[str, float], rate: float) -> None:
+        for name, value in terms.items():
+            self._sums[name] += value
+        self._steps += 1
+        self._timed += 1
+        if (step + 1) % LOG_EVERY:
+            return
+        curves = {f"train/{name}": value / self._steps for name, value in self._sums.items()}
+        step_s = (time.perf_counter() - self._since) / self._timed
+        times = {"time/step_ms": 1000 * step_s, "time/epoch_s": step_s * self._run.epoch_steps}
+        self._run.tracker.metrics(curves | times | {"train/learning_rate": rate}, step=step + 1)
+        self._sums.clear()
+        self._steps = 0
+        self.restart_clock()
+
+
+def _precision(options: TrainOptions) -> Any:  # noqa: ANN401
+    """Choose bf16 where the hardware computes in it; emulated, it would be slower than fp32."""
+    if options.precision != "auto":
+        return options.precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "32-true"

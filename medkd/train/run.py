@@ -1,0 +1,243 @@
+"""Run: train the networks of a study: teacher folds, baseline, distilled student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medkd.config import Config, StudentOptions, TeacherOptions
+from medkd.data import phi
+from medkd.data.check import Cohort
+from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
+from medkd.data.splits import split_folds
+from medkd.metrics.calibration import fit_temperature
+from medkd.metrics.classification import auroc
+from medkd.metrics.overlap import dice
+from medkd.models.checkpoint import Checkpoint, save_checkpoint
+from medkd.models.cost import macs, parameters
+from medkd.models.zoo import build_model
+from medkd.predict.infer import predict_log_probabilities
+from medkd.seeding import derive_seed
+from medkd.study import Study
+from medkd.track.tracker import Tracker
+from medkd.train.loop import Fit, fit
+from medkd.train.soften import soft_target_path
+from medkd.train.steps import Step, distill_step, supervised_step
+from medkd.types import Case, Task
+
+CALIBRATION_VOXELS = 200_000  # drawn over all validation cases
+
+
+def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:
+    """Train the teacher's folds; return their checkpoint folders.
+
+    With one fold the teacher learns from all training cases and its soft targets are in fold.
+    With more, fold i never sees the patients of part i, and gives them their soft targets.
+    """
+    train = cohort.of(cohort.split.train)
+    folds = study.config.teacher.folds
+    parts = split_folds(train, folds=folds, seed=study.config.study.seed)
+    folders = []
+    for fold, part in enumerate(parts):
+        left_out = {case.id for case in part} if folds > 1 else set()
+        cases = [case for case in train if case.id not in left_out]
+        folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, tracker))
+    return folders
+
+
+def train_baseline(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
+    """Train the student's network on labels alone; return its checkpoint folder."""
+    return _train(study, cohort, "baseline", cohort.of(cohort.split.train), tracker)
+
+
+def distill(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
+    """Train the student on labels and soft targets; return its checkpoint folder."""
+    return _train(study, cohort, "student", cohort.of(cohort.split.train), tracker)
+
+
+def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return all that the weights of stage ``name`` depend on."""
+    config = study.config
+    role = config.teacher if name.startswith("teacher") else config.student
+    inputs: dict[str, Any] = {
+        "model": role.model.model_dump(),
+        "train": role.train.model_dump(exclude={"workers"}),
+        "preprocess": config.preprocess.model_dump(),
+        "augment": config.augment.model_dump(),
+        "labels": config.data.labels,
+        "seed": config.study.seed,
+        "training cases": cohort.digest_of(case.id for case in cases),
+        "validation cases": cohort.digest_of(cohort.split.validation),
+    }
+    if name == "student":
+        inputs["distill"] = config.distill.model_dump()
+        inputs["soft targets"] = study.stage_digest("soft_targets")
+    return inputs
+
+
+def _train(
+    study: Study, cohort: Cohort, name: str, cases: Sequence[Case], tracker: Tracker
+) -> Path:
+    validation = cohort.of(cohort.split.validation)
+    salt = phi.study_salt(study.folder)
+    patients = sorted({phi.key(case.patient, salt=salt, kind="patient") for case in cases})
+
+    def make(folder: Path) -> None:
+        samples = load_samples(cases, study.config)
+        if name == "student":
+            targets = study.path("soft_targets")
+            samples = [
+                replace(sample, soft=soft_target_path(targets, sample.case, salt))
+                for sample in samples
+            ]
+        job = _Job(
+            config=study.config,
+            name=name,
+            samples=samples,
+            validation=load_samples(validation, study.config),
+            folder=folder,
+            tracker=tracker,
+        )
+        job.run(patients)
+
+    return study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One network to train."""
+
+    config: Config
+    name: str
+    samples: Sequence[Sample]
+    validation: Sequence[Sample]
+    folder: Path
+    tracker: Tracker
+
+    @property
+    def role(self) -> TeacherOptions | StudentOptions:
+        return self.config.teacher if self.name.startswith("teacher") else self.config.student
+
+    def run(self, patients: Sequence[str]) -> None:
+        """Train, calibrate and save; what was needed only to resume is deleted."""
+        options = self.role.train
+        # baseline and student start from the same weights and see the same patches
+        is_teacher = self.role is self.config.teacher
+        seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
+        torch.manual_seed(seed)
+        model = _build(self.config, self.role)
+        self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
+        dataset = PatchDataset(self.samples, self.config, options=options)
+        fitting = Fit(
+            name=self.name,
+            step=_step(self.config, distilled=self.name == "student"),
+            batches=lambda first: batches(dataset, options=options, first_step=first),
+            validate=lambda network: validation_figures(network, self.validation, self.config),
+            folder=self.folder,
+            tracker=self.tracker,
+            seed=seed,
+            epoch_steps=max(1, len(self.samples) // options.batch),
+        )
+        figures = fit(model, options, fitting)
+        temperature = calibrate(model.eval(), self.validation, self.config)
+        self.tracker.metrics({"calibration/temperature": temperature}, step=options.steps)
+        checkpoint = Checkpoint(
+            model=self.role.model.model_dump(),
+            task=self.config.task,
+            in_channels=self.config.preprocess.channels,
+            classes=self.config.classes,
+            spatial_dims=self.config.dims,
+            temperature=temperature,
+            figures=figures,
+            patients=tuple(patients),
+        )
+        save_checkpoint(self.folder, model, checkpoint)
+        for leftover in ("last.pt", "best.pt"):
+            (self.folder / leftover).unlink()
+
+
+def validation_figures(
+    model: nn.Module, samples: Sequence[Sample], config: Config
+) -> dict[str, float]:
+    """Score a network on validation cases; the first figure is the one that is maximised.
+
+    Segmentation: Dice by structure on the network's grid, averaged over structures, then cases.
+    Classification: AUROC. Both: NLL, averaged over voxels, then cases.
+    """
+    log_p = [predict_log_probabilities(model, sample.image, config) for sample in samples]
+    nll = [_nll(p, sample.label) for p, sample in zip(log_p, samples, strict=True)]
+    if config.task is Task.CLASSIFICATION:
+        probabilities = np.exp(np.stack(log_p))
+        labels = np.array([int(sample.label[0]) for sample in samples])
+        return {"auroc": auroc(probabilities, labels), "nll": float(np.mean(nll))}
+    per_class = {
+        name: float(
+            np.mean(
+                [
+                    dice(p.argmax(axis=0) == index, sample.label[0] == index)
+                    for p, sample in zip(log_p, samples, strict=True)
+                ]
+            )
+        )
+        for index, name in enumerate(config.classes)
+        if index > 0
+    }
+    mean = float(np.mean(list(per_class.values())))
+    by_class = {f"dice/{name}": value for name, value in per_class.items()}
+    return {"dice": mean, "nll": float(np.mean(nll)), **by_class}
+
+
+def calibrate(model: nn.Module, samples: Sequence[Sample], config: Config) -> float:
+    """Fit the temperature that minimises NLL on validation cases.
+
+    Voxels are drawn evenly over cases (seeded), so that memory does not grow with their size.
+    """
+    rng = np.random.default_rng(derive_seed(config.study.seed, "calibration"))
+    per_case = max(1, CALIBRATION_VOXELS // len(samples))
+    logits, labels = [], []
+    for sample in samples:
+        log_p = predict_log_probabilities(model, sample.image, config)
+        flat, truth = log_p.reshape(log_p.shape[0], -1).T, sample.label.reshape(-1)
+        drawn = rng.permutation(len(truth))[:per_case]
+        logits.append(flat[drawn])
+        labels.append(truth[drawn])
+    return fit_temperature(np.concatenate(logits), np.concatenate(labels).astype(np.int64))
+
+
+def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
+    index = label.astype(np.int64).reshape(1, *log_p.shape[1:])
+    return float(-np.take_along_axis(log_p, index, axis=0).mean())
+
+
+def _build(config: Config, role: TeacherOptions | StudentOptions) -> nn.Module:
+    return build_model(
+        role.model,
+        task=config.task,
+        in_channels=config.preprocess.channels,
+        classes=len(config.classes),
+        spatial_dims=config.dims,
+    )
+
+
+def _step(config: Config, *, distilled: bool) -> Step:
+    return distill_step(config) if distilled else supervised_step(config.task)
+
+
+def _parameters(
+    config: Config, role: TeacherOptions | StudentOptions, model: nn.Module, cases: int
+) -> dict[str, Any]:
+    """Few, flat parameters: what one would sort and compare runs by."""
+    window = (1, config.preprocess.channels, *config.preprocess.window)
+    return {
+        "model": role.model.name,
+        **{f"model.{key}": value for key, value in role.model.options.items()},
+        **role.train.model_dump(exclude={"workers"}),
+        "parameters": parameters(model),
+        "macs": macs(model, window),
+        "training_cases": cases,
+        "window": "x".join(map(str, config.preprocess.window)),
+    }
