@@ -36,6 +36,16 @@ class Grid:
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...]
 
+    @property
+    def oriented_shape(self) -> tuple[int, ...]:
+        """The image's own shape in the network's axis order: the shape before resampling."""
+        return tuple(int(self.image_shape[i]) for i in np.argsort(self.axes[:, 0]))
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the way back needs resampling."""
+        return self.shape != self.oriented_shape
+
 
 def preprocess(volume: Volume, options: PreprocessOptions) -> tuple[np.ndarray, Grid]:
     """Return the network's input ``[channels, *space]`` float32 and its grid.
@@ -58,9 +68,8 @@ def to_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
 
 def from_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
     """Carry ``[channels, *network space]`` back to the image's grid; undoes ``to_grid``."""
-    oriented_shape = tuple(np.asarray(grid.image_shape)[np.argsort(grid.axes[:, 0])])
-    array = _resize(array, oriented_shape, order=order)
-    back = orientations.ornt_transform(grid.axes, _identity(len(grid.shape)))
+    array = _resize(array, grid.oriented_shape, order=order)
+    back = orientations.ornt_transform(_identity(len(grid.shape)), grid.axes)
     if len(grid.shape) == 2:
         return array
     return np.stack([orientations.apply_orientation(c, back) for c in array])

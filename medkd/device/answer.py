@@ -1,0 +1,166 @@
+"""Answer: a release answers for a file or a folder and writes masks or class probabilities."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data import images, nifti
+from medkd.data.dicom import is_dicom
+from medkd.data.reader import read_image, stem, suffix, write_mask
+from medkd.device.manifest import Manifest
+from medkd.device.predictor import Clock, Prediction, Predictor, load
+from medkd.errors import DataError, MedkdError
+from medkd.progress import console, progress
+from medkd.study import write_atomic
+from medkd.types import Task, Volume
+
+Row = dict[str, str | float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of each input: the written file, or the reason why there is none."""
+
+    written: dict[str, Path]
+    failed: dict[str, str]
+
+
+def answer(release: Path, source: Path, target: Path) -> Summary:
+    """Answer for a file or a folder.
+
+    Segmentation writes one mask an image: to ``target`` itself, or into it if it is a folder or
+    ``source`` is one. Classification writes one table: ``target`` if it ends in .csv or .json,
+    else ``target/probabilities.csv``. One bad file does not stop the others.
+
+    Raises:
+        ReleaseError: the release cannot be used.
+        DataError: the input does not exist or holds no image.
+    """
+    predictor = load(release)
+    if predictor.manifest.task is Task.CLASSIFICATION:
+        return _classify(predictor, source, target)
+    inputs = _inputs(source)
+    written: dict[str, Path] = {}
+    failed: dict[str, str] = {}
+    for path in progress(inputs, "predict", total=len(inputs)):
+        try:
+            output = _mask_path(path, source, target, predictor.manifest)
+            answer_file(predictor, path, output)
+            written[path.name] = output
+        except MedkdError as error:
+            failed[path.name] = _reason(path, error)
+    return Summary(written=written, failed=failed)
+
+
+def answer_file(predictor: Predictor, source: Path, target: Path) -> dict[str, float]:
+    """Read an image, answer, and write the mask (or the probabilities); return the stages in ms."""
+    clock = Clock()
+    volume = read_image(source)
+    clock.lap("read")
+    prediction = predictor.predict(volume)
+    clock.restart()
+    if prediction.mask is not None:
+        write_mask(target, prediction.mask, affine=volume.affine)
+    else:
+        write_probabilities(target, [row(predictor, source.name, prediction)])
+    clock.lap("write")
+    return {"read": clock.laps["read"], **prediction.stages_ms, "write": clock.laps["write"]}
+
+
+def row(predictor: Predictor, name: str, prediction: Prediction) -> Row:
+    """Return one row of the table of class probabilities."""
+    assert prediction.probabilities is not None
+    values = [float(p) for p in prediction.probabilities]
+    classes = predictor.manifest.classes
+    likeliest = classes[int(np.argmax(values))]
+    return {"image": name, **dict(zip(classes, values, strict=True)), "prediction": likeliest}
+
+
+def mask_name(path: Path, manifest: Manifest) -> str:
+    """Return the name of an image's mask: NIfTI in 3D, PNG in 2D."""
+    return stem(path) + (".nii.gz" if len(manifest.preprocess.window) == 3 else ".png")
+
+
+def write_probabilities(path: Path, rows: list[Row]) -> None:
+    """Write rows of class probabilities as CSV or JSON, by the file's suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        write_atomic(path, json.dumps(rows, indent=1))
+        return
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def _classify(predictor: Predictor, source: Path, target: Path) -> Summary:
+    table = target if target.suffix in {".csv", ".json"} else target / "probabilities.csv"
+    rows: list[Row] = []
+    failed: dict[str, str] = {}
+    for name, volume in _volumes(source, failed):
+        try:
+            rows.append(row(predictor, name, predictor.predict(volume)))
+        except MedkdError as error:
+            failed[name] = _reason(Path(name), error)
+    if rows:
+        write_probabilities(table, rows)
+    return Summary(written={str(row["image"]): table for row in rows}, failed=failed)
+
+
+def _volumes(source: Path, failed: dict[str, str]) -> Iterator[tuple[str, Volume]]:
+    if source.suffix == ".npz":
+        yield from _npz_images(source)
+        return
+    inputs = _inputs(source)
+    for path in progress(inputs, "predict", total=len(inputs)):
+        try:
+            yield path.name, read_image(path)
+        except MedkdError as error:
+            failed[path.name] = _reason(path, error)
+
+
+def _npz_images(source: Path) -> Iterator[tuple[str, Volume]]:
+    """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            stacks = {name: arrays[name] for name in arrays.files if name.endswith("images")}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{source}: truncated or not an npz file ({error})") from None
+    if not stacks:
+        raise DataError(f"{source}: holds no array whose name ends in 'images'")
+    for name, stack in stacks.items():
+        for index in progress(range(len(stack)), f"predict {name}", total=len(stack)):
+            image = stack[index]
+            array = np.moveaxis(image, -1, 0) if image.shape[-1] == 3 else image[None]
+            yield f"{name}/{index:05d}", Volume(array=array, affine=np.eye(array.ndim))
+
+
+def _inputs(source: Path) -> list[Path]:
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder")
+    if source.is_file() or is_dicom(source):
+        return [source]
+    known = (*nifti.SUFFIXES, *images.SUFFIXES, ".dcm")
+    found = sorted(p for p in source.iterdir() if p.is_dir() or suffix(p) in known)
+    if not found:
+        raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM)")
+    return found
+
+
+def _mask_path(path: Path, source: Path, target: Path, manifest: Manifest) -> Path:
+    many = source.is_dir() and not is_dicom(source)
+    if many or target.is_dir() or not suffix(target):
+        return target / mask_name(path, manifest)
+    return target
+
+
+def _reason(path: Path, error: MedkdError) -> str:
+    reason = str(error).removeprefix(f"{path}: ")
+    console.print(f"[red]failed[/] {path.name}: {reason}", markup=True)
+    return reason

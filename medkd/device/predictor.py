@@ -1,0 +1,114 @@
+"""Predictor: a release answers for one image."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data.preprocess import Grid, from_grid, preprocess
+from medkd.data.reader import read_image, write_mask
+from medkd.device.engine import Engine
+from medkd.device.manifest import Manifest, read_manifest
+from medkd.device.window import predict_windows
+from medkd.types import Task, Volume
+
+WEIGHTS = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a release answers for one image.
+
+    Attributes:
+        mask: ``[*space]`` label values on the image's own grid; None for classification.
+        probabilities: ``[classes]`` for classification; ``[classes, *space]`` on the image's own
+            grid if asked for.
+        stages_ms: how long each step took.
+    """
+
+    mask: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+
+class Predictor:
+    """A loaded release.
+
+    Example:
+        ``mask = load("releases/student").predict(read_image(path)).mask``
+    """
+
+    def __init__(self, manifest: Manifest, engine: Engine) -> None:
+        self.manifest = manifest
+        self._engine = engine
+
+    def predict(self, volume: Volume, *, with_probabilities: bool = False) -> Prediction:
+        """Answer for one image.
+
+        Raises:
+            DataError: the image does not fit the network (axes, channels).
+        """
+        clock = Clock()
+        array, grid = preprocess(volume, self.manifest.preprocess)
+        clock.lap("preprocess")
+        logits = self._logits(array) / np.float32(self.manifest.temperature)
+        clock.lap("network")
+        if self.manifest.task is Task.CLASSIFICATION:
+            return Prediction(probabilities=softmax(logits), stages_ms=clock.laps)
+        probabilities = None
+        if with_probabilities or grid.resampled:
+            probabilities = from_grid(softmax(logits), grid, order=1)
+        mask = self._mask(logits, probabilities, grid)
+        clock.lap("postprocess")
+        return Prediction(
+            mask=mask,
+            probabilities=probabilities if with_probabilities else None,
+            stages_ms=clock.laps,
+        )
+
+    def _logits(self, array: np.ndarray) -> np.ndarray:
+        if self.manifest.task is Task.CLASSIFICATION:
+            return self._engine(array[None])[0]
+        options = self.manifest.preprocess
+        return predict_windows(self._engine, array, window=options.window, overlap=options.overlap)
+
+    def _mask(self, logits: np.ndarray, probabilities: np.ndarray | None, grid: Grid) -> np.ndarray:
+        values = np.asarray(self.manifest.label_values)
+        if grid.resampled:
+            assert probabilities is not None
+            return values[probabilities.argmax(axis=0)]
+        return values[from_grid(logits.argmax(axis=0)[None], grid, order=0)[0]]
+
+
+def load(release: str | Path, *, threads: int | None = None) -> Predictor:
+    """Verify a release folder and load it.
+
+    Raises:
+        ReleaseError: the folder is no release, or differs from its manifest.
+    """
+    folder = Path(release)
+    return Predictor(read_manifest(folder), Engine(folder / WEIGHTS, threads=threads))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the first axis."""
+    exponent = np.exp(logits - logits.max(axis=0, keepdims=True))
+    return exponent / exponent.sum(axis=0, keepdims=True)
+
+
+class Clock:
+    """Stopwatch with named laps in milliseconds."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the next lap now."""
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End a lap and start the next."""
+        self.laps[name] = 1000 * (time.perf_counter() - self._since)
+        self.restart()
