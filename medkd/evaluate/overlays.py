@@ -1,0 +1,107 @@
+"""Overlays: image, reference, teacher, student and where the two disagree, side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel import orientations
+
+from medkd.extras import require
+from medkd.types import Volume
+
+# Okabe and Ito 2008: told apart by colour-blind readers; after the sixth the colours repeat
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
+
+
+def draw_overlay(
+    path: Path,
+    image: Volume,
+    masks: Mapping[str, np.ndarray],
+    *,
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """Write a PNG with one panel for the image and one for each mask, and one for disagreement.
+
+    In 3D the slice shown is the axial one where the reference is largest.
+
+    Args:
+        path: the file to write.
+        image: on its own grid.
+        masks: class indices ``[*space]`` by panel name; ``reference``, ``teacher`` and ``student``
+            among them.
+        classes: names by index.
+        title: shown above; no patient id.
+    """
+    require("matplotlib", extra="train")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture, cut, aspect = _slices(image, masks)
+    panels = len(cut) + 2
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(2.6 * panels, 2.6 * height * aspect / width + 0.7), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels)
+    shown: dict[str, np.ndarray | None] = {"image": None, **cut}
+    for axis, (name, mask) in zip(axes, shown.items(), strict=False):
+        axis.imshow(picture, cmap="gray", aspect=aspect)
+        if mask is not None:
+            axis.imshow(_colours(mask), aspect=aspect, interpolation="nearest")
+        axis.set_title(name, fontsize=9)
+    axes[-1].imshow(picture, cmap="gray", aspect=aspect)
+    differs = (cut["teacher"] != cut["student"]).astype(np.int64) * 5
+    axes[-1].imshow(_colours(differs), aspect=aspect, interpolation="nearest")
+    axes[-1].set_title("teacher ≠ student", fontsize=9)
+    for axis in axes:
+        axis.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    _legend(figure, classes)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _legend(figure: Any, classes: Sequence[str]) -> None:  # noqa: ANN401
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=COLOURS[(index - 1) % len(COLOURS)], label=name)
+        for index, name in enumerate(classes)
+        if index > 0
+    ]
+    figure.legend(
+        handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False
+    )
+
+
+def _slices(
+    image: Volume, masks: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
+    """Return a picture, the masks cut in the same place, and the pixel's height over its width."""
+    if image.dims == 2:
+        return _display(np.moveaxis(image.array, 0, -1)), dict(masks), 1.0
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(image.affine), orientations.axcodes2ornt("RAS")
+    )
+    ras = {name: orientations.apply_orientation(mask, turn) for name, mask in masks.items()}
+    level = int((ras["reference"] > 0).sum(axis=(0, 1)).argmax())
+    spacing = np.asarray(image.spacing_mm)[np.argsort(turn[:, 0])]
+    picture = orientations.apply_orientation(image.array[0], turn)[:, :, level]
+    cut = {name: np.rot90(mask[:, :, level]) for name, mask in ras.items()}
+    return _display(np.rot90(picture)), cut, float(spacing[1] / spacing[0])
+
+
+def _display(picture: np.ndarray) -> np.ndarray:
+    picture = picture.astype(np.float64)
+    low, high = np.percentile(picture, [0.5, 99.5])
+    picture = np.clip((picture - low) / max(high - low, 1e-8), 0, 1)
+    return picture[..., 0] if picture.ndim == 3 and picture.shape[2] not in {3, 4} else picture
+
+
+def _colours(mask: np.ndarray) -> np.ndarray:
+    from matplotlib.colors import to_rgba
+
+    table = np.array([(0, 0, 0, 0), *(to_rgba(colour, alpha=0.55) for colour in COLOURS)])
+    return table[np.where(mask > 0, (mask - 1) % len(COLOURS) + 1, 0)]

@@ -1,0 +1,267 @@
+"""Run: the only reader of the test split; from three releases to one report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medkd.config import Config, expand
+from medkd.data import phi
+from medkd.data.cards import read_card
+from medkd.data.check import Cohort
+from medkd.data.reader import read_image, read_label
+from medkd.device.latency import measure_latency
+from medkd.device.manifest import MANIFEST, read_manifest, sha256
+from medkd.device.predictor import WEIGHTS, Predictor, load
+from medkd.environment import environment
+from medkd.evaluate.compare import compare, judge, verdict
+from medkd.evaluate.overlays import draw_overlay
+from medkd.evaluate.score import (
+    Scores,
+    class_indices,
+    score_classification,
+    score_segmentation,
+)
+from medkd.progress import console
+from medkd.results import Latency, Overlay, Part, Report, RoleResult, write_report
+from medkd.study import Study, write_atomic
+from medkd.types import Case, Role, Task
+
+OPENINGS = "test_openings"  # a line for every time the test split was opened
+LATENCY_CASES = 8  # images taken in turn while latency is measured
+
+
+def evaluate(study: Study, cohort: Cohort) -> Report:
+    """Score the three releases on the test split and write ``report.json``.
+
+    Raises:
+        StudyError: a release is missing, or gates changed after the test split was opened.
+    """
+    study.stage("evaluation", inputs=_inputs(study, cohort), make=_Evaluation(study, cohort).make)
+    folder = study.path("evaluation")
+    roles = {
+        role: RoleResult.model_validate_json((folder / f"{role}.json").read_text()) for role in Role
+    }
+    overlays = [Overlay(**entry) for entry in json.loads((folder / "overlays.json").read_text())]
+    report = _report(study, cohort, roles, overlays)
+    write_report(report, study.folder / "report.json")
+    return report
+
+
+def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
+    config = study.config
+    return {
+        "releases": [study.stage_digest(f"releases/{role}") for role in Role],
+        "test cases": cohort.digest_of(cohort.split.test),
+        "evaluate": config.evaluate.model_dump(),
+        "gates": [str(gate) for gate in config.gates],
+    }
+
+
+class _Evaluation:
+    """The evaluation stage: what needs the releases and the test images."""
+
+    def __init__(self, study: Study, cohort: Cohort) -> None:
+        self._study = study
+        self._config = study.config
+        self._cohort = cohort
+        self._test = cohort.of(cohort.split.test)
+        self._salt = phi.study_salt(study.folder)
+
+    def make(self, folder: Path) -> None:
+        _count_opening(self._study)
+        predictors = {role: load(self._study.path(f"releases/{role}")) for role in Role}
+        scores = {role: self._score(role, predictor) for role, predictor in predictors.items()}
+        overlays = self._draw(predictors, scores, folder)
+        write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
+        for role, scored in scores.items():
+            result = self._role_result(role, scored, self._latency(role))
+            write_atomic(folder / f"{role}.json", result.model_dump_json(indent=1))
+
+    def _score(self, role: Role, predictor: Predictor) -> Scores:
+        if self._config.task is Task.SEGMENTATION:
+            return score_segmentation(
+                predictor, self._test, self._config, salt=self._salt, name=role
+            )
+        return score_classification(
+            predictor,
+            self._test,
+            self._config,
+            validation=self._cohort.of(self._cohort.split.validation),
+            salt=self._salt,
+            name=role,
+        )
+
+    def _latency(self, role: Role) -> Latency:
+        console.print(f"latency {role}")
+        options = self._config.latency
+        return measure_latency(
+            self._study.path(f"releases/{role}"),
+            [case.image for case in self._test[:LATENCY_CASES]],
+            queries=options.queries,
+            threads=options.threads,
+        )
+
+    def _role_result(self, role: Role, scores: Scores, latency: Latency) -> RoleResult:
+        release = self._study.path(f"releases/{role}")
+        manifest = read_manifest(release)
+        return RoleResult(
+            role=role,
+            model=manifest.model,
+            parameters=manifest.parameters,
+            macs=manifest.macs,
+            size_mib=(release / WEIGHTS).stat().st_size / 2**20,
+            temperature=manifest.temperature,
+            headline=scores.headline,
+            per_class=scores.per_class,
+            cases=scores.cases,
+            reliability=scores.reliability,
+            failures=scores.failures,
+            latency=latency,
+        )
+
+    def _draw(
+        self,
+        predictors: Mapping[Role, Predictor],
+        scores: Mapping[Role, Scores],
+        folder: Path,
+    ) -> list[dict[str, Any]]:
+        """Draw the student's worst, median and best cases."""
+        if self._config.task is not Task.SEGMENTATION:
+            return []
+        entries = []
+        student = scores[Role.STUDENT].cases
+        for rank, index in _ranked([c.figures["dice"] for c in student], self._config):
+            case, scored = self._test[index], student[index]
+            name = f"{rank.replace(' ', '-')}-{scored.case}.png"
+            dice = scored.figures["dice"]
+            image, masks = self._masks(case, predictors)
+            draw_overlay(
+                folder / "overlays" / name,
+                image,
+                masks,
+                classes=self._config.classes,
+                title=f"{rank}: {scored.case}, student Dice {dice:.3f}",
+            )
+            path = f"evaluation/overlays/{name}"
+            entries.append({"case": scored.case, "rank": rank, "dice": dice, "path": path})
+        return entries
+
+    def _masks(
+        self, case: Case, predictors: Mapping[Role, Predictor]
+    ) -> tuple[Any, dict[str, np.ndarray]]:
+        image = read_image(case.image)
+        assert isinstance(case.label, Path)
+        masks = {"reference": class_indices(read_label(case.label).array[0], self._config)}
+        for role in (Role.TEACHER, Role.STUDENT):
+            mask = predictors[role].predict(image).mask
+            assert mask is not None
+            masks[str(role)] = class_indices(mask, self._config)
+        return image, masks
+
+
+def _ranked(dice: Sequence[float], config: Config) -> list[tuple[str, int]]:
+    order = np.argsort(dice, kind="stable")
+    worst = [(f"worst {i + 1}", int(order[i])) for i in range(config.evaluate.overlays)][
+        : len(dice)
+    ]
+    return [*worst, ("median", int(order[len(order) // 2])), ("best", int(order[-1]))]
+
+
+def _count_opening(study: Study) -> None:
+    with (study.folder / OPENINGS).open("a") as file:
+        file.write(f"{len(study.config.gates)} gates\n")
+
+
+def _report(
+    study: Study,
+    cohort: Cohort,
+    roles: Mapping[Role, RoleResult],
+    overlays: Sequence[Overlay],
+) -> Report:
+    config = study.config
+    comparisons = compare(roles, config)
+    gates = judge(roles, comparisons, config)
+    said, reasons = verdict(gates)
+    releases = {
+        f"release {role}": sha256(study.path(f"releases/{role}") / MANIFEST) for role in Role
+    }
+    everyone = [*cohort.split.train, *cohort.split.validation, *cohort.split.test]
+    return Report(
+        study=config.study.name,
+        study_key=phi.key("study", salt=phi.study_salt(study.folder), kind="study"),
+        task=config.task,
+        classes=config.classes,
+        verdict=said,
+        reasons=reasons,
+        roles=dict(roles),
+        comparisons=comparisons,
+        gates=gates,
+        split=_parts(cohort),
+        leakage=_leakage(cohort),
+        test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
+        overlays=tuple(overlays),
+        config=_without_paths(config),
+        card=_card(study),
+        environment=environment(),
+        digests={"data set": cohort.digest_of(everyone), **releases},
+        notes=_notes(config),
+    )
+
+
+def _parts(cohort: Cohort) -> dict[str, Part]:
+    return {
+        name: Part(
+            cases=len(ids),
+            patients=len({case.patient for case in cohort.of(ids)}),
+            digest=cohort.digest_of(ids),
+        )
+        for name, ids in vars(cohort.split).items()
+    }
+
+
+def _leakage(cohort: Cohort) -> dict[str, int]:
+    """Count what lies on two sides of the split."""
+    parts = [set(ids) for ids in vars(cohort.split).values()]
+    patients = [{cohort.cases[i].patient for i in part} for part in parts]
+    files = [{cohort.digests[i] for i in part} for part in parts]
+    return {
+        f"{name} in more than one part": sum(map(len, sides)) - len(set().union(*sides))
+        for name, sides in (("patients", patients), ("identical files", files))
+    }
+
+
+def _card(study: Study) -> dict[str, Any] | None:
+    card = study.config.card
+    if not card:
+        return None
+    path = expand(card, key="card", root=study.config_path.parent)
+    return json.loads(read_card(path).model_dump_json())
+
+
+def _without_paths(config: Config) -> dict[str, Any]:
+    """The options that shaped the result; where files lie on this machine is nobody's business."""
+    values = json.loads(config.model_dump_json())
+    for key in ("root", "source", "table"):
+        values["data"].pop(key)
+    values["study"].pop("root")
+    values.pop("card")
+    return values
+
+
+def _notes(config: Config) -> tuple[str, ...]:
+    notes = []
+    if config.teacher.folds == 1:
+        notes.append(
+            "Soft targets are in fold: the teacher was trained on the cases it softened. With "
+            "teacher.folds of 2 or more they come from a teacher that never saw the patient."
+        )
+    notes.append(
+        f"Student and baseline share network, initial weights, patches and number of steps "
+        f"({config.student.train.steps}); one seed."
+    )
+    if config.task is Task.CLASSIFICATION:
+        notes.append("Operating points were chosen on the validation split.")
+    return tuple(notes)
