@@ -18,6 +18,7 @@ T = TypeVar("T")
 LINE_EVERY_S = 20.0
 
 console = Console(highlight=False, soft_wrap=True)
+error_console = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def progress(items: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:

@@ -25,13 +25,15 @@ LESS_IS_BETTER = frozenset(
 class Result(BaseModel):
     """Base of every record: frozen, and no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON knows no NaN, which is the AUROC of a class without a case
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Interval(Result):
     """A figure with its 95 % interval by patient, and what it holds.
 
-    ``low`` and ``high`` are None where an interval cannot be estimated (one patient).
+    ``low`` and ``high`` are None where one patient says nothing about others, or where the figure
+    is undefined in more than half of the draws. ``value`` is NaN where the figure is undefined.
     """
 
     value: float
@@ -139,6 +141,9 @@ class Verdict(StrEnum):
     READY = "READY FOR REVIEW"
     NOT_READY = "NOT READY"
     INCOMPLETE = "INCOMPLETE"
+
+
+EXIT_CODES = {Verdict.READY: 0, Verdict.NOT_READY: 1, Verdict.INCOMPLETE: 2}
 
 
 class Report(Result):

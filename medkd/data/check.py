@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,23 @@ def check(study: Study) -> Cohort:
         raise DataError.of(problems)
     digests = {case.id: sha for case, (_, sha) in zip(cases, findings, strict=True)}
     split = splits.split_cases(cases, study.config.data.split)
+    _refuse_duplicates(split, digests)
     return Cohort(cases={case.id: case for case in cases}, split=split, digests=digests)
+
+
+def _refuse_duplicates(split: Split, digests: Mapping[str, str]) -> None:
+    """Refuse a case whose files lie, under another name, on another side of the split."""
+    problems, side_of = [], {}
+    for part, ids in vars(split).items():
+        for case_id in ids:
+            first, side = side_of.setdefault(digests[case_id], (case_id, part))
+            if side != part:
+                problems.append(
+                    f"case {case_id} ({part}) has the same content as case {first} ({side}); give "
+                    f"both one patient, or remove one"
+                )
+    if problems:
+        raise DataError.of(problems)
 
 
 def _check_case(case: Case, config: Config) -> tuple[list[str], str]:

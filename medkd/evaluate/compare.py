@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from medkd.config import Config, GateOptions
 from medkd.metrics.statistics import bootstrap_mean
 from medkd.results import (
@@ -59,7 +61,7 @@ def _difference(of: RoleResult, minus: RoleResult, figure: str, config: Config) 
     pairs = list(zip(of.cases, minus.cases, strict=True))
     assert all(a.case == b.case for a, b in pairs), "roles were scored on different cases"
     return bootstrap_mean(
-        [a.figures[figure] - b.figures[figure] for a, b in pairs],
+        np.array([a.figures[figure] - b.figures[figure] for a, b in pairs]),
         [a.patient for a, _ in pairs],
         draws=config.evaluate.bootstrap,
         seed=config.study.seed,

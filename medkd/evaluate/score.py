@@ -25,7 +25,7 @@ from medkd.metrics.statistics import bootstrap_mean, bootstrap_statistic
 from medkd.metrics.surface import hd95, nsd, surface_distances
 from medkd.progress import progress
 from medkd.results import CaseScores, Interval, Reliability
-from medkd.types import Case, Task
+from medkd.types import Case
 
 
 @dataclass(frozen=True)

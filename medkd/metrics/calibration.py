@@ -116,6 +116,10 @@ class CalibrationBins:
         """Mean of -log probability of the true class in nats, each at most 16."""
         return self._nll / self._seen()
 
+    def totals(self) -> Float[np.ndarray, " 3 bins"]:
+        """Count, summed confidence and number correct of each bin; they add up over cases."""
+        return np.stack([self._count, self._confidence, self._correct])
+
     def curve(self) -> ReliabilityCurve:
         """Return the reliability curve."""
         self._seen()

@@ -6,32 +6,13 @@ patients with rare failures covers about half), so read ``Interval.patients`` al
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
 
+from medkd.results import Interval
+
 _LEAST_DEFINED = 0.5
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its confidence interval.
-
-    Attributes:
-        value: the figure on all cases.
-        low: lower end; None where one patient says nothing about others, or where the figure is
-            undefined (NaN) in more than half of the draws.
-        high: upper end; None with ``low``.
-        cases: how many cases the figure holds.
-        patients: how many patients they come from.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    cases: int
-    patients: int
 
 
 def bootstrap_mean(
@@ -142,7 +123,7 @@ def _interval(
 ) -> Interval:
     defined = draws[~np.isnan(draws)]
     if patients == 1 or len(defined) < _LEAST_DEFINED * len(draws):
-        return Interval(value, None, None, cases, patients)
+        return Interval(value=value, cases=cases, patients=patients)
     tail = 50 * (1 - level)
     low, high = np.percentile(defined, [tail, 100 - tail])
-    return Interval(value, float(low), float(high), cases, patients)
+    return Interval(value=value, low=float(low), high=float(high), cases=cases, patients=patients)

@@ -14,6 +14,7 @@ from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
+from medkd.errors import ConfigError
 from medkd.metrics.calibration import fit_temperature
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
@@ -30,6 +31,34 @@ from medkd.train.steps import Step, distill_step, supervised_step
 from medkd.types import Case, Task
 
 CALIBRATION_VOXELS = 200_000  # drawn over all validation cases
+
+
+def check_models(config: Config) -> None:
+    """Build every network and loss once and push an empty window through.
+
+    Raises:
+        ConfigError: an unknown name or option, or a network that cannot take the window.
+    """
+    distill_step(config)
+    window = torch.zeros(1, config.preprocess.channels, *config.preprocess.window)
+    for key, role in (("teacher", config.teacher), ("student", config.student)):
+        try:
+            with torch.no_grad():
+                logits = _build(config, role).eval()(window)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.model: {error}") from None
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(
+                f"{key}.model: {role.model.name} cannot take preprocess.window "
+                f"{list(config.preprocess.window)} ({error})"
+            ) from None
+        space = () if config.task is Task.CLASSIFICATION else config.preprocess.window
+        if logits.shape != (1, len(config.classes), *space):
+            raise ConfigError(
+                f"{key}.model: {role.model.name} turns preprocess.window "
+                f"{list(config.preprocess.window)} into {list(logits.shape[2:])}; choose a window "
+                f"that every level of the network can halve"
+            )
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:

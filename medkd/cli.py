@@ -1,0 +1,273 @@
+"""The command line: each verb is a thin door to the function of the same name."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medkd.errors import MedkdError
+from medkd.types import Role
+
+if TYPE_CHECKING:
+    from medkd.data.check import Cohort
+    from medkd.study import Study
+
+app = typer.Typer(
+    name="medkd",
+    help="Distil accurate medical-imaging models into fast ones, and prove they can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a value; may be repeated."),
+]
+Budget = Annotated[str, typer.Option(help="quick: two CPU cores; full: a GPU.")]
+
+
+def open_study(config: Path, overrides: list[str] | None, budget: str) -> "Study":
+    """Load a config into a study; nothing is written yet."""
+    from medkd.config import load
+    from medkd.study import Study
+
+    return Study(load(config, overrides=overrides or [], budget=budget), config_path=config)
+
+
+@contextmanager
+def _checked(
+    config: Path, overrides: list[str] | None, budget: str
+) -> Iterator[tuple["Study", "Cohort"]]:
+    """Open a study, check its data and hold it while a stage runs."""
+    from medkd.data.check import check as check_cohort
+    from medkd.train.run import check_models
+
+    study = open_study(config, overrides, budget)
+    check_models(study.config)
+    cohort = check_cohort(study)
+    study.begin()
+    with study.lock():
+        yield study, cohort
+
+
+@app.command()
+def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Read every case and name every problem, before anything is trained.
+
+    Example: medkd check configs/hippocampus.yaml
+    """
+    from medkd.data.check import check as check_cohort
+    from medkd.progress import console
+
+    cohort = check_cohort(open_study(config, overrides, budget))
+    parts = ", ".join(f"{len(ids)} {name}" for name, ids in vars(cohort.split).items())
+    patients = len({case.patient for case in cohort.cases.values()})
+    console.print(f"{len(cohort.cases)} cases of {patients} patients are sound: {parts}")
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    role: Annotated[Role, typer.Option(help="teacher or baseline.")],
+    overrides: Overrides = None,
+    budget: Budget = "quick",
+) -> None:
+    """Train the teacher, or the student's network on labels alone.
+
+    Example: medkd train configs/hippocampus.yaml --role teacher
+    """
+    from medkd.track.session import tracked
+    from medkd.train import run
+
+    if role is Role.STUDENT:
+        raise typer.BadParameter("the student is trained by `medkd distill`")
+    make = run.train_teacher if role is Role.TEACHER else run.train_baseline
+    with _checked(config, overrides, budget) as (study, cohort), tracked(study) as runs:
+        make(study, cohort, tracker=runs[role])
+
+
+@app.command()
+def soften(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Write the teacher's soft targets, once a case.
+
+    Example: medkd soften configs/hippocampus.yaml
+    """
+    from medkd.train.soften import soften as write_soft_targets
+
+    with _checked(config, overrides, budget) as (study, cohort):
+        write_soft_targets(study, cohort)
+
+
+@app.command()
+def distill(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Train the student on labels and soft targets.
+
+    Example: medkd distill configs/hippocampus.yaml
+    """
+    from medkd.track.session import tracked
+    from medkd.train.run import distill as distil_student
+
+    with _checked(config, overrides, budget) as (study, cohort), tracked(study) as runs:
+        distil_student(study, cohort, tracker=runs[Role.STUDENT])
+
+
+@app.command()
+def export(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Write releases/teacher, releases/student and releases/baseline.
+
+    Example: medkd export configs/hippocampus.yaml
+    """
+    from medkd.export.release import export as write_release
+
+    with _checked(config, overrides, budget) as (study, cohort):
+        for role in Role:
+            write_release(study, cohort, role=role)
+
+
+@app.command()
+def evaluate(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Open the test split, score the three releases and judge the gates.
+
+    Example: medkd evaluate configs/hippocampus.yaml
+    """
+    from medkd.evaluate.run import evaluate as score
+    from medkd.progress import console
+    from medkd.report.headline import headline
+    from medkd.track.session import tracked
+
+    with _checked(config, overrides, budget) as (study, cohort), tracked(study) as runs:
+        report = score(study, cohort)
+        runs.results(report)
+    console.print(headline(report))
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Draw report.html from report.json; exit 0 if ready for review, 1 if not, 2 if incomplete.
+
+    Example: medkd report configs/hippocampus.yaml
+    """
+    from medkd.progress import console
+    from medkd.report.build import write_page
+    from medkd.results import EXIT_CODES, read_report
+
+    study = open_study(config, overrides, budget)
+    page = write_page(study.folder)
+    found = read_report(study.folder / "report.json")
+    console.print(f"{found.verdict}: {'; '.join(found.reasons)}\n{page}")
+    raise typer.Exit(EXIT_CODES[found.verdict])
+
+
+@app.command()
+def predict(
+    release: Annotated[Path, typer.Argument(help="A release folder.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a folder of them.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A file or a folder.")],
+) -> None:
+    """Answer for a file or a folder: masks on each image's own grid, or class probabilities.
+
+    Example: medkd predict runs/hippocampus/releases/student scan.nii.gz mask.nii.gz
+    """
+    from medkd.device.answer import answer
+    from medkd.progress import console
+
+    summary = answer(release, source, target)
+    console.print(f"{len(summary.written)} answered, {len(summary.failed)} failed; {target}")
+    if summary.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
+def bench(
+    releases: Annotated[list[Path], typer.Argument(help="Release folders.")],
+    image: Annotated[list[Path], typer.Option(help="An image to answer for; may be repeated.")],
+    queries: Annotated[int, typer.Option(help="Answers that are counted.")] = 64,
+    threads: Annotated[int, typer.Option(help="Threads of the network.")] = 2,
+) -> None:
+    """Measure latency and memory of releases, file to file, side by side.
+
+    Example: medkd bench runs/x/releases/teacher runs/x/releases/student --image scan.nii.gz
+    """
+    from medkd.device.latency import measure_latency
+    from medkd.progress import console
+    from medkd.report.headline import latencies
+
+    measured = {
+        release.name: measure_latency(release, image, queries=queries, threads=threads)
+        for release in releases
+    }
+    console.print(latencies(measured))
+
+
+@app.command()
+def sync(
+    study: Annotated[Path, typer.Argument(help="A study's folder.")],
+    uri: Annotated[
+        str | None, typer.Option(help="The store; MLFLOW_TRACKING_URI if left out.")
+    ] = None,
+) -> None:
+    """Send a study's journal to MLflow; any number of times, nothing is sent twice.
+
+    Example: medkd sync runs/hippocampus
+    """
+    from medkd.progress import console
+    from medkd.track.mlflow import sync as send
+
+    done = send(study, uri=uri)
+    console.print(f"{done.sent} events sent, {done.pending} pending")
+
+
+@app.command()
+def ui(
+    study: Annotated[Path | None, typer.Argument(help="A study's folder.")] = None,
+    port: Annotated[int, typer.Option(help="On loopback.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the store that holds the studies of this folder.
+
+    Example: medkd ui
+    """
+    import subprocess
+
+    from medkd.track.mlflow import default_uri, ui_command
+
+    del study  # one store holds all studies
+    raise typer.Exit(subprocess.run([*ui_command(default_uri()), "--port", str(port)]).returncode)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what is missing, and what to install.
+
+    Example: medkd doctor
+    """
+    from medkd.doctor import doctor as diagnose
+    from medkd.progress import console
+
+    console.print(diagnose())
+
+
+def main() -> None:
+    """Run the command line; a known error is one message and its exit code."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except MedkdError as error:
+        if debug:
+            raise
+        from medkd.progress import error_console
+
+        error_console.print(f"[bold red]error:[/] {_plain(error)}")
+        sys.exit(error.exit_code)
+
+
+def _plain(error: MedkdError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
