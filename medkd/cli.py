@@ -1,7 +1,7 @@
 """The command line: each verb is a thin door to the function of the same name."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Distil accurate medical-imaging models into fast ones, and prove they can be trusted.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
@@ -252,22 +253,30 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; a known error is one message and its exit code."""
+    """Run the command line."""
+    guarded(app)
+
+
+def run_pipeline(main: Callable[..., None]) -> None:
+    """Run a recipe's ``main`` as a command of its own."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command()(main)
+    guarded(single)
+
+
+def guarded(command: Callable[[], object]) -> None:
+    """Run a command; a known error is one message and its exit code, a bug is a traceback."""
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        command()
     except MedkdError as error:
         if debug:
             raise
+        from rich.markup import escape
+
         from medkd.progress import error_console
 
-        error_console.print(f"[bold red]error:[/] {_plain(error)}")
+        error_console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
-
-
-def _plain(error: MedkdError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

@@ -57,9 +57,7 @@ class SplitOptions(Options):
     validation: Fraction = 0.15
     test: Fraction = 0.2
     seed: int = 0
-    file: str | None = (
-        None  # a split of your own: {"train": [case ids], "validation": …, "test": …}
-    )
+    column: str | None = None  # a split of your own: a column of train, validation or test
 
 
 class PhantomOptions(Options):
@@ -77,7 +75,9 @@ class DataOptions(Options):
     root: str = "."  # paths below start here; a leading $VARIABLE or ~ is expanded
     source: str  # dataset.json (Decathlon), a CSV, a MedMNIST .npz, or "phantom"
     table: str | None = None  # a CSV that adds columns (patient, attributes) to the cases by id
-    case: str = "case"  # that table's column of case ids
+    case: str = "case"  # the column of case ids, in the table and in a CSV source
+    image: str | None = None  # images/{case}.png, for a CSV without a column `image`
+    label: str | None = None  # masks/{case}.png, for a CSV without a column `label`
     patient: str = "patient"  # the column of patient ids
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     split: SplitOptions = SplitOptions()

@@ -17,8 +17,17 @@ from rich.progress import (
 T = TypeVar("T")
 LINE_EVERY_S = 20.0
 
-console = Console(highlight=False, soft_wrap=True)
-error_console = Console(highlight=False, soft_wrap=True, stderr=True)
+PLAIN_WIDTH = 120  # columns where there is no terminal to ask
+
+
+def _console(*, stderr: bool) -> Console:
+    probe = Console(stderr=stderr)
+    width = None if probe.is_terminal else PLAIN_WIDTH
+    return Console(highlight=False, soft_wrap=True, stderr=stderr, width=width)
+
+
+console = _console(stderr=False)
+error_console = _console(stderr=True)
 
 
 def progress(items: Iterable[T], description: str, *, total: int, done: int = 0) -> Iterator[T]:

@@ -66,7 +66,8 @@ def check(study: Study) -> Cohort:
 
 def _refuse_duplicates(split: Split, digests: Mapping[str, str]) -> None:
     """Refuse a case whose files lie, under another name, on another side of the split."""
-    problems, side_of = [], {}
+    problems: list[str] = []
+    side_of: dict[str, tuple[str, str]] = {}
     for part, ids in vars(split).items():
         for case_id in ids:
             first, side = side_of.setdefault(digests[case_id], (case_id, part))

@@ -28,7 +28,7 @@ def read_datalist(study: Study) -> list[Case]:
         ConfigError: ``data.root`` names an environment variable that is not set.
     """
     source = _source(study)
-    rows = _decathlon(source) if source.suffix == ".json" else _table(source)
+    rows = _decathlon(source) if source.suffix == ".json" else _table(source, study.config.data)
     if study.config.data.table:
         rows = _join(rows, study.config.data)
     cases = [_case(row, study.config, source) for row in rows]
@@ -75,11 +75,19 @@ def _decathlon(path: Path) -> list[Row]:
     return [{"case": stem(Path(row["image"])), **row} for row in rows]
 
 
-def _table(path: Path) -> list[Row]:
+def _table(path: Path, data: DataOptions) -> list[Row]:
     rows = _read_csv(path)
-    if not {"image", "label"} <= rows[0].keys():
-        raise DataError(f"{path}: columns {list(rows[0])}; a datalist needs image, label, patient")
-    return [{"case": stem(Path(row["image"])), **row} for row in rows]
+    for column in ("image", "label"):
+        pattern = getattr(data, column)
+        if column not in rows[0] and (not pattern or data.case not in rows[0]):
+            raise DataError(
+                f"{path}: no column {column!r} (has {', '.join(rows[0])}); a datalist has the "
+                f"columns image, label and patient, or data.{column} gives a pattern such as "
+                f"{column}s/{{case}}.png"
+            )
+        if pattern:
+            rows = [{**row, column: pattern.replace("{case}", row[data.case])} for row in rows]
+    return [{**row, "case": row.get(data.case) or stem(Path(row["image"]))} for row in rows]
 
 
 def _read_csv(path: Path) -> list[Row]:
@@ -99,7 +107,7 @@ def _join(rows: list[Row], data: DataOptions) -> list[Row]:
     path = expand(str(data.table), key="data.table", root=expand(data.root, key="data.root"))
     table = _read_csv(path)
     if data.case not in table[0]:
-        raise DataError(f"{path}: no column {data.case!r} (data.case); has {list(table[0])}")
+        raise DataError(f"{path}: no column {data.case!r} (data.case); has {', '.join(table[0])}")
     extra = {row[data.case]: row for row in table}
     lost = [row["case"] for row in rows if row["case"] not in extra]
     if lost:

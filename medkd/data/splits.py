@@ -52,7 +52,8 @@ def problems_of_given(cases: Sequence[Case], options: SplitOptions) -> list[str]
     """Return what is wrong with a split that the datalist gives."""
     if not options.column:
         return []
-    problems, side_of = [], {}
+    problems: list[str] = []
+    side_of: dict[str, tuple[str, str]] = {}
     for case in cases:
         said = case.attributes.get(options.column, "")
         if said.lower() not in PARTS:

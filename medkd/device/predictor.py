@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.preprocess import Grid, from_grid, preprocess
-from medkd.data.reader import read_image, write_mask
 from medkd.device.engine import Engine
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_windows

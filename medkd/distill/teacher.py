@@ -19,10 +19,11 @@ class FrozenTeacher(nn.Module):
         self.members = nn.ModuleList(member.requires_grad_(False).eval() for member in members)
         self.temperatures = tuple(temperatures)
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> "FrozenTeacher":
         """Ignore ``mode``: batch norm and dropout of a teacher never leave evaluation."""
         del mode
-        return super().train(False)
+        super().train(False)
+        return self
 
     @torch.no_grad()
     def forward(

@@ -118,7 +118,8 @@ def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | 
             "network_ms": latency.network_ms.p50,
             "peak_memory_mib": latency.peak_memory_mib,
         }
-    return {**plain, **result.headline, **result.per_class}.get(name)
+    measured: dict[str, float | Interval] = {**plain, **result.headline, **result.per_class}
+    return measured.get(name)
 
 
 def _value(figure: float | Interval) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -114,13 +115,11 @@ def score_classification(
         threshold = threshold_at_specificity(
             p_val[:, index], labels_val == index, specificity=config.evaluate.specificity
         )
-        score, truth = p[:, index], labels == index
-        per_class[f"sensitivity/{class_name}"] = interval.statistic(
-            lambda i, s=score, y=truth, t=threshold: sensitivity(s[i], y[i], threshold=t)
-        )
-        per_class[f"specificity/{class_name}"] = interval.statistic(
-            lambda i, s=score, y=truth, t=threshold: specificity(s[i], y[i], threshold=t)
-        )
+        for figure, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
+            at = partial(rate, threshold=threshold)
+            per_class[f"{figure}/{class_name}"] = interval.statistic(
+                partial(_of_class, at, p[:, index], labels == index)
+            )
     headline["sensitivity"] = per_class[f"sensitivity/{config.classes[-1]}"]
     headline |= {
         "ece": interval.statistic(ece_of(bins)),
@@ -195,6 +194,12 @@ def _probabilities(
     ]
     labels = [case.label for case in cases]
     return np.stack([row for row in rows if row is not None]), np.array(labels)
+
+
+def _of_class(
+    rate: Callable[..., float], scores: np.ndarray, positive: np.ndarray, indices: np.ndarray
+) -> float:
+    return rate(scores[indices], positive[indices])
 
 
 def _one_case(probabilities: np.ndarray, label: int) -> CalibrationBins:

@@ -4,9 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from medkd.config import NamedOptions
@@ -54,8 +53,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Write ``weights.safetensors`` and ``checkpoint.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, folder / "weights.safetensors")
+    save_model(model.cpu(), str(folder / "weights.safetensors"))  # keeps shared weights once
     write_atomic(folder / "checkpoint.json", json.dumps(asdict(checkpoint), indent=1))
 
 
@@ -70,8 +68,7 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
         values["classes"], values["patients"] = tuple(values["classes"]), tuple(values["patients"])
         checkpoint = Checkpoint(**values | {"task": Task(values["task"])})
         model = checkpoint.build()
-        weights: dict[str, torch.Tensor] = load_file(folder / "weights.safetensors")
-        model.load_state_dict(weights)
+        load_model(model, folder / "weights.safetensors")
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a checkpoint of medkd ({error})") from None
     return model.eval(), checkpoint

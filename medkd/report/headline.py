@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from medkd.results import Interval, Latency, Report
+from medkd.types import Role
 
 TITLES = {
     "dice": "Dice",
@@ -22,7 +23,7 @@ def headline(report: Report) -> Table:
     test = report.split["test"]
     table = Table(
         title=f"{report.study}: {test.cases} test cases of {test.patients} patients",
-        caption="[low, high]: 95 % interval by patient. Latency is file to file.",
+        caption="In parentheses: 95 % interval by patient. Latency is file to file.",
         title_justify="left",
     )
     figures = [name for name in TITLES if name in next(iter(report.roles.values())).headline]
@@ -30,7 +31,8 @@ def headline(report: Report) -> Table:
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
-    for role, result in report.roles.items():
+    for role in (Role.TEACHER, Role.STUDENT, Role.BASELINE):
+        result = report.roles[role]
         latency = result.latency
         times = (
             [f"{latency.file_to_file_ms.p50:.1f}", f"{latency.file_to_file_ms.p90:.1f}"]
@@ -47,11 +49,11 @@ def interval(figure: Interval) -> str:
 
     Example:
         >>> interval(Interval(value=0.8841, low=0.879, high=0.8894, cases=40, patients=27))
-        '0.884\\n[0.879, 0.889]'
+        '0.884\\n(0.879, 0.889)'
     """
     if figure.low is None or figure.high is None:
         return f"{figure.value:.3f}"
-    return f"{figure.value:.3f}\n[{figure.low:.3f}, {figure.high:.3f}]"
+    return f"{figure.value:.3f}\n({figure.low:.3f}, {figure.high:.3f})"
 
 
 def latencies(measured: Mapping[str, Latency]) -> Table:

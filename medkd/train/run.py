@@ -33,12 +33,15 @@ from medkd.types import Case, Task
 CALIBRATION_VOXELS = 200_000  # drawn over all validation cases
 
 
-def check_models(config: Config) -> None:
+def check_models(config: Config, *, task: Task | None = None) -> None:
     """Build every network and loss once and push an empty window through.
 
     Raises:
-        ConfigError: an unknown name or option, or a network that cannot take the window.
+        ConfigError: the config is for another ``task``, an unknown name or option, or a network
+            that cannot take the window.
     """
+    if task and config.task is not task:
+        raise ConfigError(f"task: {config.task}; run pipelines/{config.task}.py")
     distill_step(config)
     window = torch.zeros(1, config.preprocess.channels, *config.preprocess.window)
     for key, role in (("teacher", config.teacher), ("student", config.student)):

@@ -1,0 +1,64 @@
+"""A whole segmentation study, read top to bottom: from images on disk to a report.
+
+    python pipelines/segmentation.py configs/hippocampus.yaml [--budget full] [--set key.path=value]
+
+Every stage is written whole or not at all: run the same command again after a kill and it goes on
+where it was; delete a stage's folder to redo it.
+"""
+
+from pathlib import Path
+
+from medkd.cli import Budget, ConfigPath, Overrides, open_study, run_pipeline
+from medkd.data.check import check
+from medkd.evaluate.run import evaluate
+from medkd.export.release import export
+from medkd.progress import console
+from medkd.report.build import write_page
+from medkd.report.headline import headline
+from medkd.results import Report
+from medkd.study import Study
+from medkd.track.session import tracked
+from medkd.train.run import check_models, distill, train_baseline, train_teacher
+from medkd.train.soften import soften
+from medkd.types import Role, Task
+
+
+def run(study: Study) -> Report:
+    """Run what is left of a study."""
+    # nothing is written before models, losses and every case are known to be sound
+    check_models(study.config, task=Task.SEGMENTATION)
+    cohort = check(study)
+    study.begin()
+
+    with study.lock(), tracked(study) as runs:
+        # the large, accurate model, and what it believes of every training case
+        train_teacher(study, cohort, tracker=runs[Role.TEACHER])
+        soften(study, cohort)
+
+        # the same small network twice, with the same patches and the same number of steps
+        train_baseline(study, cohort, tracker=runs[Role.BASELINE])
+        distill(study, cohort, tracker=runs[Role.STUDENT])
+
+        # folders that a device can run without torch
+        for role in Role:
+            export(study, cohort, role=role)
+
+        # the one place where the test split is opened
+        report = evaluate(study, cohort)
+        runs.results(report)
+    return report
+
+
+def main(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+    """Distil, prove and release a segmentation model."""
+    study = open_study(config, overrides, budget)
+    report = run(study)
+    page: Path = write_page(study.folder)
+    console.print(headline(report))
+    console.print(f"\n{report.verdict}: {'; '.join(report.reasons)}")
+    console.print(f"report    {page}")
+    console.print("MLflow    medkd ui")
+
+
+if __name__ == "__main__":
+    run_pipeline(main)
