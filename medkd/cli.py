@@ -237,7 +237,8 @@ def ui(
     from medkd.track.mlflow import default_uri, ui_command
 
     del study  # one store holds all studies
-    raise typer.Exit(subprocess.run([*ui_command(default_uri()), "--port", str(port)]).returncode)
+    command = [*ui_command(default_uri()), "--port", str(port)]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 @app.command()

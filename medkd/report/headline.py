@@ -45,11 +45,11 @@ def headline(report: Report) -> Table:
 
 
 def interval(figure: Interval) -> str:
-    """Write a figure over its interval.
+    r"""Write a figure over its interval.
 
     Example:
         >>> interval(Interval(value=0.8841, low=0.879, high=0.8894, cases=40, patients=27))
-        '0.884\\n(0.879, 0.889)'
+        '0.884\n(0.879, 0.889)'
     """
     if figure.low is None or figure.high is None:
         return f"{figure.value:.3f}"

@@ -1,0 +1,23 @@
+# docker build --target device -t medkd:device .      runs releases; no torch
+# docker build --target train  -t medkd:train .       trains, distils, evaluates
+FROM python:3.11-slim AS device
+WORKDIR /opt/medkd
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY medkd medkd
+RUN pip install --no-cache-dir -c constraints.txt .
+RUN useradd --create-home medkd
+USER medkd
+WORKDIR /home/medkd
+ENTRYPOINT ["medkd"]
+
+FROM device AS train
+USER root
+WORKDIR /opt/medkd
+RUN pip install --no-cache-dir -c constraints.txt '.[train]'
+COPY pipelines pipelines
+COPY configs configs
+COPY data_cards data_cards
+RUN chown -R medkd /opt/medkd
+USER medkd
+ENTRYPOINT []
+CMD ["python", "pipelines/segmentation.py", "configs/phantom_3d.yaml"]
