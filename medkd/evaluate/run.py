@@ -18,6 +18,7 @@ from medkd.device.predictor import WEIGHTS, Predictor, load
 from medkd.environment import environment
 from medkd.evaluate.compare import compare, judge, verdict
 from medkd.evaluate.overlays import draw_overlay
+from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.score import (
     Scores,
     class_indices,
@@ -79,6 +80,7 @@ class _Evaluation:
         for role, scored in scores.items():
             result = self._role_result(role, scored, self._latency(role))
             write_atomic(folder / f"{role}.json", result.model_dump_json(indent=1))
+            draw_reliability(folder / f"reliability-{role}.png", scored.reliability, title=role)
 
     def _score(self, role: Role, predictor: Predictor) -> Scores:
         if self._config.task is Task.SEGMENTATION:
