@@ -1,0 +1,190 @@
+"""Accuracy: the tables of what was right and what was wrong."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medkd.report.costs import cost_cells, cost_heads
+from medkd.report.tables import (
+    UNKNOWN,
+    Cell,
+    Table,
+    heads,
+    holds,
+    interval_cell,
+    role_cell,
+    role_head,
+    roles_of,
+)
+from medkd.report.wording import (
+    HARD_SPACE,
+    MINUS,
+    NOT_MEASURED,
+    ROLES,
+    in_order,
+    less_is_better,
+    plain,
+    sentence,
+    text,
+    title,
+)
+from medkd.results import Comparison, GateResult, Report
+from medkd.types import Task
+
+CALIBRATION = ("ece", "brier", "nll")
+BELOW_THE_HEADLINE = ("brier", "nll")  # the table of calibration has them
+
+
+def headline(report: Report) -> Table:
+    """Return the three-row table: accuracy, size and speed of each role."""
+    results = roles_of(report)
+    keys = in_order([key for result in results for key in result.headline])
+    figures = [key for key in keys if key not in BELOW_THE_HEADLINE]
+    head = [Cell(title(key), _operating_point(report, key)) for key in figures]
+    rows = [
+        (
+            role_cell(r.role),
+            *(interval_cell(r.headline.get(key), key=key, report=report) for key in figures),
+            *cost_cells(r),
+        )
+        for r in results
+    ]
+    caption = f"Figures{holds(report)}; below each its 95 % interval by patient."
+    return Table(caption, heads("Model", *head, *cost_heads()), tuple(rows))
+
+
+def gates(report: Report) -> Table:
+    """Return every criterion with the value it was judged by and its outcome in words."""
+    rows = [
+        (
+            Cell(gate.gate),
+            Cell(plain(gate.judged) or NOT_MEASURED),
+            _outcome(gate),
+            Cell(gate.reason),
+        )
+        for gate in report.gates
+    ]
+    caption = (
+        "Fixed in the study’s config before the test split was opened. "  # noqa: RUF001
+        "A figure with an interval is judged by the interval’s less favourable end."  # noqa: RUF001
+    )
+    head = heads("Criterion", "Judged value", "Outcome", "Remark")
+    return Table(caption, head, tuple(rows), kind="words")
+
+
+def comparisons(report: Report) -> Table:
+    """Return the paired differences: a row for each figure, a column for each pair of roles."""
+    pairs = list(dict.fromkeys((c.of, c.minus) for c in report.comparisons))
+    found = {(c.figure, c.of, c.minus): c for c in report.comparisons}
+    keys = [c.figure for c in report.comparisons]
+    rows = [
+        (Cell(_of_class(key)), *(_difference(report, found.get((key, *pair))) for pair in pairs))
+        for key in sorted(in_order(keys), key=lambda key: "/" in key)
+    ]
+    caption = (
+        f"Mean paired difference{holds(report)}; below it the 95 % interval by patient "
+        "and what it shows. An interval that holds 0 shows no difference."
+    )
+    head = heads("Figure", *(f"{ROLES[of]} {MINUS} {ROLES[minus].lower()}" for of, minus in pairs))
+    return Table(caption, head, tuple(rows))
+
+
+def per_class(report: Report) -> list[Table]:
+    """Return one table for each figure: a row for each class, a column for each role."""
+    keys = [key for result in roles_of(report) for key in result.per_class]
+    figures = in_order([key.partition("/")[0] for key in keys])
+    return [_of_classes(report, figure, _classes(report, figure, keys)) for figure in figures]
+
+
+def failures(report: Report) -> Table:
+    """Return how often each role missed, invented or failed."""
+    results = roles_of(report)
+    kinds = list(dict.fromkeys(kind for result in results for kind in result.failures))
+    rows = [
+        (role_cell(r.role), *(Cell(str(r.failures.get(k, NOT_MEASURED))) for k in kinds))
+        for r in results
+    ]
+    head = heads("Model", *(f"{_failure(report, kind)}{HARD_SPACE}↓" for kind in kinds))
+    return Table(f"Counts{holds(report)}.", head, tuple(rows) if kinds else ())
+
+
+def calibration(report: Report) -> Table:
+    """Return how far each role's confidence can be believed."""
+    results = roles_of(report)
+    figures = [key for key in CALIBRATION if any(key in r.headline for r in results)]
+    rows = [
+        (
+            role_cell(r.role),
+            *(interval_cell(r.headline.get(key), key=key, report=report) for key in figures),
+            Cell(plain(r.temperature)),
+        )
+        for r in results
+    ]
+    caption = f"Figures{holds(report)}, at each model’s temperature; below each its 95 % interval."  # noqa: RUF001
+    return Table(caption, heads("Model", *map(title, figures), "Temperature"), tuple(rows))
+
+
+def _failure(report: Report, kind: str) -> str:
+    limit = report.config.get("evaluate", {}).get("dice_failure")
+    failed = f"Cases with Dice below {text(limit)}" if limit is not None else "Failed cases"
+    words = {
+        "misses": "Missed structures",
+        "false_alarms": "Invented structures",
+        "failures": failed if report.task is Task.SEGMENTATION else "Cases given a wrong class",
+    }
+    return words.get(kind, sentence(kind))
+
+
+def _operating_point(report: Report, key: str) -> str:
+    specificity = report.config.get("evaluate", {}).get("specificity")
+    shown = key == "sensitivity" and specificity is not None
+    return f"at specificity {text(specificity)}" if shown else ""
+
+
+def _outcome(gate: GateResult) -> Cell:
+    if gate.passed is None:
+        return Cell("? not judged", mood="open")
+    return Cell("✓ pass", mood="good") if gate.passed else Cell("✗ fail", mood="bad")
+
+
+def _of_class(key: str) -> str:
+    figure, _, name = key.partition("/")
+    return f"{title(figure)} of {name}" if name else title(figure)
+
+
+def _difference(report: Report, comparison: Comparison | None) -> Cell:
+    if comparison is None:
+        return UNKNOWN
+    key = comparison.figure
+    cell = interval_cell(comparison.difference, key=key, report=report, signed=True)
+    return replace(cell, below=f"{cell.below} {_reading(comparison)}".strip())
+
+
+def _reading(comparison: Comparison) -> str:
+    low, high = comparison.difference.low, comparison.difference.high
+    if low is None or high is None:
+        return "no interval"
+    if low <= 0 <= high:
+        return "no difference"
+    return "better" if (high < 0) == less_is_better(comparison.figure) else "worse"
+
+
+def _classes(report: Report, figure: str, keys: Sequence[str]) -> list[str]:
+    named = [key.partition("/")[2] for key in dict.fromkeys(keys) if key.startswith(f"{figure}/")]
+    rank = {name: place for place, name in enumerate(report.classes)}
+    return sorted(named, key=lambda name: rank.get(name, len(rank)))
+
+
+def _of_classes(report: Report, figure: str, classes: Sequence[str]) -> Table:
+    results = roles_of(report)
+    rows = [
+        (
+            Cell(name),
+            *(
+                interval_cell(r.per_class.get(f"{figure}/{name}"), key=figure, report=report)
+                for r in results
+            ),
+        )
+        for name in classes
+    ]
+    caption = f"{title(figure)}{holds(report)}; below each its 95 % interval by patient."
+    return Table(caption, heads("Class", *(role_head(r.role) for r in results)), tuple(rows))

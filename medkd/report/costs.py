@@ -1,0 +1,88 @@
+"""Costs: the tables of time, memory and size."""
+
+from medkd.report.tables import UNKNOWN, Cell, Table, heads, role_cell, role_head, roles_of
+from medkd.report.wording import HARD_SPACE, amount, facts, milliseconds, plain, text, three_digits
+from medkd.results import Latency, Percentiles, Report, RoleResult
+
+
+def cost_heads() -> tuple[Cell, ...]:
+    """Return the heads of the headline's last columns."""
+    return (
+        Cell(f"Parameters{HARD_SPACE}↓"),
+        Cell(f"File to file{HARD_SPACE}↓", "p50, p90"),
+        Cell(f"Network{HARD_SPACE}↓", "p50"),
+        Cell(f"Size{HARD_SPACE}↓"),
+    )
+
+
+def cost_cells(result: RoleResult) -> tuple[Cell, ...]:
+    """Return the headline's last columns for one role."""
+    size = Cell(_mebibytes(result.size_mib))
+    if result.latency is None:
+        return (Cell(amount(result.parameters)), UNKNOWN, UNKNOWN, size)
+    whole, network = result.latency.file_to_file_ms, result.latency.network_ms
+    return (
+        Cell(amount(result.parameters)),
+        Cell(milliseconds(whole.p50), f"p90 {milliseconds(whole.p90)}"),
+        Cell(milliseconds(network.p50)),
+        size,
+    )
+
+
+def latency(report: Report) -> Table:
+    """Return what an answer costs on the machine it was measured on."""
+    results = roles_of(report)
+    written = [_written(r.latency) if r.latency else {} for r in results]
+    names = dict.fromkeys(name for column in written for name in column)
+    rows = [
+        (Cell(name), *(Cell(column[name]) if name in column else UNKNOWN for column in written))
+        for name in names
+    ]
+    caption = "One case after another, in a process that does nothing else."
+    return Table(caption, heads("Quantity", *(role_head(r.role) for r in results)), tuple(rows))
+
+
+def models(report: Report) -> Table:
+    """Return what each role is: network, options, size."""
+    rows = [
+        (
+            role_cell(r.role),
+            _network(r),
+            Cell(amount(r.parameters)),
+            Cell(amount(r.macs)),
+            Cell(_mebibytes(r.size_mib)),
+        )
+        for r in roles_of(report)
+    ]
+    head = heads("Model", "Network", "Parameters", "Multiply-adds of one window", "Size")
+    return Table("The networks that were compared.", head, tuple(rows), kind="words")
+
+
+def _network(result: RoleResult) -> Cell:
+    options = {key: value for key, value in result.model.items() if key != "name"}
+    below = "; ".join(f"{key}: {text(value)}" for key, value in facts(options))
+    return Cell(text(result.model.get("name", "not stated")), below)
+
+
+def _written(measured: Latency) -> dict[str, str]:
+    stages = {f"Median {k}": milliseconds(v) for k, v in measured.stages_ms.items()}
+    return {
+        **_spread("File to file", measured.file_to_file_ms),
+        **_spread("Network, all windows", measured.network_ms),
+        **stages,
+        "Cold start, from process start to answer": milliseconds(measured.cold_start_ms),
+        "Peak memory": _mebibytes(measured.peak_memory_mib),
+        "Counted queries": str(measured.queries),
+        "Threads of the network": str(measured.threads),
+        "Load average of the machine": plain(measured.load_average),
+        "Processor": measured.processor,
+    }
+
+
+def _spread(name: str, times: Percentiles) -> dict[str, str]:
+    percentiles = {"p50": times.p50, "p90": times.p90, "p99": times.p99}
+    return {f"{name}, {key}": milliseconds(value) for key, value in percentiles.items()}
+
+
+def _mebibytes(value: float) -> str:
+    return f"{three_digits(value)} MiB"

@@ -1,0 +1,338 @@
+"""Figures: results become drawings."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medkd.report.drawing import COLOURS, MARKERS, STAGE_COLOURS, WIDTH, Drawing, legend, svg
+from medkd.report.tables import roles_of
+from medkd.report.wording import (
+    MINUS,
+    ROLES,
+    amount,
+    in_order,
+    less_is_better,
+    milliseconds,
+    sentence,
+    title,
+)
+from medkd.results import Comparison, Reliability, Report, RoleResult
+from medkd.types import Role, Task
+
+GOLDEN = 0.6180339887  # spreads points evenly, and the same way every time
+MOST_DIFFERENCES = 6  # panels; the table has them all
+
+
+def reliability(report: Report) -> Drawing | None:
+    """Draw confidence against accuracy, a panel for each role, with the counts below."""
+    results = [r for r in roles_of(report) if any(r.reliability.count)]
+    if not results:
+        return None
+
+    def draw(figure: Any) -> None:  # noqa: ANN401
+        grid = {"height_ratios": (3, 1)}
+        axes = figure.subplots(
+            2, len(results), sharex=True, sharey="row", squeeze=False, gridspec_kw=grid
+        )
+        for column, result in enumerate(results):
+            _reliability_panel(axes[0][column], result)
+            _count_panel(axes[1][column], result)
+        unit = "voxels" if report.task is Task.SEGMENTATION else "cases"
+        axes[0][0].set_ylabel("share that was right")
+        axes[1][0].set_ylabel(unit)
+
+    return Drawing(
+        svg(draw, width=WIDTH * (len(results) + 0.2) / 3.2, height=4.3),
+        f"Reliability diagrams of {_names(results)}: accuracy against confidence in equal-width "
+        "bins, with the count of each bin below.",
+        "Confidence against accuracy. On the diagonal, a class given 80 % is right 8 times of 10; "
+        "below it the model is overconfident. The bars count what each bin holds, on a "
+        "logarithmic scale.",
+    )
+
+
+def per_case(report: Report) -> Drawing | None:
+    """Draw every case and a box for each structure and role."""
+    results = [r for r in roles_of(report) if r.cases]
+    keys = _structures(results)
+    if not keys:
+        return None
+
+    def draw(figure: Any) -> None:  # noqa: ANN401
+        axis = figure.subplots()
+        for place, key in enumerate(keys):
+            for lane, result in enumerate(results):
+                height = place + (lane - (len(results) - 1) / 2) * 0.26
+                _strip(axis, _values(result, key), height, result.role)
+        labels = [key.partition("/")[2] or "all cases" for key in keys]
+        axis.set_yticks(range(len(keys)), labels=labels)
+        axis.set_ylim(len(keys) - 0.4, -0.6)
+        axis.set_xlabel(title(keys[0]))
+        axis.grid(axis="x")
+        axis.tick_params(axis="y", length=0)
+        legend(figure, results)
+
+    figure = title(keys[0])[:-2]
+    return Drawing(
+        svg(draw, height=1.3 + 0.95 * len(keys)),
+        f"{figure} of every test case, for each structure and for {_names(results)}, as points "
+        "over box plots.",
+        f"{figure} of every test case. Boxes hold the middle half of the cases and the line is "
+        "their median; whiskers reach the last case within 1.5 box lengths.",
+    )
+
+
+def differences(report: Report) -> Drawing | None:
+    """Draw the paired differences with their intervals, and the margins of the gates."""
+    chosen = [c for c in report.comparisons if "/" not in c.figure and _is_finite(c)]
+    figures = in_order([c.figure for c in chosen])[:MOST_DIFFERENCES]
+    if not figures:
+        return None
+    pairs = list(dict.fromkeys((c.of, c.minus) for c in chosen))
+    margins = _margins(report)
+
+    def draw(figure: Any) -> None:  # noqa: ANN401
+        columns = min(3, len(figures))
+        rows = math.ceil(len(figures) / columns)
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+        for axis, key in zip(axes, figures, strict=False):
+            _forest(axis, [c for c in chosen if c.figure == key], pairs, margins)
+            axis.set_title(title(key))
+        for axis in list(axes)[len(figures) :]:
+            axis.set_axis_off()
+
+    rows = math.ceil(len(figures) / min(3, len(figures)))
+    return Drawing(
+        svg(draw, height=rows * (0.95 + 0.36 * len(pairs))),
+        "Paired differences between the models with their 95 % intervals; a solid line marks no "
+        "difference, a dashed line the margin of a gate.",
+        "Paired differences on the same cases with 95 % intervals by patient. The solid line is "
+        "no difference; a dashed line is the margin that a gate sets.",
+    )
+
+
+def stages(report: Report) -> Drawing | None:
+    """Draw the stages of an answer as one stacked bar for each role."""
+    results = [r for r in roles_of(report) if r.latency]
+    names = list(dict.fromkeys(n for r in results if r.latency for n in r.latency.stages_ms))
+    if not names:
+        return None
+
+    def draw(figure: Any) -> None:  # noqa: ANN401
+        axis = figure.subplots()
+        for place, result in enumerate(results):
+            _stacked_bar(axis, result, names, place)
+        axis.set_yticks(range(len(results)), labels=[ROLES[r.role] for r in results])
+        axis.set_ylim(len(results) - 0.4, -0.6)
+        axis.set_xlabel("median time of each stage, ms ↓")
+        axis.margins(x=0.16)
+        axis.set_xlim(left=0)
+        axis.grid(axis="x")
+        axis.tick_params(axis="y", length=0)
+        handles, labels = axis.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(names))
+
+    return Drawing(
+        svg(draw, height=1.25 + 0.48 * len(results)),
+        f"Median time of {', '.join(names)} for {_names(results)}, as stacked bars.",
+        "Where the time goes, from the input file to the answer on disk. The number at each bar "
+        "is the p50 of file to file.",
+    )
+
+
+def trade(report: Report) -> Drawing | None:
+    """Draw accuracy against file-to-file latency."""
+    results = [r for r in roles_of(report) if r.latency and r.headline]
+    keys = in_order([key for r in results for key in r.headline])
+    if len(results) < 2 or not keys:
+        return None
+    shown = [r for r in results if keys[0] in r.headline]
+
+    def draw(figure: Any) -> None:  # noqa: ANN401
+        axis = figure.subplots()
+        for result in shown:
+            _trade_point(axis, result, keys[0])
+        axis.set_xscale("log", subs=(2, 5))
+        axis.xaxis.set_major_formatter(_amount)
+        axis.xaxis.set_minor_formatter(_amount)
+        axis.set_xlabel("file to file, p50, ms (logarithmic) ↓")
+        axis.set_ylabel(title(keys[0]))
+        axis.margins(x=0.35, y=0.25)
+        axis.grid()
+
+    figure = title(keys[0])[:-2]
+    return Drawing(
+        svg(draw, width=6.4, height=3.3),
+        f"{figure} against file-to-file latency for {_names(shown)}.",
+        f"{figure} with its 95 % interval against the time of an answer.",
+    )
+
+
+def _names(results: Sequence[RoleResult]) -> str:
+    return ", ".join(r.role.value for r in results)
+
+
+def _amount(value: int | float, place: int | None) -> str:
+    del place
+    return amount(value)
+
+
+def _reliability_panel(axis: Any, result: RoleResult) -> None:  # noqa: ANN401
+    points = _occupied(result.reliability)
+    axis.plot([0, 1], [0, 1], color="#7a828a", linewidth=1, linestyle=(0, (4, 3)))
+    axis.plot(
+        [confidence for confidence, _, _ in points],
+        [accuracy for _, accuracy, _ in points],
+        color=COLOURS[result.role],
+        marker=MARKERS[result.role],
+        markersize=5,
+    )
+    axis.set_title(ROLES[result.role])
+    axis.set_xlim(0, 1.03)
+    axis.set_ylim(0, 1.03)
+    axis.grid()
+
+
+def _count_panel(axis: Any, result: RoleResult) -> None:  # noqa: ANN401
+    points = _occupied(result.reliability)
+    bars = [[confidence for confidence, _, _ in points], [count for _, _, count in points]]
+    axis.bar(*bars, width=0.045, color=COLOURS[result.role])
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(_amount)
+    axis.set_xlabel("confidence")
+
+
+def _occupied(curve: Reliability) -> list[tuple[float, float, int]]:
+    bins = zip(curve.confidence, curve.accuracy, curve.count, strict=True)
+    return [(c, a, n) for c, a, n in bins if c is not None and a is not None and n]
+
+
+def _structures(results: Sequence[RoleResult]) -> list[str]:
+    """The first figure of the cases: of each structure, or of the whole case."""
+    keys = in_order([key for r in results for case in r.cases for key in case.figures])
+    keys = [key for key in keys if key != "correct"]  # yes or no makes no picture
+    if not keys:
+        return []
+    of_figure = [key for key in keys if key.partition("/")[0] == keys[0].partition("/")[0]]
+    return [key for key in of_figure if "/" in key] or of_figure
+
+
+def _values(result: RoleResult, key: str) -> list[float]:
+    values = [case.figures[key] for case in result.cases if key in case.figures]
+    return [value for value in values if math.isfinite(value)]
+
+
+def _strip(axis: Any, values: Sequence[float], height: float, role: Role) -> None:  # noqa: ANN401
+    if not values:
+        return
+    lines = {"color": "#2b3138", "linewidth": 1}
+    axis.boxplot(
+        [values],
+        positions=[height],
+        orientation="horizontal",
+        widths=0.2,
+        showfliers=False,
+        manage_ticks=False,
+        zorder=3,
+        boxprops=lines,
+        whiskerprops=lines,
+        capprops=lines,
+        medianprops={"color": "#000000", "linewidth": 1.6},
+    )
+    spread = [height + (place * GOLDEN % 1 - 0.5) * 0.16 for place in range(len(values))]
+    axis.plot(
+        values,
+        spread,
+        linestyle="none",
+        marker=MARKERS[role],
+        markersize=4,
+        markeredgewidth=0,
+        color=COLOURS[role],
+        alpha=0.55,
+    )
+
+
+def _is_finite(comparison: Comparison) -> bool:
+    return math.isfinite(comparison.difference.value)
+
+
+def _margins(report: Report) -> dict[tuple[str, Role, Role], float]:
+    """The bounds that gates set on paired differences, by figure and pair."""
+    gates: Sequence[Mapping[str, Any]] = report.config.get("gates", ())
+    return {
+        (gate["figure"], Role(gate.get("of", Role.STUDENT)), Role(gate["minus"])): bound
+        for gate in gates
+        if gate.get("minus")
+        for bound in (gate.get("at_least"), gate.get("at_most"))
+        if bound is not None
+    }
+
+
+def _forest(
+    axis: Any,  # noqa: ANN401
+    comparisons: Sequence[Comparison],
+    pairs: Sequence[tuple[Role, Role]],
+    margins: Mapping[tuple[str, Role, Role], float],
+) -> None:
+    axis.axvline(0, color="#3b434b", linewidth=1)
+    for c in comparisons:
+        place, value = pairs.index((c.of, c.minus)), c.difference.value
+        colour = COLOURS[c.of]
+        if c.difference.low is not None and c.difference.high is not None:
+            axis.plot([c.difference.low, c.difference.high], [place] * 2, color=colour, linewidth=2)
+        axis.plot([value], [place], marker=MARKERS[c.of], color=colour, markersize=6)
+        margin = margins.get((c.figure, c.of, c.minus))
+        if margin is not None:
+            reach = [place - 0.4, place + 0.4]
+            axis.plot([margin] * 2, reach, color="#000000", linestyle=(0, (3, 2)), linewidth=1.6)
+    labels = [f"{ROLES[of]} {MINUS} {ROLES[minus].lower()}" for of, minus in pairs]
+    axis.set_yticks(range(len(pairs)), labels=labels)
+    axis.set_ylim(len(pairs) - 0.4, -0.6)
+    worse, better = (
+        ("better", "worse")
+        if less_is_better(comparisons[0].figure)
+        else (
+            "worse",
+            "better",
+        )
+    )
+    axis.set_xlabel(f"← {worse}  |  {better} →")
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="x")
+    axis.tick_params(axis="y", length=0)
+
+
+def _stacked_bar(
+    axis: Any,  # noqa: ANN401
+    result: RoleResult,
+    names: Sequence[str],
+    place: int,
+) -> None:
+    assert result.latency is not None
+    left = 0.0
+    for index, name in enumerate(names):
+        width = result.latency.stages_ms.get(name, 0.0)
+        colour = STAGE_COLOURS[index % len(STAGE_COLOURS)]
+        label = sentence(name) if place == 0 else None
+        axis.barh(place, width, 0.62, left=left, color=colour, edgecolor="white", label=label)
+        left += width
+    whole = milliseconds(result.latency.file_to_file_ms.p50)
+    axis.annotate(whole, (left, place), (5, 0), textcoords="offset points", va="center")
+
+
+def _trade_point(axis: Any, result: RoleResult, key: str) -> None:  # noqa: ANN401
+    assert result.latency is not None
+    time, figure = result.latency.file_to_file_ms.p50, result.headline[key]
+    colour = COLOURS[result.role]
+    if figure.low is not None and figure.high is not None:
+        axis.plot([time, time], [figure.low, figure.high], color=colour, linewidth=1.6)
+    axis.plot([time], [figure.value], marker=MARKERS[result.role], color=colour, markersize=7)
+    axis.annotate(
+        ROLES[result.role],
+        (time, figure.value),
+        (8, 0),
+        textcoords="offset points",
+        va="center",
+        color=colour,
+        fontweight="bold",
+    )
