@@ -1,0 +1,117 @@
+"""MedMNIST: unpack an ``.npz`` into image files and a datalist."""
+
+import csv
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data import images, nifti
+from medkd.errors import DataError
+
+PARTS = {"train": "train", "val": "validation", "test": "test"}  # key in the file: split
+COLUMNS = ("case", "image", "label", "patient", "split")
+Arrays = dict[str, np.ndarray]
+
+
+def unpack(npz_path: Path, folder: Path, *, classes: Mapping[str, int]) -> None:
+    """Write ``images/<split>_<index>`` and ``cases.csv`` for a MedMNIST classification file.
+
+    2D images become PNG, 3D images NIfTI with the identity as affine: MedMNIST tells no spacing.
+    It tells no patients either. Identical images are given one patient, so that they never part
+    company in a split, and every other image one of its own; two different images of one person
+    can still end up on both sides of a split.
+
+    Args:
+        npz_path: uint8 ``train_images``, ``val_images``, ``test_images`` of ``[N, H, W]``,
+            ``[N, H, W, 3]`` or ``[N, D, H, W]``, and ``*_labels`` of ``[N, 1]``.
+        folder: where the files go; made if need be.
+        classes: class name to the value it has in the labels.
+
+    Raises:
+        DataError: missing, truncated or no MedMNIST file, or a label that ``classes`` lacks; all
+            problems of the content in one pass.
+    """
+    arrays = _load(npz_path)
+    problems = [f"{npz_path}: {text}" for text in _problems(arrays, classes)]
+    if problems:
+        raise DataError.of(problems)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(_write_images(arrays, folder))
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        # A file of our own: numpy leaves the one it opens to the garbage collector when it fails.
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist()]
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            return {key: loaded[key] for key in _known_keys() if key in keys}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: truncated or not a MedMNIST npz ({error}); copy it again"
+        ) from None
+
+
+def _known_keys() -> list[str]:
+    return [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
+
+
+def _problems(arrays: Arrays, classes: Mapping[str, int]) -> Iterator[str]:
+    for key in _known_keys():
+        if key not in arrays:
+            yield f"no key {key}; a MedMNIST file has {', '.join(_known_keys())}"
+        elif key.endswith("_images"):
+            yield from _problems_of_images(arrays[key], key)
+        else:
+            yield from _problems_of_labels(arrays[key], key, classes)
+    for part in PARTS:
+        counts = [len(arrays.get(f"{part}_{kind}", ())) for kind in ("images", "labels")]
+        if counts[0] != counts[1] and {f"{part}_images", f"{part}_labels"} <= arrays.keys():
+            yield f"{part}_images holds {counts[0]} images, {part}_labels {counts[1]} labels"
+
+
+def _problems_of_images(array: np.ndarray, key: str) -> Iterator[str]:
+    if array.dtype != np.uint8:
+        yield f"{key} is {array.dtype}; images are uint8"
+    if array.ndim not in {3, 4}:
+        yield f"{key} has shape {array.shape}; images are [N, H, W], [N, H, W, 3] or [N, D, H, W]"
+
+
+def _problems_of_labels(array: np.ndarray, key: str, classes: Mapping[str, int]) -> Iterator[str]:
+    if array.ndim != 2 or array.shape[1] != 1:
+        yield f"{key} has shape {array.shape}; labels are [N, 1], one class per image"
+        return
+    strange = sorted(set(array.ravel().tolist()) - set(classes.values()))
+    if strange:
+        yield f"{key} holds {strange[:5]}; data.labels declares {dict(classes)}"
+
+
+def _write_images(arrays: Arrays, folder: Path) -> Iterator[dict[str, object]]:
+    first_with: dict[bytes, str] = {}
+    for part, split in PARTS.items():
+        for index, image in enumerate(arrays[f"{part}_images"]):
+            case = f"{split}_{index:05d}"
+            name = f"images/{case}{_write(folder / 'images' / case, image)}"
+            pixels = hashlib.sha256(image.tobytes()).digest()
+            patient = first_with.setdefault(pixels, case)
+            label = int(arrays[f"{part}_labels"][index, 0])
+            yield dict(zip(COLUMNS, (case, name, label, patient, split), strict=True))
+
+
+def _write(stem: Path, image: np.ndarray) -> str:
+    """Write one image and return its suffix."""
+    if image.ndim == 3 and image.shape[2] != 3:
+        nifti.write(stem.with_name(stem.name + ".nii.gz"), image, affine=np.eye(4))
+        return ".nii.gz"
+    images.write(stem.with_name(stem.name + ".png"), image)
+    return ".png"
