@@ -165,6 +165,13 @@ class DistillOptions(Options):
     losses: tuple[LossOptions, ...] = Field(min_length=1)
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # the terms' weights rise linearly from 0
 
+    @field_validator("losses")
+    @classmethod
+    def _losses_are_distinct(cls, losses: tuple[LossOptions, ...]) -> tuple[LossOptions, ...]:
+        if len({loss.name for loss in losses}) != len(losses):
+            raise ValueError("the same loss twice; give it once")
+        return losses
+
 
 class EvaluateOptions(Options):
     """How the test split is scored."""

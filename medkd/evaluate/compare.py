@@ -1,5 +1,6 @@
 """Compare: paired differences between the roles, and the gates that a release must pass."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -75,6 +76,9 @@ def _judge(
     if isinstance(found, str):
         return GateResult(gate=str(gate), judged=None, passed=None, reason=found)
     low, high = (found, found) if isinstance(found, float) else _ends(found)
+    if math.isnan(low) or math.isnan(high):
+        reason = f"{gate.figure} is undefined on these cases"
+        return GateResult(gate=str(gate), judged=None, passed=None, reason=reason)
     if gate.at_least is not None:
         return GateResult(gate=str(gate), judged=low, passed=low >= gate.at_least)
     assert gate.at_most is not None
@@ -87,8 +91,8 @@ def _judged(
     """The interval or plain number a gate is judged by, or the reason why there is none."""
     if gate.minus:
         for entry in comparisons:
-            if (entry.figure, entry.of, entry.minus) == (gate.figure, gate.of, gate.minus):
-                return entry.difference
+            if entry.figure == gate.figure and {entry.of, entry.minus} == {gate.of, gate.minus}:
+                return entry.difference if entry.of is gate.of else _negated(entry.difference)
     own = _figure(gate.figure, gate.of, roles)
     other = _figure(gate.figure, gate.minus or gate.over or gate.of, roles)
     if own is None or other is None:
@@ -105,11 +109,11 @@ def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | 
         return None
     result = roles[role]
     latency = result.latency
-    plain: dict[str, float] = {
-        "parameters": result.parameters,
-        "macs": result.macs,
+    plain = {
+        "parameters": float(result.parameters),
+        "macs": float(result.macs),
         "size_mib": result.size_mib,
-        **result.failures,
+        **{name: float(count) for name, count in result.failures.items()},
     }
     if latency:
         plain |= {
@@ -124,6 +128,11 @@ def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | 
 
 def _value(figure: float | Interval) -> float:
     return figure.value if isinstance(figure, Interval) else float(figure)
+
+
+def _negated(interval: Interval) -> Interval:
+    low, high = _ends(interval)
+    return interval.model_copy(update={"value": -interval.value, "low": -high, "high": -low})
 
 
 def _ends(interval: Interval) -> tuple[float, float]:

@@ -58,7 +58,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     bit, as one that was not.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or the validation figure is undefined.
     """
     fabric = Fabric(accelerator="auto", devices=1, precision=_precision(options))
     wrapped, optimizer = fabric.setup(model, adamw(model, options))
@@ -144,7 +144,12 @@ def _validate(state: _State, run: Fit, step: int) -> None:
     network.load_state_dict(state.average.weights)
     figures = run.validate(network.eval())
     run.tracker.metrics({f"validation/{k}": v for k, v in figures.items()}, step=step + 1)
-    score = next(iter(figures.values()))
+    name, score = next(iter(figures.items()))
+    if math.isnan(score):
+        raise TrainingError(
+            f"{run.name}: step {step}: {name} is undefined on the validation cases; give every "
+            f"class a validation case (data.split)"
+        )
     if score > state.best:
         state.best = score
         kept = {"weights": state.average.weights, "figures": figures, "step": step + 1}

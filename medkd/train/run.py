@@ -14,6 +14,7 @@ from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
+from medkd.distill.losses import LOSSES
 from medkd.errors import ConfigError
 from medkd.metrics.calibration import fit_temperature
 from medkd.metrics.classification import auroc
@@ -34,15 +35,15 @@ CALIBRATION_VOXELS = 200_000  # drawn over all validation cases
 
 
 def check_models(config: Config, *, task: Task | None = None) -> None:
-    """Build every network and loss once and push an empty window through.
+    """Build every network, call every loss, and push an empty window through.
 
     Raises:
         ConfigError: the config is for another ``task``, an unknown name or option, or a network
-            that cannot take the window.
+            that cannot take the window, a loss that cannot take an option's value.
     """
     if task and config.task is not task:
         raise ConfigError(f"task: {config.task}; run pipelines/{config.task}.py")
-    distill_step(config)
+    _check_losses(config)
     window = torch.zeros(1, config.preprocess.channels, *config.preprocess.window)
     for key, role in (("teacher", config.teacher), ("student", config.student)):
         try:
@@ -62,6 +63,16 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
                 f"{list(config.preprocess.window)} into {list(logits.shape[2:])}; choose a window "
                 f"that every level of the network can halve"
             )
+
+
+def _check_losses(config: Config) -> None:
+    space = () if config.task is Task.CLASSIFICATION else config.preprocess.window
+    logits = torch.zeros(1, len(config.classes), *space)
+    for entry in config.distill.losses:
+        try:
+            LOSSES.factory(entry.name, entry.options)(logits, logits.softmax(1), **entry.options)
+        except (ConfigError, RuntimeError, ValueError, TypeError) as error:
+            raise ConfigError(f"distill.losses: {error}") from None
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:
