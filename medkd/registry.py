@@ -19,6 +19,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 class Registry(Generic[T]):
     """Map short names, as written in a config file, to factories.
 
+    A factory's keyword-only parameters are the options a config may give it.
+
     Example:
         >>> boxes = Registry("box")
         >>> @boxes.register("cube")
@@ -61,12 +63,13 @@ class Registry(Generic[T]):
         if name not in self._factories:
             hint = did_you_mean(name, self._factories)
             raise ConfigError(f"unknown {self._kind} {name!r}; {hint}known: {', '.join(self)}")
-        known = list(inspect.signature(self._factories[name]).parameters)
+        parameters = inspect.signature(self._factories[name]).parameters.values()
+        known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         for option in options:
             if option not in known:
                 raise ConfigError(
                     f"{self._kind} {name!r} has no option {option!r}; "
-                    f"{did_you_mean(option, known)}known: {', '.join(known)}"
+                    f"{did_you_mean(option, known)}known: {', '.join(known) or 'none'}"
                 )
         return self._factories[name]
 

@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from monai.networks.nets.unet import UNet
 from torch import nn
 
-from medkd.models.zoo import MODELS
-from medkd.types import Task
 
-
-@MODELS[Task.SEGMENTATION].register("plain_unet")
 def plain_unet(
-    *,
     in_channels: int,
     classes: int,
     spatial_dims: int,
+    *,
     channels: Sequence[int] = (8, 16, 32, 64),
 ) -> nn.Module:
     """Return a U-Net of one convolution a level, whose batch norms fold away at export."""

@@ -7,16 +7,12 @@ from monai.networks.nets.dynunet import DynUNet
 from monai.networks.nets.segresnet import SegResNet
 from torch import nn
 
-from medkd.models.zoo import MODELS
-from medkd.types import Task
 
-
-@MODELS[Task.SEGMENTATION].register("dynunet")
 def dynunet(
-    *,
     in_channels: int,
     classes: int,
     spatial_dims: int,
+    *,
     filters: Sequence[int] = (32, 64, 128, 256),
     norm: str = "instance",
 ) -> nn.Module:
@@ -34,9 +30,8 @@ def dynunet(
     )
 
 
-@MODELS[Task.SEGMENTATION].register("segresnet")
 def segresnet(
-    *, in_channels: int, classes: int, spatial_dims: int, init_filters: int = 32
+    in_channels: int, classes: int, spatial_dims: int, *, init_filters: int = 32
 ) -> nn.Module:
     """Return the residual encoder-decoder of Myronenko 2018."""
     return SegResNet(
@@ -47,12 +42,11 @@ def segresnet(
     )
 
 
-@MODELS[Task.CLASSIFICATION].register("densenet")
 def densenet(
-    *,
     in_channels: int,
     classes: int,
     spatial_dims: int,
+    *,
     init_features: int = 64,
     growth_rate: int = 32,
     blocks: Sequence[int] = (6, 12, 24, 16),
@@ -68,12 +62,11 @@ def densenet(
     )
 
 
-@MODELS[Task.CLASSIFICATION].register("resnet")
 def resnet(
-    *,
     in_channels: int,
     classes: int,
     spatial_dims: int,
+    *,
     widths: Sequence[int] = (64, 128, 256, 512),
     blocks: Sequence[int] = (2, 2, 2, 2),
     stem_stride: int = 2,
