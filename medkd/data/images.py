@@ -9,6 +9,7 @@ from medkd.errors import DataError
 from medkd.types import Volume
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PLAIN = {"P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}  # Pillow's modes
 
 
 def read(path: Path) -> Volume:
@@ -17,7 +18,7 @@ def read(path: Path) -> Volume:
     Raises:
         DataError: the file is missing, truncated or not an image.
     """
-    array = _decode(path, palette_as_colour=True)
+    array = _decode(path, as_colour=True)
     if array.ndim == 3:
         array = array[..., :1] if array.shape[2] == 2 else array[..., :3]
         return Volume(array=np.moveaxis(array, 2, 0), affine=np.eye(3))
@@ -30,7 +31,7 @@ def read_label(path: Path) -> Volume:
     Raises:
         DataError: as ``read``, or the file is a colour picture.
     """
-    array = _decode(path, palette_as_colour=False)
+    array = _decode(path, as_colour=False)
     if array.ndim == 3:
         colours = array[..., :1] if array.shape[2] == 2 else array[..., :3]
         if np.any(colours != colours[..., :1]):
@@ -47,12 +48,17 @@ def write(path: Path, array: np.ndarray) -> None:
     temporary.replace(path)
 
 
-def _decode(path: Path, *, palette_as_colour: bool) -> np.ndarray:
+def _decode(path: Path, *, as_colour: bool) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            indexed = image.mode in {"P", "PA"}
-            return np.asarray(image.convert("RGB") if indexed and palette_as_colour else image)
+            pages = getattr(image, "n_frames", 1)
+            if image.format == "TIFF" and pages > 1:
+                raise DataError(f"{path}: {pages} pages; save one image a file")
+            encoded = as_colour and image.mode in PLAIN
+            return np.asarray(image.convert(PLAIN[image.mode]) if encoded else image)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too large ({error}); cut it into tiles") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: truncated or not an image ({error}); copy it again") from None

@@ -6,26 +6,42 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from medkd.errors import DataError
 from medkd.types import Volume
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
+DAMAGED = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+)
 
 
 def read(path: Path) -> Volume:
-    """Read a 3D or 4D (channels last) NIfTI file.
+    """Read a 3D or 4D (channels last) NIfTI file, or a pair of .hdr and .img.
 
     Raises:
-        DataError: the file is missing, truncated, not NIfTI, or neither 3D nor 4D.
+        DataError: the file is missing, truncated, not NIfTI, neither 3D nor 4D, or its voxels are
+            colours or complex numbers.
     """
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
     try:
-        image = nib.nifti1.Nifti1Image.from_filename(path)
+        image = nib.loadsave.load(path)
+        if not isinstance(image, nib.nifti1.Nifti1Pair):  # Analyze does not tell left from right
+            raise ImageFileError(f"a {type(image).__name__}")
         array = np.asanyarray(image.dataobj)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: truncated or not a NIfTI file ({error}); copy it again") from None
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{path}: voxels of type {array.dtype}; a volume holds one number a voxel")
     return Volume(array=_channels_first(array, path), affine=np.asarray(image.affine, dtype=float))
 
 
