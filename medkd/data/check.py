@@ -81,14 +81,15 @@ def _refuse_duplicates(split: Split, digests: Mapping[str, str]) -> None:
 
 
 def _check_case(case: Case, config: Config) -> tuple[list[str], str]:
+    problems: list[str] = []
     try:
         image = read_image(case.image)
-        problems = _image_problems(case, image, config)
+        problems += _image_problems(case, image, config)
         if isinstance(case.label, Path):
             problems += _label_problems(case, image, read_label(case.label), config)
         return problems, _file_digest(case)
     except DataError as error:
-        return [f"case {case.id}: {error}"], ""
+        return [*problems, f"case {case.id}: {error}"], ""
 
 
 def _image_problems(case: Case, image: Volume, config: Config) -> list[str]:

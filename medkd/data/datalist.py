@@ -65,14 +65,19 @@ def _source(study: Study) -> Path:
 
 def _decathlon(path: Path) -> list[Row]:
     try:
-        training = json.loads(path.read_text(encoding="utf-8"))["training"]
-        rows = [{"image": entry["image"], "label": entry["label"]} for entry in training]
+        training = json.loads(path.read_text(encoding="utf-8-sig"))["training"]
+        rows = [
+            {"case": stem(Path(e["image"])), "image": e["image"], "label": str(e["label"])}
+            for e in training
+        ]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a Decathlon datalist ({error!r}); it needs "
             f'"training": [{{"image": …, "label": …}}, …]'
         ) from None
-    return [{"case": stem(Path(row["image"])), **row} for row in rows]
+    if not rows:
+        raise DataError(f"{path}: holds no cases")
+    return rows
 
 
 def _table(path: Path, data: DataOptions) -> list[Row]:
@@ -85,7 +90,7 @@ def _table(path: Path, data: DataOptions) -> list[Row]:
                 f"columns image, label and patient, or data.{column} gives a pattern such as "
                 f"{column}s/{{case}}.png"
             )
-        if pattern:
+        if pattern and data.case in rows[0]:
             rows = [{**row, column: pattern.replace("{case}", row[data.case])} for row in rows]
     return [{**row, "case": row.get(data.case) or stem(Path(row["image"]))} for row in rows]
 
@@ -109,6 +114,9 @@ def _join(rows: list[Row], data: DataOptions) -> list[Row]:
     if data.case not in table[0]:
         raise DataError(f"{path}: no column {data.case!r} (data.case); has {', '.join(table[0])}")
     extra = {row[data.case]: row for row in table}
+    if len(extra) < len(table):
+        twice = next(row[data.case] for row in table if extra[row[data.case]] is not row)
+        raise DataError(f"{path}: two rows for case {twice}; keep one")
     lost = [row["case"] for row in rows if row["case"] not in extra]
     if lost:
         raise DataError(f"{path}: no row for case {lost[0]} and {len(lost) - 1} others")

@@ -8,6 +8,8 @@ from medkd.data import dicom, images, nifti
 from medkd.errors import DataError
 from medkd.types import Volume
 
+SUFFIXES = (*nifti.SUFFIXES, *images.SUFFIXES, ".dcm")
+
 
 def suffix(path: Path) -> str:
     """Return the file's format suffix in lower case; ``.nii.gz`` counts as one.
@@ -21,8 +23,13 @@ def suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """Return the file's name without its format suffix."""
-    return path.name[: len(path.name) - len(suffix(path))] if suffix(path) else path.name
+    """Return the file's name without its format suffix; a DICOM folder has none.
+
+    Example:
+        >>> stem(Path("scan.v2.nii.gz")), stem(Path("1.2.840.10008"))
+        ('scan.v2', '1.2.840.10008')
+    """
+    return path.name[: -len(suffix(path))] if suffix(path) in SUFFIXES else path.name
 
 
 def read_image(path: Path) -> Volume:
