@@ -21,15 +21,15 @@ INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "v
 def augmentation(options: AugmentOptions, grid: PreprocessOptions, *, soft: bool) -> Augment:
     """Return the augmentation for patches of ``grid.window``, with or without a soft target."""
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
-    return _volumes(options, keys) if len(grid.window) == 3 else _images(options, keys)
+    return _volumes(options, grid, keys) if len(grid.window) == 3 else _images(options, keys)
 
 
-def _volumes(options: AugmentOptions, keys: list[str]) -> Augment:
+def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> Augment:
     from monai.data.meta_obj import set_track_meta
     from monai.transforms import Compose
 
     set_track_meta(False)  # the device does the geometry; here metadata would only cost time
-    pipeline = Compose(_spatial(options, keys) + _intensity(options))
+    pipeline = Compose(_spatial(options, grid, keys) + _intensity(options))
 
     def augment(patch: Patch, seed: int) -> Patch:
         pipeline.set_random_state(seed=seed)
@@ -38,7 +38,7 @@ def _volumes(options: AugmentOptions, keys: list[str]) -> Augment:
     return augment
 
 
-def _spatial(options: AugmentOptions, keys: list[str]) -> list[Any]:
+def _spatial(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> list[Any]:
     from monai import transforms as mt
 
     flips = [mt.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in options.flip_axes]
@@ -49,6 +49,7 @@ def _spatial(options: AugmentOptions, keys: list[str]) -> list[Any]:
         prob=options.probability,
         rotate_range=[np.deg2rad(options.rotate_degrees)] * 3,
         scale_range=[options.scale] * 3,
+        translate_range=[options.translate * width for width in grid.window],
         mode=[INTERPOLATION[key] for key in keys],
         padding_mode="border",  # the same for all keys, so that soft targets stay probabilities
     )

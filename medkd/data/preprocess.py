@@ -51,9 +51,9 @@ def preprocess(volume: Volume, options: PreprocessOptions) -> tuple[np.ndarray, 
     """Return the network's input ``[channels, *space]`` float32 and its grid.
 
     Raises:
-        DataError: the image has the wrong number of axes or channels.
+        DataError: the image has the wrong number of axes or channels, or voxels without a value.
     """
-    _check_axes(volume, options)
+    _check(volume, options)
     grid = _grid(volume, options)
     array = _channels(volume.array, options.channels)
     array = to_grid(array.astype(np.float32), grid, order=1)
@@ -90,11 +90,13 @@ def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarr
     return ((array - mean) / max(std, 1e-8)).astype(np.float32)
 
 
-def _check_axes(volume: Volume, options: PreprocessOptions) -> None:
+def _check(volume: Volume, options: PreprocessOptions) -> None:
     if volume.dims != len(options.window):
         raise DataError(
             f"the image has {volume.dims} spatial axes, preprocess.window has {len(options.window)}"
         )
+    if not np.isfinite(volume.array).all():  # one would spread to all voxels: an empty mask
+        raise DataError("the image holds NaN or infinite voxels; repair it")
 
 
 def _channels(array: np.ndarray, channels: int) -> np.ndarray:
