@@ -3,15 +3,17 @@
 import csv
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+from rich.markup import escape
 
-from medkd.data import images, nifti
 from medkd.data.dicom import is_dicom
-from medkd.data.reader import read_image, stem, suffix, write_mask
+from medkd.data.reader import SUFFIXES, read_image, stem, suffix, write_mask
 from medkd.device.manifest import Manifest
 from medkd.device.predictor import Clock, Prediction, Predictor, load
 from medkd.errors import DataError, MedkdError
@@ -45,11 +47,15 @@ def answer(release: Path, source: Path, target: Path) -> Summary:
     if predictor.manifest.task is Task.CLASSIFICATION:
         return _classify(predictor, source, target)
     inputs = _inputs(source)
+    taken = {path.resolve() for path in inputs}
     written: dict[str, Path] = {}
     failed: dict[str, str] = {}
     for path in progress(inputs, "predict", total=len(inputs)):
         try:
             output = _mask_path(path, source, target, predictor.manifest)
+            if output.resolve() in taken:
+                raise DataError(f"{path}: its mask would overwrite {output}; choose another output")
+            taken.add(output.resolve())
             answer_file(predictor, path, output)
             written[path.name] = output
         except MedkdError as error:
@@ -127,10 +133,13 @@ def _volumes(source: Path, failed: dict[str, str]) -> Iterator[tuple[str, Volume
 
 def _npz_images(source: Path) -> Iterator[tuple[str, Volume]]:
     """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
+    if not source.is_file():
+        raise DataError(f"{source}: no such file")
     try:
-        with np.load(source, allow_pickle=False) as arrays:
-            stacks = {name: arrays[name] for name in arrays.files if name.endswith("images")}
-    except (OSError, ValueError, EOFError) as error:
+        with source.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            stacks = {name: arrays[name] for name in arrays if name.endswith("images")}
+    except (OSError, ValueError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{source}: truncated or not an npz file ({error})") from None
     if not stacks:
         raise DataError(f"{source}: holds no array whose name ends in 'images'")
@@ -146,7 +155,7 @@ def _inputs(source: Path) -> list[Path]:
         raise DataError(f"{source}: no such file or folder")
     if source.is_file() or is_dicom(source):
         return [source]
-    known = (*nifti.SUFFIXES, *images.SUFFIXES, ".dcm")
+    known = {*SUFFIXES} - {".img"}  # the .hdr stands for its pair
     found = sorted(p for p in source.iterdir() if p.is_dir() or suffix(p) in known)
     if not found:
         raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM)")
@@ -162,5 +171,5 @@ def _mask_path(path: Path, source: Path, target: Path, manifest: Manifest) -> Pa
 
 def _reason(path: Path, error: MedkdError) -> str:
     reason = str(error).removeprefix(f"{path}: ")
-    console.print(f"[red]failed[/] {path.name}: {reason}", markup=True)
+    console.print(f"[red]failed[/] {escape(f'{path.name}: {reason}')}")
     return reason

@@ -39,19 +39,19 @@ def measure_latency(
     Raises:
         ReleaseError: the process failed; its last words are in the message.
     """
-    cold = [_cold_start_ms(release, sources[0]) for _ in range(COLD_STARTS)]
+    cold = [_cold_start_ms(release, sources[0], threads) for _ in range(COLD_STARTS)]
     command = [sys.executable, "-m", "medkd.device.latency", str(release)]
     command += ["--queries", str(queries), "--threads", str(threads), *map(str, sources)]
     measured = json.loads(_run(command, release))
     return Latency(cold_start_ms=float(np.median(cold)), **measured)
 
 
-def _cold_start_ms(release: Path, source: Path) -> float:
+def _cold_start_ms(release: Path, source: Path, threads: int) -> float:
     """Time from process start to the answer on disk."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "medkd.device.latency", str(release), "--once", folder]
         start = time.perf_counter()
-        _run([*command, str(source)], release)
+        _run([*command, "--threads", str(threads), str(source)], release)
         return 1000 * (time.perf_counter() - start)
 
 
@@ -82,10 +82,19 @@ def _queries(
         "file_to_file_ms": _percentiles(total),
         "network_ms": _percentiles([laps["network"] for laps in stages]),
         "stages_ms": {n: float(np.median([laps[n] for laps in stages])) for n in stages[0]},
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": _peak_memory_mib(),
         "processor": here["processor"],
         "load_average": here["load_average"],
     }
+
+
+def _peak_memory_mib() -> float:
+    """Return this process's own peak; ``ru_maxrss`` starts with that of its parent on Linux."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
 def _target(predictor: Predictor, source: Path, folder: Path) -> Path:
