@@ -1,0 +1,107 @@
+"""Tiny data sets: a bright ball in noise is structure 1, its core structure 2."""
+
+import csv
+
+import numpy as np
+import pytest
+import yaml
+
+from medkd.config import load
+from medkd.data import images, nifti
+from medkd.data.check import check
+from medkd.study import Study
+
+SIZE = 16
+PARTS = ("train", "train", "train", "validation", "test")  # of patients; each has two cases
+
+SEGMENTATION = {
+    "data": {"labels": {"ball": 1, "core": 2}},
+    "teacher": {"model": {"name": "dynunet", "filters": [4, 8]}},
+    "student": {"model": {"name": "plain_unet", "channels": [4, 8]}},
+}
+CLASSIFICATION = {
+    "data": {"labels": {"small": 0, "large": 1}},
+    "teacher": {"model": {"name": "resnet", "widths": [8] * 4, "stem_stride": 1}},
+    "student": {"model": {"name": "resnet", "widths": [4] * 4, "stem_stride": 1}},
+}
+
+
+def ball(dims, *, seed):
+    """Return an image ``[*space]`` and its label map."""
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(6, 10, dims).reshape(-1, *[1] * dims)
+    distance = np.linalg.norm(np.indices([SIZE] * dims) - centre, axis=0)
+    radius = 5 if seed % 2 else 3
+    label = (distance < radius).astype(np.uint8) + (distance < radius - 2)
+    return 100 + 80 * label + 10 * rng.normal(size=label.shape), label
+
+
+def write_cases(folder, *, dims, task):
+    """Write ten cases of five patients and their table, ``cases.csv``."""
+    rows = []
+    for number in range(2 * len(PARTS)):
+        image, label = ball(dims, seed=number)
+        row = {"case": f"c{number}", "patient": f"p{number // 2}", "part": PARTS[number // 2]}
+        if dims == 3:
+            row |= {"image": f"c{number}.nii.gz", "label": f"c{number}-label.nii.gz"}
+            nifti.write(folder / row["image"], image.astype(np.float32), affine=np.eye(4))
+            nifti.write(folder / row["label"], label, affine=np.eye(4))
+        else:
+            row |= {"image": f"c{number}.png", "label": f"c{number}-label.png"}
+            images.write(folder / row["image"], np.clip(image / 2, 0, 255).astype(np.uint8))
+            images.write(folder / row["label"], label)
+        if task == "classification":
+            row["label"] = number % 2
+        rows.append(row)
+    with (folder / "cases.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def tiny_values(root, *, dims, task):
+    """Return the config of a study whose networks train in a second, as a YAML tree."""
+    train = {"steps": 6, "validate_every": 3, "workers": 0, "precision": "32-true"}
+    named = SEGMENTATION if task == "segmentation" else CLASSIFICATION
+    return {
+        "study": {"name": "tiny", "root": str(root / "runs")},
+        "task": task,
+        "data": {"source": "data/cases.csv", "split": {"column": "part"}} | named["data"],
+        "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims},
+        "teacher": named["teacher"] | {"train": train},
+        "student": named["student"] | {"train": train},
+        "distill": {"losses": [{"name": "pixel_kd"}]},
+        "evaluate": {"bootstrap": 50, "overlays": 1},
+        "latency": {"queries": 2, "threads": 1},
+        "gates": [{"figure": "parameters", "over": "teacher", "at_most": 0.9}],
+    }
+
+
+@pytest.fixture(scope="session")
+def make_config(tmp_path_factory):
+    """Return a maker of a folder with ten cases and the config of a study of them."""
+
+    def make(*, dims=3, task="segmentation"):
+        root = tmp_path_factory.mktemp("tiny")
+        write_cases(root / "data", dims=dims, task=task)
+        values = tiny_values(root, dims=dims, task=task)
+        values["data"]["root"] = str(root)
+        path = root / "tiny.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_study(make_config):
+    """Return a maker of a checked tiny study: ``study, cohort = make_study("seed.of=config")``."""
+
+    def make(*overrides, dims=3, task="segmentation"):
+        path = make_config(dims=dims, task=task)
+        study = Study(load(path, overrides=overrides), config_path=path)
+        cohort = check(study)
+        study.begin()
+        return study, cohort
+
+    return make

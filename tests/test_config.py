@@ -1,0 +1,153 @@
+import pytest
+import yaml
+
+from medkd.config import Config, GateOptions, dump, expand, load
+from medkd.errors import ConfigError
+from medkd.types import Task
+
+
+@pytest.fixture
+def values(make_config):
+    """The YAML tree of a config that is right."""
+    return yaml.safe_load(make_config().read_text())
+
+
+@pytest.fixture
+def load_values(tmp_path):
+    def read(tree, **options):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(tree, sort_keys=False))
+        return load(path, **options)
+
+    return read
+
+
+def test_what_is_dumped_loads_as_the_same_config(values, load_values):
+    config = load_values(values)
+    assert load_values(yaml.safe_load(dump(config))) == config
+
+
+def test_override_reaches_a_deep_key_and_keeps_its_neighbours(values, load_values):
+    config = load_values(values, overrides=["teacher.train.steps=7", "data.labels.core=9"])
+    assert config.teacher.train.steps == 7
+    assert config.teacher.train.validate_every == 3
+    assert config.data.labels == {"ball": 1, "core": 9}
+
+
+def test_a_later_override_wins(values, load_values):
+    config = load_values(values, overrides=["study.seed=1", "study.seed=2"])
+    assert config.study.seed == 2
+
+
+def test_budget_is_merged_over_the_config_and_overrides_over_the_budget(values, load_values):
+    values["budgets"] = {"quick": None, "full": {"student": {"train": {"steps": 70, "batch": 3}}}}
+    assert load_values(values).student.train.steps == 6
+    train = load_values(values, budget="full", overrides=["student.train.steps=8"]).student.train
+    assert (train.steps, train.batch) == (8, 3)
+
+
+def test_classes_follow_the_values_of_the_labels(values, load_values):
+    values["data"]["labels"] = {"late": 7, "early": 3}
+    config = load_values(values)
+    assert config.classes == ("background", "early", "late")
+    assert config.label_values == (0, 3, 7)
+
+
+def test_classification_has_no_background(values, load_values):
+    values |= {"task": "classification"}
+    values["data"]["labels"] = {"ill": 1, "well": 0}
+    config = load_values(values)
+    assert config.task is Task.CLASSIFICATION
+    assert config.classes == ("well", "ill")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("teacher.trian.steps=3", "teacher.trian: unknown key; did you mean 'train'?"),
+        ("distill.losses=[{name: pixel_kd, weight: -1}]", "distill.losses.0.weight: Input should"),
+        ("distill.losses=[]", "distill.losses: Tuple should have at least 1 item"),
+        ("distill.losses=[{name: a}, {name: a}]", "the same loss twice"),
+        ("data.split.test=1.5", "data.split.test: Input should be less than 1"),
+        ("study.name=a/b", "study.name: String should match pattern"),
+        ("preprocess.size=[8, 8, 8]", "give size or spacing_mm, not both"),
+        ("data.labels.core=1", "two labels share one value"),
+        ("data.labels.core=0", "0 is the background and is not listed"),
+        ("task=classification", r"class indices must be 0, 1, 2, …; got \[1, 2\]"),
+        ("gates=[{figure: dice}]", "a gate needs exactly one of at_least and at_most"),
+        ("gates=[{figure: dice, at_most: 1, minus: teacher, over: teacher}]", "not both"),
+        ("study.seed", "--set study.seed: write key.path=value"),
+        ("study.seed=[", r"--set study.seed=\[: the value is not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(values, load_values, override, message):
+    values["preprocess"]["spacing_mm"] = [1, 1, 1]
+    with pytest.raises(ConfigError, match=message):
+        load_values(values, overrides=[override])
+
+
+def test_every_mistake_is_named_at_once(values, load_values):
+    with pytest.raises(ConfigError) as error:
+        load_values(values, overrides=["studi.name=x", "teacher.folds=0", "evaluate.nsd_mm=1"])
+    for key in ("studi: unknown key; did you mean 'study'?", "teacher.folds", "evaluate.nsd_mm"):
+        assert key in str(error.value)
+
+
+def test_a_missing_section_is_named(values, load_values):
+    del values["student"]
+    with pytest.raises(ConfigError, match="student: missing"):
+        load_values(values)
+
+
+def test_an_unknown_budget_is_refused(values, load_values):
+    values["budgets"] = {"quick": {}, "full": {}}
+    with pytest.raises(ConfigError, match="no budget 'ful'; known: quick, full"):
+        load_values(values, budget="ful")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not valid YAML"), ("- a", "a mapping of sections"), ("", "a mapping of sections")],
+)
+def test_what_is_no_config_is_refused(tmp_path, text, message):
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / "study.yaml")
+
+
+def test_yaml_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("study: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such config file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_expand_takes_variables_home_and_root(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDKD_TEST", "/data")
+    assert str(expand("$MEDKD_TEST/x", key="data.root")) == "/data/x"
+    assert str(expand("${MEDKD_TEST}/x", key="data.root", root=tmp_path)) == "/data/x"
+    assert expand("x", key="data.root", root=tmp_path) == tmp_path / "x"
+    assert "~" not in str(expand("~/x", key="data.root"))
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.delenv("MEDKD_TEST", raising=False)
+    with pytest.raises(ConfigError, match="MEDKD_TEST is not set; export MEDKD_TEST=FOLDER"):
+        expand("$MEDKD_TEST/x", key="data.root")
+
+
+def test_a_gate_reads_aloud_what_it_asks():
+    assert str(GateOptions(figure="dice", at_least=0.8)) == "student dice >= 0.8"
+    ratio = GateOptions(figure="network_ms", over="teacher", at_most=0.2)
+    assert str(ratio) == "student network_ms / teacher network_ms <= 0.2"
+
+
+def test_a_config_cannot_be_changed(values):
+    config = Config.model_validate(values)
+    with pytest.raises(ValueError, match="frozen"):
+        config.study = config.study

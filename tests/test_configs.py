@@ -1,0 +1,38 @@
+"""Every config that comes with medkd is right, short, and documented by a data card."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from medkd.config import expand, load
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+def budgets(path):
+    return list(yaml.safe_load(path.read_text()).get("budgets", ["quick"]))
+
+
+@pytest.mark.parametrize(
+    ("path", "budget"), [(path, budget) for path in CONFIGS for budget in budgets(path)], ids=str
+)
+def test_loads_with_every_budget(path, budget):
+    config = load(path, budget=budget)
+    assert config.study.name == path.stem
+    assert config.gates
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+class TestConfig:
+    def test_is_30_to_60_lines_long(self, path):
+        assert 30 <= len(path.read_text().splitlines()) <= 60
+
+    def test_names_a_data_card_that_exists(self, path):
+        card = load(path).card
+        assert card is not None
+        assert expand(card, key="card", root=path.parent).is_file()
+
+    def test_says_how_to_run_it(self, path):
+        config = load(path)
+        assert f"python pipelines/{config.task}.py configs/{path.name}" in path.read_text()

@@ -1,0 +1,129 @@
+import json
+import multiprocessing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medkd.config import load
+from medkd.errors import StudyError
+from medkd.study import Study, digest, write_atomic
+
+
+@pytest.fixture
+def study(make_config):
+    path = make_config()
+    study = Study(load(path), config_path=path)
+    study.begin()
+    return study
+
+
+def never(folder):
+    raise AssertionError(f"{folder} was made again")
+
+
+def test_the_resolved_config_lies_in_the_study(study):
+    assert load(study.folder / "config.yaml") == study.config
+
+
+def test_a_complete_stage_is_not_made_again(study):
+    def make(folder):
+        (folder / "a").write_text("1")
+
+    folder = study.stage("a", inputs={"x": 1}, make=make)
+    assert folder == study.path("a")
+    assert study.stage("a", inputs={"x": 1}, make=never) == folder
+    assert (folder / "a").read_text() == "1"
+
+
+def test_a_stage_that_fails_leaves_nothing_complete_and_resumes_from_what_it_wrote(study):
+    def fail(folder):
+        (folder / "part").write_text("1")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.stage("a", inputs={"x": 1}, make=fail)
+    assert not study.is_complete("a")
+    assert not study.path("a").exists()
+
+    found = []
+    study.stage("a", inputs={"x": 1}, make=lambda folder: found.extend(folder.glob("part")))
+    assert [path.name for path in found] == ["part"]
+    assert study.is_complete("a")
+
+
+def test_an_unfinished_stage_of_other_inputs_is_not_resumed(study):
+    def fail(folder):
+        (folder / "part").write_text("1")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.stage("a", inputs={"x": 1}, make=fail)
+    study.stage("a", inputs={"x": 2}, make=lambda _: None)
+    assert not (study.path("a") / "part").exists()
+
+
+@pytest.mark.parametrize("inputs", [{"seed": 2, "model": "m"}, {"model": "m"}])
+def test_a_complete_stage_of_other_inputs_is_refused_with_their_names(study, inputs):
+    study.stage("a", inputs={"seed": 1, "model": "m"}, make=lambda _: None)
+    with pytest.raises(StudyError, match="made before seed changed; delete this folder to redo"):
+        study.stage("a", inputs=inputs, make=never)
+
+
+def test_the_digest_of_a_stage_changes_with_its_inputs(study):
+    with pytest.raises(StudyError, match="has not been run yet"):
+        study.stage_digest("a")
+    study.stage("a", inputs={"x": 1}, make=lambda _: None)
+    study.stage("b", inputs={"x": 2}, make=lambda _: None)
+    assert study.stage_digest("a") != study.stage_digest("b")
+
+
+def _hold(study, held, release):
+    with study.lock():
+        held.set()
+        release.wait(30)
+
+
+def test_a_second_process_is_refused(study):
+    processes = multiprocessing.get_context("fork")
+    held, release = processes.Event(), processes.Event()
+    other = processes.Process(target=_hold, args=(study, held, release))
+    other.start()
+    try:
+        assert held.wait(30)
+        with pytest.raises(StudyError, match="another process works on this study"), study.lock():
+            pass
+    finally:
+        release.set()
+        other.join()
+    with study.lock():
+        pass
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    with pytest.raises(TypeError):
+        write_atomic(path, 3)
+    assert path.read_text() == "old"
+    write_atomic(path, b"new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(max_examples=30)
+@given(JSON, JSON)
+def test_digests_agree_exactly_where_values_do(one, other):
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (digest(one) == digest(other)) == same
+
+
+def test_the_order_of_keys_changes_no_digest():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest("a", "b") != digest("ab")
