@@ -27,29 +27,29 @@ from medkd.report.wording import (
     text,
     title,
 )
-from medkd.results import Comparison, GateResult, Report
+from medkd.results import Comparison, GateResult, Report, RoleResult
 from medkd.types import Task
 
+HEADLINE = ("dice", "nsd", "hd95_mm", "auroc", "balanced_accuracy", "sensitivity", "ece")
 CALIBRATION = ("ece", "brier", "nll")
-BELOW_THE_HEADLINE = ("brier", "nll")  # the table of calibration has them
 
 
 def headline(report: Report) -> Table:
     """Return the three-row table: accuracy, size and speed of each role."""
     results = roles_of(report)
-    keys = in_order([key for result in results for key in result.headline])
-    figures = [key for key in keys if key not in BELOW_THE_HEADLINE]
+    figures = [key for key in _figures(report) if key in HEADLINE]
     head = [Cell(title(key), _operating_point(report, key)) for key in figures]
-    rows = [
-        (
-            role_cell(r.role),
-            *(interval_cell(r.headline.get(key), key=key, report=report) for key in figures),
-            *cost_cells(r),
-        )
-        for r in results
-    ]
+    rows = [(role_cell(r.role), *_intervals(report, r, figures), *cost_cells(r)) for r in results]
     caption = f"Figures{holds(report)}; below each its 95 % interval by patient."
     return Table(caption, heads("Model", *head, *cost_heads()), tuple(rows))
+
+
+def further(report: Report) -> Table:
+    """Return the figures of the whole test split that no other table shows; often no rows."""
+    figures = [key for key in _figures(report) if key not in (*HEADLINE, *CALIBRATION)]
+    rows = [(role_cell(r.role), *_intervals(report, r, figures)) for r in roles_of(report)]
+    head = heads("Model", *map(title, figures))
+    return Table(f"Further figures{holds(report)}.", head, tuple(rows) if figures else ())
 
 
 def gates(report: Report) -> Table:
@@ -110,17 +110,21 @@ def failures(report: Report) -> Table:
 def calibration(report: Report) -> Table:
     """Return how far each role's confidence can be believed."""
     results = roles_of(report)
-    figures = [key for key in CALIBRATION if any(key in r.headline for r in results)]
+    figures = [key for key in _figures(report) if key in CALIBRATION]
     rows = [
-        (
-            role_cell(r.role),
-            *(interval_cell(r.headline.get(key), key=key, report=report) for key in figures),
-            Cell(plain(r.temperature)),
-        )
+        (role_cell(r.role), *_intervals(report, r, figures), Cell(plain(r.temperature)))
         for r in results
     ]
     caption = f"Figures{holds(report)}, at each model’s temperature; below each its 95 % interval."  # noqa: RUF001
     return Table(caption, heads("Model", *map(title, figures), "Temperature"), tuple(rows))
+
+
+def _figures(report: Report) -> list[str]:
+    return in_order([key for result in roles_of(report) for key in result.headline])
+
+
+def _intervals(report: Report, result: RoleResult, figures: Sequence[str]) -> list[Cell]:
+    return [interval_cell(result.headline.get(key), key=key, report=report) for key in figures]
 
 
 def _failure(report: Report, kind: str) -> str:

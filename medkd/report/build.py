@@ -79,6 +79,7 @@ def draw(report: Report, *, study_folder: Path) -> str:
 def _tables(report: Report) -> dict[str, Any]:
     return {
         "headline": accuracy.headline(report),
+        "further": accuracy.further(report),
         "gates": accuracy.gates(report),
         "comparisons": accuracy.comparisons(report),
         "per_class": accuracy.per_class(report),

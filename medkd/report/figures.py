@@ -72,11 +72,10 @@ def per_case(report: Report) -> Drawing | None:
         axis.tick_params(axis="y", length=0)
         legend(figure, results)
 
-    figure = title(keys[0])[:-2]
+    figure, each = title(keys[0])[:-2], ", by structure," if "/" in keys[0] else ""
     return Drawing(
         svg(draw, height=1.3 + 0.95 * len(keys)),
-        f"{figure} of every test case, for each structure and for {_names(results)}, as points "
-        "over box plots.",
+        f"{figure} of every test case{each} for {_names(results)}, as points and box plots.",
         f"{figure} of every test case. Boxes hold the middle half of the cases and the line is "
         "their median; whiskers reach the last case within 1.5 box lengths.",
     )

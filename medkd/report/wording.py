@@ -51,7 +51,6 @@ FIGURES = {
 SPELLING = {
     "nsd": "NSD",
     "ema": "EMA",
-    "medkd": "medkd",
     "mm": "(mm)",
     "ms": "(ms)",
     "gib": "(GiB)",

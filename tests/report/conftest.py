@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medkd.report.build import draw
 from medkd.results import (
     CaseScores,
     Comparison,
@@ -34,7 +35,7 @@ GATES = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def segmentation() -> Report:
     """Two structures, three roles, latency, pictures, one failed case."""
     roles = {role: _segmenter(role) for role in Role}
@@ -93,7 +94,7 @@ def segmentation() -> Report:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def classification(segmentation) -> Report:
     """Two classes, three roles, no pictures, no latency of the baseline."""
     roles = {role: _classifier(role) for role in Role}
@@ -111,14 +112,27 @@ def classification(segmentation) -> Report:
     )
 
 
-@pytest.fixture
-def study_folder(segmentation, tmp_path):
+@pytest.fixture(scope="session")
+def report(request):
+    """One of the two, by a parameter of the test: its task."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def page(report, study_folder):
+    """The page of ``report``."""
+    return draw(report, study_folder=study_folder)
+
+
+@pytest.fixture(scope="session")
+def study_folder(segmentation, tmp_path_factory):
     """Every picture of the report but the second."""
-    (tmp_path / "overlays").mkdir()
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "overlays").mkdir()
     for index, overlay in enumerate(segmentation.overlays):
         if index != 1:
-            (tmp_path / overlay.path).write_bytes(_png(index))
-    return tmp_path
+            (folder / overlay.path).write_bytes(_png(index))
+    return folder
 
 
 def _png(seed):

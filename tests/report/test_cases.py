@@ -1,0 +1,34 @@
+import pytest
+
+from medkd.report import cases
+from medkd.types import Role
+
+
+def test_every_case_is_listed_the_worst_of_the_student_first(segmentation):
+    table = cases.per_case(segmentation)
+    student = segmentation.roles[Role.STUDENT].cases
+    assert len(table.rows) == len(student)
+    worst = min(student, key=lambda case: case.figures["dice"])
+    assert table.rows[0][0].text == worst.case
+    assert "student missed posterior" in table.rows[0][-1].text
+    assert all(len(row) == len(table.head) for row in table.rows)
+
+
+def test_a_case_that_a_role_lacks_stays_in_the_table(segmentation):
+    student = segmentation.roles[Role.STUDENT]
+    fewer = student.model_copy(update={"cases": student.cases[1:]})
+    roles = {**segmentation.roles, Role.STUDENT: fewer}
+    table = cases.per_case(segmentation.model_copy(update={"roles": roles}))
+    assert len(table.rows) == len(student.cases)
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "text.png", "link.png", "."])
+def test_only_pictures_inside_the_study_are_read(path, segmentation, tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (tmp_path / "secret.png").write_bytes(cases.PNG)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "text.png").write_text("no picture")
+    overlay = segmentation.overlays[0].model_copy(update={"path": path})
+    report = segmentation.model_copy(update={"overlays": (overlay,)})
+    assert [picture.source for picture in cases.pictures(report, study_folder=folder)] == [""]

@@ -1,0 +1,26 @@
+from medkd.report import costs
+from medkd.types import Role
+
+
+def test_a_role_without_latency_is_not_measured(classification):
+    rows = costs.latency(classification).rows
+    assert {row[3].text for row in rows} == {"not measured"}
+    assert not {row[1].text for row in rows} & {"not measured", ""}
+
+
+def test_all_that_was_measured_is_listed(segmentation):
+    names = " ".join(row[0].text for row in costs.latency(segmentation).rows)
+    for words in ("p50", "p90", "p99", "Median read", "Cold start", "memory", "Threads", "Load"):
+        assert words in names
+
+
+def test_the_headline_holds_size_and_speed(segmentation):
+    cells = costs.cost_cells(segmentation.roles[Role.TEACHER])
+    assert [cell.text for cell in cells] == ["5.75 M", "249 ms", "232 ms", "21.9 MiB"]
+    assert len(cells) == len(costs.cost_heads())
+
+
+def test_a_model_is_told_by_name_and_options(segmentation):
+    network = costs.models(segmentation).rows[0][1]
+    assert network.text == "dynunet"
+    assert network.below == "Filters: 16, 32, 64, 128"

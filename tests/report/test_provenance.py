@@ -1,0 +1,40 @@
+from medkd.report import provenance
+
+
+def cells(table):
+    return {row[0].text: row[1] for row in table.rows}
+
+
+def test_what_nobody_filled_in_stands_out(segmentation):
+    card = {"a": "", "b": None, "c": [], "d": " TODO ", "e": "none", "f": 0, "g": False}
+    found = cells(provenance.card(segmentation.model_copy(update={"card": card})))
+    blank = [key for key, cell in found.items() if cell.text == "not filled in"]
+    assert blank == ["A", "B", "C", "D"]
+    assert [found[key].text for key in "EFG"] == ["none", "0", "no"]
+
+
+def test_leakage_is_shown_as_counts(segmentation):
+    found = cells(provenance.leakage(segmentation))
+    assert found["Patients in more than one part"].text == "0"
+    leaky = segmentation.model_copy(update={"leakage": {"patients": 2}})
+    assert cells(provenance.leakage(leaky))["Patients"].mood == "bad"
+
+
+def test_paths_of_the_machine_stay_out(segmentation):
+    config = {**segmentation.config, "study": {"root": "/secret"}}
+    config["data"] = {**config["data"], "root": "/secret", "source": "/secret"}
+    report = segmentation.model_copy(update={"config": config})
+    tables = [*provenance.options(report), provenance.data_options(report)]
+    assert "/secret" not in str(tables)
+    assert "pixel_kd" in str(tables)
+
+
+def test_an_empty_config_gives_no_tables(segmentation):
+    report = segmentation.model_copy(update={"config": {}, "environment": {}})
+    assert provenance.options(report) == []
+    assert provenance.environment(report).rows == ()
+
+
+def test_the_split_says_cases_patients_and_digest(segmentation):
+    row = [cell.text for cell in provenance.split(segmentation).rows[2]]
+    assert row == ["Test", "52", "39", "c2d3e4f5a6b7c8d9"]
