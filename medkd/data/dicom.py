@@ -38,7 +38,8 @@ def read(path: Path) -> Volume:
         else:
             volume = hd.get_volume_from_series(datasets)
     except Exception as error:  # noqa: BLE001  pydicom and highdicom meet odd files in many ways
-        raise DataError(f"{path}: not one regular DICOM series ({error})") from None
+        reason = " ".join(str(error).split())  # pydicom's span lines
+        raise DataError(f"{path}: not one regular DICOM series ({reason})") from None
     array = np.asarray(volume.array)
     array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
     return Volume(array=array, affine=LPS_TO_RAS @ np.asarray(volume.affine, dtype=float))

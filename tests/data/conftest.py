@@ -1,0 +1,50 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from medkd.config import Config
+from medkd.study import Study
+
+MODEL = {"model": {"name": "plain_unet"}, "train": {"steps": 4, "workers": 0}}
+
+
+@pytest.fixture
+def data_root():
+    if "MEDKD_DATA" not in os.environ:
+        pytest.skip("MEDKD_DATA is not set")
+    return Path(os.environ["MEDKD_DATA"])
+
+
+@pytest.fixture
+def blob():
+    """Return a maker of smooth random masks, the same for the same seed."""
+
+    def make(shape, *, seed, smooth=3.0):
+        noise = np.random.default_rng(seed).normal(size=shape)
+        field = ndimage.gaussian_filter(noise, smooth)
+        return field > field.std()
+
+    return make
+
+
+@pytest.fixture
+def make_study(tmp_path):
+    """Return a maker of a study of ``tmp_path/cases.csv``; sections are merged over the rest."""
+
+    def make(**sections):
+        data = {"root": str(tmp_path), "source": "cases.csv", "labels": {"organ": 1, "lesion": 5}}
+        values = {
+            "study": {"name": "tiny", "root": str(tmp_path / "runs")},
+            "preprocess": {"window": [8, 8, 8]},
+            "teacher": MODEL,
+            "student": MODEL,
+            "distill": {"losses": [{"name": "pixel_kd"}]},
+        }
+        data |= sections.pop("data", {})
+        config = Config.model_validate(values | {"data": data} | sections)
+        return Study(config, config_path=tmp_path / "tiny.yaml")
+
+    return make

@@ -1,0 +1,188 @@
+import json
+
+import numpy as np
+import pytest
+
+from medkd.data.datalist import read_datalist
+from medkd.errors import ConfigError, DataError
+from medkd.types import Task
+
+CASES = """image,label,patient,site
+img/a.nii.gz,lab/a.nii.gz,p1,north
+img/b.nii.gz,lab/b.nii.gz,p2,south
+"""
+TABLE = "id,patient,sex\na,p1,f\nb,p2,m\nunused,p3,f\n"
+DECATHLON = {
+    "labels": {"0": "background"},
+    "training": [
+        {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"},
+        {"image": "./imagesTr/b.nii.gz", "label": "./labelsTr/b.nii.gz"},
+    ],
+    "test": ["./imagesTs/c.nii.gz"],
+}
+CLASSES = {"labels": {"healthy": 0, "ill": 1}}
+
+
+@pytest.fixture
+def cases(tmp_path, make_study):
+    """Return a reader of a datalist's text: ``cases(text, data={...})``."""
+
+    def read(text, *, name="cases.csv", encoding="utf-8", task="segmentation", **data):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return read_datalist(make_study(data={"source": name} | data, task=task))
+
+    return read
+
+
+def test_a_csv_gives_cases_in_its_order_with_attributes(cases, tmp_path):
+    first, second = cases(CASES)
+    assert (first.id, second.id) == ("a", "b")
+    assert first.image == tmp_path / "img/a.nii.gz"
+    assert first.label == tmp_path / "lab/a.nii.gz"
+    assert (first.patient, first.attributes) == ("p1", {"site": "north"})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_csv_saved_by_a_spreadsheet_is_read(cases, encoding, newline):
+    assert len(cases(CASES.replace("\n", newline), encoding=encoding)) == 2
+
+
+def test_the_column_of_ids_and_patients_has_any_name(cases):
+    text = "study_id,image,label,subject\n x7 ,a.nii,b.nii,p1\n"
+    (only,) = cases(text, case="study_id", patient="subject")
+    assert (only.id, only.patient, only.attributes) == ("x7", "p1", {})
+
+
+def test_patterns_stand_for_columns(cases, tmp_path):
+    (only,) = cases(
+        "case,patient\n7,p1\n", image="images/{case}.png", label="masks/{case}/{case}.png"
+    )
+    assert only.image == tmp_path / "images/7.png"
+    assert only.label == tmp_path / "masks/7/7.png"
+
+
+def test_a_pattern_without_a_column_of_ids_leaves_the_columns(cases, tmp_path):
+    first, _ = cases(CASES, image="images/{case}.png")
+    assert first.image == tmp_path / "img/a.nii.gz"
+
+
+def test_each_image_may_be_a_person(cases):
+    assert [case.patient for case in cases(CASES, patient="case")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_decathlon_with_a_table_of_patients(cases, tmp_path, encoding):
+    (tmp_path / "table.csv").write_text(TABLE)
+    first, second = cases(
+        json.dumps(DECATHLON), name="dataset.json", encoding=encoding, table="table.csv", case="id"
+    )
+    assert (first.id, first.patient, first.attributes) == ("a", "p1", {"sex": "f"})
+    assert second.image == tmp_path / "imagesTr/b.nii.gz"
+
+
+def test_classes_are_given_by_name_or_index(cases):
+    text = "image,label,patient\na.png,ill,1\nb.png,0,2\nc.png,1,3\n"
+    found = cases(text, task=Task.CLASSIFICATION, **CLASSES)
+    assert [case.label for case in found] == [1, 0, 1]
+
+
+def test_an_environment_variable_may_stand_before_the_root(cases, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_DATA", str(tmp_path))
+    assert len(cases(CASES, root="$SOME_DATA")) == 2
+    monkeypatch.delenv("SOME_DATA")
+    with pytest.raises(ConfigError, match=r"SOME_DATA is not set; export SOME_DATA=FOLDER"):
+        cases(CASES, root="$SOME_DATA")
+
+
+REFUSED = {
+    "no patient column": (CASES.replace("patient", "person"), {}, r"case a has no patient .*leaks"),
+    "empty patient": (CASES.replace("p2", ""), {}, "case b has no patient"),
+    "twice": (CASES.replace("img/b", "other/a"), {}, "two cases are called a; add a column `case`"),
+    "no label column": ("image,patient\na.nii,p\n", {}, "no column 'label' .* data.label gives"),
+    "semicolons": (CASES.replace(",", ";"), {}, "no column 'image' .has image;label"),
+    "empty label": (CASES.replace("lab/b.nii.gz", ""), {}, "case b has no label"),
+    "unknown class": (CASES, {"task": "classification"} | CLASSES, "has label 'lab/a.*healthy"),
+    "only a header": ("image,label,patient\n", {}, "holds no cases"),
+    "empty": ("", {}, "holds no cases"),
+    "no CSV": ('a,b\n"' + "x" * 200_000, {}, "not a CSV file"),
+}
+
+
+@pytest.mark.parametrize(("text", "options", "message"), REFUSED.values(), ids=REFUSED)
+def test_a_csv_that_cannot_be_used_is_refused(cases, text, options, message):
+    with pytest.raises(DataError, match=rf"cases\.csv: .*{message}"):
+        cases(text, **options)
+
+
+def test_a_csv_in_another_encoding_is_refused(cases):
+    with pytest.raises(DataError, match=r"cases\.csv: not a CSV file"):
+        cases(CASES.replace("north", "Zürich"), encoding="latin-1")
+
+
+@pytest.mark.parametrize("index", [-1, 2, "1.0", "Ill"])
+def test_an_index_outside_the_classes_is_refused(cases, index):
+    with pytest.raises(DataError, match=f"case a has label '{index}'; data.labels declares"):
+        cases(f"image,label,patient\na.png,{index},1\n", task="classification", **CLASSES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"validation": []}',
+        '{"training": 7}',
+        '{"training": ["a.nii"]}',
+        '{"training": [{"image": "a.nii"}]}',
+        '{"training": [{"image": ["t1.nii", "t2.nii"], "label": "a.nii"}]}',
+        '{"training": [{"image": 7, "label": "a.nii"}]}',
+    ],
+)
+def test_a_json_that_is_no_datalist_is_refused(cases, text):
+    with pytest.raises(DataError, match=r"dataset\.json: not a Decathlon datalist .* it needs"):
+        cases(text, name="dataset.json")
+
+
+def test_a_json_without_cases_is_refused(cases):
+    with pytest.raises(DataError, match=r"dataset\.json: holds no cases"):
+        cases('{"training": []}', name="dataset.json")
+
+
+@pytest.mark.parametrize("name", ["gone.csv", "gone.json", "gone.npz"])
+def test_a_missing_source_is_refused(make_study, name):
+    with pytest.raises(DataError, match=rf"{name}: no such file; data\.root and data\.source"):
+        read_datalist(make_study(data={"source": name}))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (None, "no such file"),
+        ("patient,sex\np1,f\n", r"no column 'id' \(data\.case\); has patient, sex"),
+        ("id,patient\na,p1\n", "no row for case b and 0 others"),
+        (TABLE + "a,p9,m\n", "two rows for case a; keep one"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(cases, tmp_path, table, message):
+    if table:
+        (tmp_path / "table.csv").write_text(table)
+    with pytest.raises(DataError, match=rf"table\.csv: {message}"):
+        cases(json.dumps(DECATHLON), name="dataset.json", table="table.csv", case="id")
+
+
+def test_medmnist_is_unpacked_once_and_keeps_its_split(tmp_path, make_study):
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (3, 8, 8), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.array([[0], [1], [0]], np.uint8)
+    np.savez(tmp_path / "m.npz", **arrays)
+    study = make_study(data={"source": "m.npz"} | CLASSES, task="classification")
+    found = read_datalist(study)
+    assert [case.attributes["split"] for case in found] == ["train"] * 3 + ["validation"] * 3 + [
+        "test"
+    ] * 3
+    assert all(case.image.is_file() for case in found)
+    assert read_datalist(study) == found

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from medkd.data import images
+from medkd.errors import DataError
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 7), dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+ALPHA = RNG.integers(0, 256, (6, 7), dtype=np.uint8)
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+@pytest.mark.parametrize("array", [GREY, COLOUR], ids=["L", "RGB"])
+def test_pixels_are_read_as_they_are(tmp_path, array, suffix):
+    volume = images.read(save(tmp_path / f"image{suffix}", array))
+    np.testing.assert_array_equal(volume.array, np.moveaxis(np.atleast_3d(array), 2, 0))
+    np.testing.assert_array_equal(volume.affine, np.eye(3))
+    assert (volume.dims, volume.shape, volume.spacing_mm) == (2, (6, 7), (1, 1))
+
+
+@pytest.mark.parametrize("picture", [GREY, COLOUR], ids=["LA", "RGBA"])
+def test_an_alpha_channel_is_dropped(tmp_path, picture):
+    path = save(tmp_path / "image.png", np.dstack([picture, ALPHA]))
+    np.testing.assert_array_equal(
+        images.read(path).array, np.moveaxis(np.atleast_3d(picture), 2, 0)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_is_written_is_read(tmp_path, dtype):
+    array = RNG.integers(0, np.iinfo(dtype).max, (6, 7)).astype(dtype)
+    path = tmp_path / "new" / "mask.png"
+    images.write(path, array)
+    assert [p.name for p in path.parent.iterdir()] == ["mask.png"]
+    for read in (images.read, images.read_label):
+        np.testing.assert_array_equal(read(path).array[0], array)
+        assert read(path).array.dtype == dtype
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": bytes(range(200))}])
+def test_a_palette_is_colour_in_an_image_and_indices_in_a_label(tmp_path, options):
+    indexed = Image.fromarray(COLOUR).quantize(5)
+    indexed.save(tmp_path / "image.png", **options)
+    colours = np.array(indexed.getpalette()).reshape(-1, 3)[np.asarray(indexed)]
+    picture, label = images.read(tmp_path / "image.png"), images.read_label(tmp_path / "image.png")
+    np.testing.assert_array_equal(picture.array, np.moveaxis(colours, 2, 0))
+    np.testing.assert_array_equal(label.array[0], np.asarray(indexed))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_other_colour_spaces_become_red_green_blue(tmp_path, mode):
+    Image.fromarray(COLOUR).convert(mode).save(tmp_path / "image.tif")
+    difference = np.moveaxis(images.read(tmp_path / "image.tif").array, 0, 2) - COLOUR.astype(int)
+    assert np.abs(difference).max() <= 3
+
+
+def test_a_grey_picture_stored_as_colour_is_a_label(tmp_path):
+    path = save(tmp_path / "label.png", np.dstack([GREY] * 3))
+    np.testing.assert_array_equal(images.read_label(path).array[0], GREY)
+
+
+def test_a_black_and_white_label_is_read(tmp_path):
+    path = save(tmp_path / "label.png", GREY > 100)
+    np.testing.assert_array_equal(images.read_label(path).array[0], GREY > 100)
+
+
+@pytest.mark.parametrize("array", [COLOUR, np.dstack([COLOUR, ALPHA])], ids=["RGB", "RGBA"])
+def test_a_colour_label_is_refused(tmp_path, array):
+    with pytest.raises(DataError, match=r"label\.png: a colour picture; .* one value per pixel"):
+        images.read_label(save(tmp_path / "label.png", array))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6])
+def test_a_truncated_file_is_refused(tmp_path, suffix, share):
+    noise = RNG.integers(0, 256, (64, 64), dtype=np.uint8)
+    content = save(tmp_path / f"whole{suffix}", noise).read_bytes()
+    (tmp_path / f"part{suffix}").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=f"part{suffix}: truncated or not an image.*copy it again"):
+        images.read(tmp_path / f"part{suffix}")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+        images.read(tmp_path / "gone.png")
+
+
+def test_several_pages_are_refused_instead_of_dropped(tmp_path):
+    more = {"save_all": True, "append_images": [Image.fromarray(GREY)]}
+    with pytest.raises(DataError, match=r"stack\.tif: 2 pages"):
+        images.read(save(tmp_path / "stack.tif", GREY, **more))
+
+
+def test_an_image_too_large_for_pillow_is_refused(tmp_path, monkeypatch):
+    path = save(tmp_path / "slide.png", GREY)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(DataError, match=r"slide\.png: too large.*cut it into tiles"):
+        images.read(path)

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medkd.config import SplitOptions
+from medkd.data.splits import problems_of_given, split_cases, split_folds
+from medkd.errors import DataError
+from medkd.types import Case
+
+HALF = SplitOptions(validation=0.25, test=0.25)
+GIVEN = SplitOptions(column="part")
+
+
+def case(number, patient, *, label=None, **attributes):
+    return Case(
+        id=f"c{number}",
+        image=Path(f"c{number}.nii"),
+        label=Path("label.nii") if label is None else label,
+        patient=str(patient),
+        attributes=attributes,
+    )
+
+
+@st.composite
+def cohorts(draw):
+    """Between 8 and 30 patients with 1 to 5 cases each, in any order."""
+    counts = draw(st.lists(st.integers(1, 5), min_size=8, max_size=30))
+    patients = [patient for patient, count in enumerate(counts) for _ in range(count)]
+    return [case(number, p) for number, p in enumerate(draw(st.permutations(patients)))]
+
+
+def patients_of(cases, ids):
+    return {case.patient for case in cases if case.id in set(ids)}
+
+
+@given(cohorts(), st.integers(0, 99))
+def test_no_patient_is_on_two_sides_and_no_case_is_lost(cases, seed):
+    split = split_cases(cases, HALF.model_copy(update={"seed": seed}))
+    sides = [patients_of(cases, part) for part in vars(split).values()]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == len({c.patient for c in cases})
+    assert sorted([*split.train, *split.validation, *split.test]) == sorted(c.id for c in cases)
+
+
+@given(cohorts(), st.randoms())
+def test_the_order_of_the_cases_does_not_matter(cases, random):
+    shuffled = random.sample(cases, len(cases))
+    one, other = vars(split_cases(cases, HALF)), vars(split_cases(shuffled, HALF))
+    assert {part: set(ids) for part, ids in one.items()} == {p: set(i) for p, i in other.items()}
+
+
+@given(cohorts())
+def test_each_part_has_its_share_of_the_patients(cases):
+    split, patients = split_cases(cases, HALF), len({case.patient for case in cases})
+    for part in (split.validation, split.test):
+        assert abs(len(patients_of(cases, part)) - patients / 4) <= 0.5
+
+
+def test_another_seed_gives_another_split():
+    cases = [case(number, number) for number in range(40)]
+    tests = {split_cases(cases, HALF.model_copy(update={"seed": s})).test for s in range(5)}
+    assert len(tests) == 5
+
+
+def test_each_class_has_its_share_of_each_part():
+    cases = [case(number, number // 2, label=int(number % 80 < 16)) for number in range(160)]
+    split = split_cases(cases, HALF)
+    ill = {case.id for case in cases if case.label}
+    for part, share in ((split.train, 0.5), (split.validation, 0.25), (split.test, 0.25)):
+        assert len(ill & set(part)) == share * len(ill)
+
+
+@given(cohorts(), st.integers(1, 8), st.integers(0, 99))
+def test_folds_are_disjoint_complete_and_even(cases, folds, seed):
+    parts = split_folds(cases, folds=folds, seed=seed)
+    sides = [{case.patient for case in part} for part in parts]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert sorted(c.id for part in parts for c in part) == sorted(c.id for c in cases)
+    assert max(map(len, sides)) - min(map(len, sides)) <= 1
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(DataError, match=r"teacher\.folds is 3, .* 2 patients"):
+        split_folds([case(number, number % 2) for number in range(9)], folds=3, seed=0)
+
+
+def test_an_empty_part_is_refused():
+    cases = [case(number, 0) for number in range(9)]
+    with pytest.raises(DataError, match=r"validation split is empty \(1 patients\); add cases"):
+        split_cases(cases, HALF)
+
+
+def test_a_split_of_your_own_is_kept():
+    said = ["train", "val", "Validation", "TEST", "train"]
+    cases = [case(number, number, part=part) for number, part in enumerate(said)]
+    split = split_cases(cases, GIVEN)
+    assert vars(split) == {"train": ("c0", "c4"), "validation": ("c1", "c2"), "test": ("c3",)}
+    assert problems_of_given(cases, GIVEN) == []
+    assert problems_of_given(cases, HALF) == []
+
+
+def test_a_patient_on_two_sides_of_your_split_is_named_with_the_remedy():
+    cases = [case(0, "ann", part="train"), case(1, "bob", part="val"), case(2, "ann", part="test")]
+    (problem,) = problems_of_given(cases, GIVEN)
+    assert problem == (
+        "case c2: patient ann is in test, and with case c0 in train; "
+        "move all cases of a patient to one side"
+    )
+
+
+@pytest.mark.parametrize("attributes", [{}, {"part": ""}, {"part": "holdout"}])
+def test_a_part_that_is_none_is_named(attributes):
+    (problem,) = problems_of_given([case(0, 0, **attributes)], GIVEN)
+    assert problem.startswith("case c0: column 'part' says")
+    assert problem.endswith("it may say train, validation or test")
