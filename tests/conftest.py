@@ -16,7 +16,7 @@ PARTS = ("train", "train", "train", "validation", "test")  # of patients; each h
 
 SEGMENTATION = {
     "data": {"labels": {"ball": 1, "core": 2}},
-    "teacher": {"model": {"name": "dynunet", "filters": [4, 8]}},
+    "teacher": {"model": {"name": "dynunet", "filters": [4, 8, 8]}},
     "student": {"model": {"name": "plain_unet", "channels": [4, 8]}},
 }
 CLASSIFICATION = {

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch import nn
+
+from medkd.distill.teacher import FrozenTeacher
+
+
+def member(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5))
+
+
+@pytest.fixture
+def teacher():
+    return FrozenTeacher([member(0), member(1)], temperatures=[1.0, 2.5])
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+def test_stays_in_evaluation_inside_a_training_module(teacher):
+    outer = nn.ModuleDict({"teacher": teacher, "student": member(2)})
+    outer.train()
+    assert not any(module.training for module in teacher.modules())
+    assert outer["student"].training
+
+
+def test_passes_no_gradient(teacher, image):
+    assert not teacher(image.requires_grad_()).requires_grad
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_an_optimiser_finds_nothing_to_train(teacher):
+    outer = nn.ModuleDict({"teacher": teacher, "student": member(2)})
+    trainable = {id(p) for p in outer.parameters() if p.requires_grad}
+    assert trainable == {id(p) for p in outer["student"].parameters()}
+
+
+def test_using_it_in_training_mode_changes_none_of_its_buffers(teacher, image):
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    teacher.train()(image)
+    torch.testing.assert_close(teacher.state_dict(), before, rtol=0, atol=0)
+
+
+def test_averages_probabilities_each_at_its_own_temperature(teacher, image):
+    first, second = (network(image) for network in teacher.members)
+    mean = (first.softmax(1) + (second / 2.5).softmax(1)) / 2
+    torch.testing.assert_close(teacher(image).exp(), mean)
+
+
+def test_a_single_member_gives_its_calibrated_logits(image):
+    network = member(0).eval()
+    alone = FrozenTeacher([network], temperatures=[2.0])
+    torch.testing.assert_close(alone(image), network(image) / 2)
+
+
+def test_certainty_stays_finite():
+    sure = nn.Linear(1, 2, bias=False)
+    nn.init.constant_(sure.weight[0], 200.0)
+    nn.init.constant_(sure.weight[1], -200.0)
+    teacher = FrozenTeacher([sure, sure], temperatures=[1.0, 1.0])
+    assert teacher(torch.ones(1, 1)).isfinite().all()
+
+
+def test_every_member_needs_a_temperature(image):
+    with pytest.raises(ValueError, match="shorter"):
+        FrozenTeacher([member(0), member(1)], temperatures=[1.0])(image)

@@ -1,0 +1,86 @@
+"""Every network of the zoo keeps the same promises."""
+
+import pytest
+import torch
+
+from medkd.config import NamedOptions
+from medkd.errors import ConfigError
+from medkd.export.onnx import export_onnx, parity
+from medkd.models.zoo import MODELS, build_model
+from medkd.types import Task
+
+# options that make the networks small enough for a test
+SMALL = {
+    "dynunet": {"filters": [4, 8, 8]},
+    "segresnet": {"init_filters": 8},
+    "plain_unet": {"channels": [4, 8]},
+    "densenet": {"init_features": 8, "growth_rate": 4, "blocks": [1, 1]},
+    "resnet": {"widths": [4, 4, 8, 8], "blocks": [1, 1, 1, 1], "stem_stride": 1},
+}
+NETWORKS = [(task, name) for task in Task for name in MODELS[task]]
+SIZE = 16
+
+
+@pytest.fixture
+def model(task, name, dims):
+    torch.manual_seed(0)
+    options = NamedOptions(name=name, **SMALL[name])
+    return build_model(options, task=task, in_channels=2, classes=3, spatial_dims=dims)
+
+
+@pytest.fixture
+def image(dims):
+    return torch.randn(2, 2, *[SIZE] * dims, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("task", "name"), NETWORKS)
+@pytest.mark.parametrize("dims", [2, 3])
+class TestContract:
+    def test_logits_have_the_size_of_the_image_or_one_row_an_image(self, model, image, task, dims):
+        space = [SIZE] * dims if task is Task.SEGMENTATION else []
+        assert model(image).shape == (2, 3, *space)
+
+    def test_every_parameter_gets_a_gradient(self, model, image):
+        model(image).square().sum().backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+    def test_an_answer_does_not_depend_on_the_rest_of_the_batch(self, model, image):
+        model.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(model(image)[:1], model(image[:1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("task", "name"), NETWORKS)
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("task", "name")
+def test_onnx_runtime_answers_the_same(model, tmp_path, dims):
+    shape = (2, *[SIZE] * dims)
+    export_onnx(model.eval(), tmp_path / "model.onnx", shape=shape)
+    found = parity(model, tmp_path / "model.onnx", shape=shape)
+    assert found["largest_logit_difference"] < 1e-3 * max(1, found["largest_logit"])
+
+
+@pytest.mark.parametrize(("task", "name"), NETWORKS)
+def test_the_defaults_build(task, name):
+    build_model(NamedOptions(name=name), task=task, in_channels=1, classes=2, spatial_dims=2)
+
+
+@pytest.mark.parametrize(("task", "name"), NETWORKS)
+@pytest.mark.parametrize("option", ["depht", "classes"])
+def test_an_unknown_option_is_refused(task, name, option):
+    options = NamedOptions.model_validate({"name": name, option: 3})
+    with pytest.raises(
+        ConfigError, match=f"{task} model '{name}' has no option '{option}'; .*know"
+    ):
+        build_model(options, task=task, in_channels=1, classes=2, spatial_dims=2)
+
+
+def test_a_network_of_another_task_is_unknown():
+    with pytest.raises(ConfigError, match=r"unknown classification model 'dynunet'; .*resnet"):
+        build_model(
+            NamedOptions(name="dynunet"),
+            task=Task.CLASSIFICATION,
+            in_channels=1,
+            classes=2,
+            spatial_dims=2,
+        )
