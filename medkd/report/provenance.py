@@ -53,7 +53,7 @@ def card(report: Report) -> Table:
         (Cell(key), Cell(text(value)) if _is_filled_in(value) else NOT_FILLED_IN)
         for key, value in facts(report.card or {})
     ]
-    return pairs(rows, caption="Data card: what the owner of the data states.")
+    return pairs(rows, caption="What the owner of the data states about them.")
 
 
 def digests(report: Report) -> Table:
