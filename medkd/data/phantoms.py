@@ -44,8 +44,8 @@ class Tissue(IntEnum):
 
 
 #              air  shell core lesion fat  musc loose bone  marr organ vess node
-SIGNAL = np.array([0, 0.50, 0.64, 0.42, 0.95, 0.36, 0.27, 0.08, 0.74, 0.50, 0.64, 0.42])
-TEXTURE = np.array([0, 0.04, 0.03, 0.04, 0.08, 0.06, 0.10, 0.01, 0.06, 0.04, 0.03, 0.04])
+SIGNAL = np.array([0, 0.50, 0.67, 0.37, 0.95, 0.36, 0.25, 0.08, 0.74, 0.50, 0.67, 0.37])
+TEXTURE = np.array([0, 0.03, 0.03, 0.03, 0.08, 0.06, 0.09, 0.01, 0.06, 0.03, 0.03, 0.03])
 
 
 Layer = Iterator[tuple[Tissue, np.ndarray]]  # where to paint what
@@ -59,7 +59,7 @@ class Site(NamedTuple):
     noise: float  # standard deviation, as a share of the brightest tissue
 
 
-SITES = (Site("north", "RAS", 0.035), Site("east", "LPS", 0.05), Site("south", "PIR", 0.065))
+SITES = (Site("north", "RAS", 0.025), Site("east", "LPS", 0.035), Site("south", "PIR", 0.05))
 
 
 def phantom(
@@ -159,7 +159,7 @@ def _store(path: Path, array: np.ndarray, *, spacing_mm: Sequence[float], axes: 
 
 def _grid(shape: Sequence[int]) -> np.ndarray:
     """Voxel centres ``[axes, *shape]`` of a field of view that spans -1 to 1 along each axis."""
-    axes = [(2 * np.arange(n) + 1) / n - 1 for n in shape]
+    axes = [((2 * np.arange(n) + 1) / n - 1).astype(np.float32) for n in shape]
     return np.stack(np.meshgrid(*axes, indexing="ij"))
 
 
@@ -170,8 +170,8 @@ def _pose(points: np.ndarray, half_mm: np.ndarray, rng: Generator) -> np.ndarray
     turn = Rotation.from_euler("zyx", degrees, degrees=True).as_matrix()[:dims, :dims]
     turn = turn * half_mm / half_mm[:, None] / rng.uniform(0.93, 1.07)
     shift = rng.uniform(-0.07, 0.07, dims)
-    posed = np.tensordot(turn, points, axes=1) - shift.reshape(-1, *[1] * dims)
-    return posed + _waves(posed, rng, size=0.012, frequency=4)
+    posed = _along(turn, points) - _column(shift, points)
+    return posed + _waves(posed, rng, size=0.012, frequency=4.0)
 
 
 def _waves(points: np.ndarray, rng: Generator, *, size: float, frequency: float) -> np.ndarray:
@@ -180,23 +180,30 @@ def _waves(points: np.ndarray, rng: Generator, *, size: float, frequency: float)
     moved = np.zeros_like(points)
     for _ in range(5):
         vector, phase = rng.normal(0, frequency / np.sqrt(dims), dims), rng.uniform(0, 2 * np.pi)
-        wave = np.sin(np.tensordot(vector, points, axes=1) + phase)
-        moved += rng.normal(0, size, dims).reshape(-1, *[1] * dims) * wave
+        wave = np.sin(_along(vector, points) + phase)
+        moved += _column(rng.normal(0, size, dims), points) * wave
     return moved
 
 
+def _along(directions: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.tensordot(directions.astype(points.dtype), points, axes=1)
+
+
+def _column(vector: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return vector[: len(points)].astype(points.dtype).reshape(-1, *[1] * (points.ndim - 1))
+
+
 def _radius(
-    points: np.ndarray, centre: np.ndarray, radii: np.ndarray, *, power: float = 2
+    points: np.ndarray, centre: np.ndarray, radii: np.ndarray, *, power: float = 2.0
 ) -> np.ndarray:
     """Distance from a superquadric's centre, 1 on its surface; 2D takes the first two of three."""
-    dims, column = len(points), [-1] + [1] * (points.ndim - 1)
-    scaled = np.abs((points - centre[:dims].reshape(column)) / radii[:dims].reshape(column))
+    scaled = np.abs((points - _column(centre, points)) / _column(radii, points))
     return (scaled**power).sum(0) ** (1 / power)
 
 
 def _body(points: np.ndarray, rng: Generator) -> np.ndarray:
     """Tissue ``[*shape]`` at ``points``; a later layer lies over the earlier ones."""
-    points = points + _waves(points, rng, size=0.03, frequency=3)
+    points = points + _waves(points, rng, size=0.03, frequency=3.0)
     tissue = np.full(points.shape[1:], Tissue.AIR, dtype=np.uint8)
     for layer in (_wall, _spine, _neighbours, _vessels, _organ):
         for kind, inside in layer(points, rng):
@@ -230,14 +237,11 @@ def _neighbours(points: np.ndarray, rng: Generator) -> Layer:
 
 def _vessels(points: np.ndarray, rng: Generator) -> Layer:
     """Tubes along the slices, and nodes as large as the lesion."""
-    along = np.zeros_like(points)
+    height = points[2] if len(points) == 3 else 0
     for _ in range(4):
         x, y, bend, width = rng.uniform([-0.6, -0.6, -0.3, 0.05], [0.6, 0.6, 0.3, 0.09])
-        along[0] = bend * points[2] if len(points) == 3 else 0
-        yield (
-            Tissue.VESSEL,
-            _radius(points - along, np.array([x, y, 0]), np.array([width] * 2 + [9])) < 1,
-        )
+        section = np.stack([points[0] - float(bend) * height, points[1]])
+        yield Tissue.VESSEL, _radius(section, np.array([x, y]), np.array([width, width])) < 1
     for _ in range(3):
         centre, radii = rng.uniform(-0.55, 0.55, 3), rng.uniform(0.12, 0.18, 3)
         yield Tissue.NODE, _radius(points, centre, radii) < 1
@@ -248,7 +252,7 @@ def _organ(points: np.ndarray, rng: Generator) -> Layer:
     centre, radii = rng.normal([0.25, 0.0, 0.0], 0.05), rng.uniform(0.38, 0.48, 3)
     radius = _radius(points, centre, radii, power=rng.uniform(2, 2.6))
     yield Tissue.SHELL, radius < 1
-    yield Tissue.CORE, radius + _waves(points, rng, size=0.045, frequency=9)[0] < 0.64
+    yield Tissue.CORE, radius + _waves(points, rng, size=0.045, frequency=9.0)[0] < 0.64
     away = rng.normal(0, 1, 3)
     spot = centre + radii * 0.42 * away / np.linalg.norm(away[: len(points)])
     lesion = _radius(points, spot, rng.uniform(0.15, 0.2, 3)) < 1
@@ -257,7 +261,7 @@ def _organ(points: np.ndarray, rng: Generator) -> Layer:
 
 def _signal(tissue: np.ndarray, spacing_mm: Sequence[float], rng: Generator) -> np.ndarray:
     """Noiseless signal ``[*shape]``: fat is about 1, every case has a contrast of its own."""
-    level = np.clip(SIGNAL + rng.normal(0, 0.03, len(SIGNAL)), 0, None) ** rng.uniform(0.8, 1.25)
+    level = np.clip(SIGNAL + rng.normal(0, 0.025, len(SIGNAL)), 0, None) ** rng.uniform(0.8, 1.25)
     level[Tissue.AIR] = 0
     grain = gaussian_filter(rng.standard_normal(tissue.shape), 1.2 / np.array(spacing_mm))
     return level[tissue] + TEXTURE[tissue] * grain / grain.std()
