@@ -1,0 +1,103 @@
+"""Tracker: the few things that training tells about itself, and doubles that need no disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Literal, Protocol
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class Tracker(Protocol):
+    """What one run reports. No method raises because of a disk, a store or a network."""
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Report settings that do not change during the run."""
+
+    def metrics(self, values: Mapping[str, float | int], *, step: int) -> None:
+        """Report figures at a step."""
+
+    def artifact(self, path: PurePath, *, folder: str = "") -> None:
+        """Report a file or folder of the study, shown under ``folder``.
+
+        It is read later, so ``path`` is where it stays, not where it is being written.
+        """
+
+    def dataset(self, name: str, *, digest: str, context: str) -> None:
+        """Report which data the run saw (``digest``) and what for (``context``: "training")."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Report labels, which may change; ``mlflow.note.content`` is a description in Markdown."""
+
+    def status(self, status: Status) -> None:
+        """Report how the run stands."""
+
+
+class NullTracker:
+    """Forget everything."""
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Forget."""
+
+    def metrics(self, values: Mapping[str, float | int], *, step: int) -> None:
+        """Forget."""
+
+    def artifact(self, path: PurePath, *, folder: str = "") -> None:
+        """Forget."""
+
+    def dataset(self, name: str, *, digest: str, context: str) -> None:
+        """Forget."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Forget."""
+
+    def status(self, status: Status) -> None:
+        """Forget."""
+
+
+@dataclass
+class RecordingTracker:
+    """Keep everything in memory; for tests.
+
+    Example:
+        >>> tracker = RecordingTracker()
+        >>> tracker.metrics({"loss": 0.5}, step=1)
+        >>> tracker.metrics({"loss": 0.25}, step=2)
+        >>> tracker.curve("loss")
+        {1: 0.5, 2: 0.25}
+    """
+
+    recorded_params: dict[str, object] = field(default_factory=dict)
+    recorded_metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    recorded_artifacts: list[tuple[str, str]] = field(default_factory=list)
+    recorded_datasets: list[dict[str, Any]] = field(default_factory=list)
+    recorded_tags: dict[str, str] = field(default_factory=dict)
+    statuses: list[Status] = field(default_factory=list)
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Keep settings."""
+        self.recorded_params.update(values)
+
+    def metrics(self, values: Mapping[str, float | int], *, step: int) -> None:
+        """Keep figures."""
+        self.recorded_metrics.append((step, {key: float(v) for key, v in values.items()}))
+
+    def artifact(self, path: PurePath, *, folder: str = "") -> None:
+        """Keep a path and the folder it is shown under."""
+        self.recorded_artifacts.append((str(path), folder))
+
+    def dataset(self, name: str, *, digest: str, context: str) -> None:
+        """Keep a data set."""
+        self.recorded_datasets.append({"name": name, "digest": digest, "context": context})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Keep labels."""
+        self.recorded_tags.update(values)
+
+    def status(self, status: Status) -> None:
+        """Keep how the run stands."""
+        self.statuses.append(status)
+
+    def curve(self, name: str) -> dict[int, float]:
+        """One metric by step."""
+        return {step: values[name] for step, values in self.recorded_metrics if name in values}
