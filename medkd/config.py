@@ -48,6 +48,7 @@ class StudyOptions(Options):
 
     name: PathName
     root: str = "runs"  # the study's folder is root/name
+    experiment: str | None = None  # MLflow's; studies that share one are compared side by side
     seed: int = 0
 
 

@@ -29,17 +29,26 @@ _log = logging.getLogger(__name__)
 class Journal:
     """The journal of one study; opening it writes the study's event if it holds none."""
 
-    def __init__(self, path: Path, *, name: str | None = None, description: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str | None = None,
+        experiment: str | None = None,
+        description: str = "",
+    ) -> None:
         """Open the journal at ``path``.
 
         Args:
             path: ``journal.jsonl`` in the study's folder.
             name: the study's; its folder's if left out.
+            experiment: studies of one experiment are compared side by side; the name if left out.
             description: Markdown, shown with the study.
         """
         self.path = path
         if next(read(path), None) is None:
-            study = {"key": uuid.uuid4().hex, "name": name or path.absolute().parent.name}
+            name = name or path.absolute().parent.name
+            study = {"key": uuid.uuid4().hex, "name": name, "experiment": experiment or name}
             self.append(STUDY_RUN, "study", study | {"description": description})
 
     def run(self, name: str) -> "JournalTracker":

@@ -1,9 +1,9 @@
 """MLflow: the store that mirrors a study's journal; the only file that knows MLflow.
 
-A study is one experiment, ``medkd/<name>``, with a parent run and one nested run a role. Runs are
-found by their tags ``medkd.study`` (the journal's key) and ``medkd.role``. Everything is replayed
-with the time at which it happened, and a store keeps one point a name, step, time and value, so
-sending twice changes nothing.
+A study is a parent run with one nested run a role, in the experiment ``medkd/<experiment>``. Runs
+are found by their tags ``medkd.study`` (the journal's key) and ``medkd.role``. Everything is
+replayed with the time at which it happened, and a store keeps one point a name, step, time and
+value, so sending twice changes nothing.
 """
 
 import logging
@@ -128,7 +128,7 @@ class _Store:
         self._params = {run.info.run_id: dict(run.data.params) for run in found}
 
     def _find_experiment(self, uri: str) -> str:
-        name = f"medkd/{self._study['name']}"[:500]
+        name = f"medkd/{self._study['experiment']}"[:500]
         found = self._client.get_experiment_by_name(name)
         if found is None:
             return self._client.create_experiment(name, artifact_location=_artifacts_of(uri))
@@ -152,7 +152,8 @@ class _Store:
         """Return the id of a role's run, made on first use; no start_run, which adds user tags."""
         if role not in self.runs:
             tags = {STUDY_TAG: self._study["key"], ROLE_TAG: role}
-            name = self._study["name"] if role == STUDY_RUN else role
+            study = self._study["name"]
+            name = study if role == STUDY_RUN else f"{study} {role}"
             if role != STUDY_RUN:
                 tags["mlflow.parentRunId"] = self.runs[STUDY_RUN]
             elif self._study["description"]:

@@ -1,0 +1,137 @@
+"""Session: the tracked part of a study's life, and how its results are told to the tracker."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from medkd.environment import environment
+from medkd.results import Report, RoleResult
+from medkd.study import Study, write_atomic
+from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal
+from medkd.track.mirror import Mirror
+from medkd.track.tracker import Status, Tracker
+
+
+class Runs:
+    """The trackers of a study: one for the study itself and one for each role."""
+
+    def __init__(self, study: Study, mirror: Mirror) -> None:
+        self._study = study
+        self._mirror = mirror
+        config = study.config
+        self._journal = Journal(
+            study.folder / JOURNAL_FILE,
+            name=config.study.name,
+            experiment=config.study.experiment or config.study.name,
+        )
+
+        self._begun: list[str] = []
+
+    def __getitem__(self, run: str) -> Tracker:
+        tracker = self._journal.run(run)
+        if run not in self._begun:
+            self._begun.append(run)
+            tracker.status("RUNNING")
+        return tracker
+
+    def begin(self) -> None:
+        """Say what this study is."""
+        study = self[STUDY_RUN]
+        study.tags({"medkd.task": self._study.config.task})
+        study.artifact(Path("config.yaml"))
+        study.artifact(Path("environment.json"))
+
+    def end(self, status: Status) -> None:
+        """Set the status of every run that has begun."""
+        for run in self._begun:
+            self._journal.run(run).status(status)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Send nothing meanwhile, so that what is being timed has the machine for itself."""
+        self._mirror.pause()
+        try:
+            yield
+        finally:
+            self._mirror.resume()
+
+    def results(self, report: Report) -> None:
+        """Tell every role's figures on the test split, its pictures and the verdict."""
+        for role, result in report.roles.items():
+            tracker = self[role]
+            tracker.metrics(final_figures(result), step=0)
+            tracker.tags({"medkd.verdict": report.verdict, "medkd.model": result.model["name"]})
+            for name, part in report.split.items():
+                tracker.dataset(report.study, digest=part.digest, context=name)
+            tracker.artifact(Path(f"evaluation/reliability-{role}.png"), folder="calibration")
+            for overlay in report.overlays:
+                tracker.artifact(Path(overlay.path), folder="overlays")
+        study = self[STUDY_RUN]
+        study.tags({"medkd.verdict": report.verdict, "mlflow.note.content": describe(report)})
+        for name, part in report.split.items():
+            study.dataset(report.study, digest=part.digest, context=name)
+        study.artifact(Path("report.json"))
+
+
+@contextmanager
+def tracked(study: Study) -> Iterator[Runs]:
+    """Journal what happens and mirror it to MLflow; the status at the end is the true one.
+
+    SIGTERM ends the study as KILLED, an exception as FAILED. Nothing here can stop or slow the
+    study: the journal is local, and the mirror is a process of its own.
+    """
+    write_atomic(study.folder / "environment.json", json.dumps(environment(), indent=1))
+    before = signal.signal(signal.SIGTERM, _terminate)
+    mirror = Mirror(study.folder)
+    runs = Runs(study, mirror)
+    runs.begin()
+    with mirror:
+        try:
+            yield runs
+        except (KeyboardInterrupt, SystemExit):
+            runs.end("KILLED")
+            raise
+        except BaseException:
+            runs.end("FAILED")
+            raise
+        else:
+            runs.end("FINISHED")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def final_figures(result: RoleResult) -> dict[str, float]:
+    """Return ``final/*``: what to sort and compare runs by."""
+    figures = {name: interval.value for name, interval in result.headline.items()}
+    figures |= {name: interval.value for name, interval in result.per_class.items()}
+    figures |= {name: float(count) for name, count in result.failures.items()}
+    figures |= {"parameters": result.parameters, "macs": result.macs, "size_mib": result.size_mib}
+    figures["temperature"] = result.temperature
+    latency = result.latency
+    if latency:
+        times = latency.file_to_file_ms
+        figures |= {"latency_p50_ms": times.p50, "latency_p90_ms": times.p90}
+        figures |= {"latency_p99_ms": times.p99, "network_ms": latency.network_ms.p50}
+        figures |= {"cold_start_ms": latency.cold_start_ms}
+        figures["peak_memory_mib"] = latency.peak_memory_mib
+    return {f"final/{name}": float(value) for name, value in figures.items()}
+
+
+def describe(report: Report) -> str:
+    """Return the study in Markdown: verdict, reasons and the three rows."""
+    names = list(next(iter(report.roles.values())).headline)
+    lines = [f"## {report.verdict}", "", *(f"- {reason}" for reason in report.reasons), ""]
+    lines += [f"| | {' | '.join(names)} | p50 ms |", "|---" * (len(names) + 2) + "|"]
+    for role, result in report.roles.items():
+        cells = [f"{result.headline[name].value:.3f}" for name in names]
+        p50 = f"{result.latency.file_to_file_ms.p50:.1f}" if result.latency else ""
+        lines.append(f"| {role} | {' | '.join(cells)} | {p50} |")
+    return "\n".join(lines)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise SystemExit(128 + number)
