@@ -142,7 +142,7 @@ def evaluate(config: ConfigPath, overrides: Overrides = None, budget: Budget = "
     from medkd.track.session import tracked
 
     with _checked(config, overrides, budget) as (study, cohort), tracked(study) as runs:
-        report = score(study, cohort)
+        report = score(study, cohort, quiet=runs.quiet)
         runs.results(report)
     console.print(headline(report))
 

@@ -44,7 +44,7 @@ def run(study: Study) -> Report:
             export(study, cohort, role=role)
 
         # the one place where the test split is opened
-        report = evaluate(study, cohort)
+        report = evaluate(study, cohort, quiet=runs.quiet)
         runs.results(report)
     return report
 

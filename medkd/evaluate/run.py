@@ -1,7 +1,8 @@
 """Run: the only reader of the test split; from three releases to one report."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,23 @@ from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
 OPENINGS = "test_openings"  # a line for every time the test split was opened
+Quiet = Callable[[], AbstractContextManager[None]]
 LATENCY_CASES = 8  # images taken in turn while latency is measured
 
 
-def evaluate(study: Study, cohort: Cohort) -> Report:
+def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Report:
     """Score the three releases on the test split and write ``report.json``.
+
+    Args:
+        study: holds the releases.
+        cohort: the checked cases.
+        quiet: entered while latency is measured, to hush what else uses the machine.
 
     Raises:
         StudyError: a release is missing, or gates changed after the test split was opened.
     """
-    study.stage("evaluation", inputs=_inputs(study, cohort), make=_Evaluation(study, cohort).make)
+    make = _Evaluation(study, cohort, quiet).make
+    study.stage("evaluation", inputs=_inputs(study, cohort), make=make)
     folder = study.path("evaluation")
     roles = {
         role: RoleResult.model_validate_json((folder / f"{role}.json").read_text()) for role in Role
@@ -64,8 +72,9 @@ def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
 class _Evaluation:
     """The evaluation stage: what needs the releases and the test images."""
 
-    def __init__(self, study: Study, cohort: Cohort) -> None:
+    def __init__(self, study: Study, cohort: Cohort, quiet: Quiet) -> None:
         self._study = study
+        self._quiet = quiet
         self._config = study.config
         self._cohort = cohort
         self._test = cohort.of(cohort.split.test)
@@ -99,12 +108,13 @@ class _Evaluation:
     def _latency(self, role: Role) -> Latency:
         console.print(f"latency {role}")
         options = self._config.latency
-        return measure_latency(
-            self._study.path(f"releases/{role}"),
-            [case.image for case in self._test[:LATENCY_CASES]],
-            queries=options.queries,
-            threads=options.threads,
-        )
+        with self._quiet():
+            return measure_latency(
+                self._study.path(f"releases/{role}"),
+                [case.image for case in self._test[:LATENCY_CASES]],
+                queries=options.queries,
+                threads=options.threads,
+            )
 
     def _role_result(self, role: Role, scores: Scores, latency: Latency) -> RoleResult:
         release = self._study.path(f"releases/{role}")
