@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.progress import track
@@ -54,42 +55,51 @@ def check(study: Study) -> Cohort:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda case: _check_case(case, study.config), cases)
         findings = list(track(found, description="check", total=len(cases), transient=True))
-    problems = [problem for case_problems, _ in findings for problem in case_problems]
+    problems = [problem for finding in findings for problem in finding.problems]
     problems += splits.problems_of_given(cases, study.config.data.split)
     if problems:
         raise DataError.of(problems)
-    digests = {case.id: sha for case, (_, sha) in zip(cases, findings, strict=True)}
     split = splits.split_cases(cases, study.config.data.split)
-    _refuse_duplicates(split, digests)
+    found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
+    _refuse_duplicates(split, {case_id: finding.image for case_id, finding in found_of.items()})
+    digests = {case_id: finding.files for case_id, finding in found_of.items()}
     return Cohort(cases={case.id: case for case in cases}, split=split, digests=digests)
 
 
-def _refuse_duplicates(split: Split, digests: Mapping[str, str]) -> None:
-    """Refuse a case whose files lie, under another name, on another side of the split."""
+class _Finding(NamedTuple):
+    """What is wrong with a case, and the SHA-256 of its image and of image and label together."""
+
+    problems: list[str]
+    image: str = ""
+    files: str = ""
+
+
+def _refuse_duplicates(split: Split, images: Mapping[str, str]) -> None:
+    """Refuse a case whose image lies, under another name, on another side of the split."""
     problems: list[str] = []
     side_of: dict[str, tuple[str, str]] = {}
     for part, ids in vars(split).items():
         for case_id in ids:
-            first, side = side_of.setdefault(digests[case_id], (case_id, part))
+            first, side = side_of.setdefault(images[case_id], (case_id, part))
             if side != part:
                 problems.append(
-                    f"case {case_id} ({part}) has the same content as case {first} ({side}); give "
+                    f"case {case_id} ({part}) has the same image as case {first} ({side}); give "
                     f"both one patient, or remove one"
                 )
     if problems:
         raise DataError.of(problems)
 
 
-def _check_case(case: Case, config: Config) -> tuple[list[str], str]:
+def _check_case(case: Case, config: Config) -> _Finding:
     problems: list[str] = []
     try:
         image = read_image(case.image)
         problems += _image_problems(case, image, config)
         if isinstance(case.label, Path):
             problems += _label_problems(case, image, read_label(case.label), config)
-        return problems, _file_digest(case)
+        return _Finding(problems, *_digests(case))
     except DataError as error:
-        return [*problems, f"case {case.id}: {error}"], ""
+        return _Finding([*problems, f"case {case.id}: {error}"])
 
 
 def _image_problems(case: Case, image: Volume, config: Config) -> list[str]:
@@ -142,12 +152,16 @@ def _mm(volume: Volume) -> str:
     return "x".join(f"{v:.3g}" for v in volume.spacing_mm)
 
 
-def _file_digest(case: Case) -> str:
+def _digests(case: Case) -> tuple[str, str]:
     sha = hashlib.sha256()
-    for source in (case.image, case.label):
-        for path in _files(source) if isinstance(source, Path) else []:
-            sha.update(path.read_bytes())
-    return sha.hexdigest() if isinstance(case.label, Path) else f"{sha.hexdigest()}-{case.label}"
+    for path in _files(case.image):
+        sha.update(path.read_bytes())
+    image = sha.hexdigest()
+    if not isinstance(case.label, Path):
+        return image, f"{image}-{case.label}"
+    for path in _files(case.label):
+        sha.update(path.read_bytes())
+    return image, sha.hexdigest()
 
 
 def _files(path: Path) -> Sequence[Path]:
