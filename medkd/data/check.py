@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import track
 
 from medkd.config import Config
 from medkd.data import splits
 from medkd.data.datalist import read_datalist
 from medkd.data.reader import read_image, read_label
 from medkd.errors import DataError
+from medkd.progress import progress
 from medkd.study import Study, digest
 from medkd.types import Case, Split, Volume
 
@@ -54,7 +54,7 @@ def check(study: Study) -> Cohort:
     cases = read_datalist(study)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda case: _check_case(case, study.config), cases)
-        findings = list(track(found, description="check", total=len(cases), transient=True))
+        findings = list(progress(found, "check", total=len(cases)))
     problems = [problem for finding in findings for problem in finding.problems]
     problems += splits.problems_of_given(cases, study.config.data.split)
     if problems:

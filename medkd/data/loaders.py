@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from medkd.config import Config, TrainOptions
 from medkd.data.augment import Patch, augmentation
 from medkd.data.preprocess import Grid, preprocess, to_grid
 from medkd.data.reader import read_image, read_label
+from medkd.progress import progress
 from medkd.seeding import derive_seed
 from medkd.types import Case
 
@@ -40,7 +40,7 @@ class Sample:
 
 def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
     """Read and preprocess cases into memory."""
-    return [_sample(case, config) for case in track(cases, "preprocess", transient=True)]
+    return [_sample(case, config) for case in progress(cases, "preprocess", total=len(cases))]
 
 
 def _sample(case: Case, config: Config) -> Sample:

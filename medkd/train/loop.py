@@ -1,5 +1,6 @@
 """Loop: the one loop that trains every network of a study."""
 
+import logging
 import math
 import time
 from collections import defaultdict
@@ -60,6 +61,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     Raises:
         TrainingError: the loss is not finite, or the validation figure is undefined.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces precision
     fabric = Fabric(accelerator="auto", devices=1, precision=_precision(options))
     wrapped, optimizer = fabric.setup(model, adamw(model, options))
     average = WeightAverage(model, decay=options.ema)
