@@ -15,7 +15,7 @@ def pixel_kd(
     teacher: Float[Tensor, " batch classes *space"],
     valid: Bool[Tensor, " batch *space"] | None = None,
     *,
-    temperature: float = 2.0,
+    temperature: float | int = 2.0,  # YAML writes 2 for 2.0
 ) -> Float[Tensor, ""]:
     """Mean over valid voxels of KL(teacher || student) at a temperature, times its square.
 

@@ -1,0 +1,213 @@
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from medkd.config import TrainOptions
+from medkd.errors import TrainingError
+from medkd.seeding import derive_seed
+from medkd.track.tracker import RecordingTracker
+from medkd.train.loop import Fit, fit
+
+OPTIONS = TrainOptions(steps=8, validate_every=3, learning_rate=0.05, precision="32-true", batch=4)
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process."""
+
+
+def network():
+    """Batch norm and dropout: buffers and random draws must come back too."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)
+    )
+
+
+def batches(first):
+    for number in range(first, OPTIONS.steps):
+        rng = torch.Generator().manual_seed(derive_seed(0, "batch", number))
+        image = torch.randn(OPTIONS.batch, 3, generator=rng)
+        yield {"image": image, "label": (image.sum(1) > 0).long()}
+
+
+def step(model, batch, number):
+    del number
+    return {"loss": nn.functional.cross_entropy(model(batch["image"]), batch["label"])}
+
+
+def validate(model):
+    rng = torch.Generator().manual_seed(99)
+    image = torch.randn(64, 3, generator=rng)
+    with torch.no_grad():
+        right = model(image).argmax(1) == (image.sum(1) > 0)
+    return {"accuracy": right.float().mean().item(), "cases": 64.0}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Fit(
+        name="student",
+        step=step,
+        batches=batches,
+        validate=validate,
+        folder=tmp_path,
+        tracker=RecordingTracker(),
+        seed=5,
+        epoch_steps=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Weights and figures of a run that nobody killed."""
+    model = network()
+    whole = Fit(
+        "student", step, batches, validate, tmp_path_factory.mktemp("a"), RecordingTracker(), 5, 2
+    )
+    return fit(model, OPTIONS, whole), model.state_dict()
+
+
+def killed_at(function, number):
+    """Return ``function`` that kills the run when it is called for the ``number``th time."""
+    calls = iter(range(number))
+
+    def wrapped(*args):
+        if next(calls, None) is None:
+            raise Killed
+        return function(*args)
+
+    return wrapped
+
+
+@pytest.mark.parametrize("number", range(OPTIONS.steps))
+def test_a_run_killed_in_any_step_ends_with_the_same_weights(run, undisturbed, number):
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, step=killed_at(step, number)))
+    assert_resumes_to(undisturbed, run)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_run_killed_in_any_validation_ends_with_the_same_weights(run, undisturbed, number):
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, validate=killed_at(validate, number)))
+    assert_resumes_to(undisturbed, run)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(run, undisturbed):
+    for _ in range(3):
+        with pytest.raises(Killed):
+            fit(network(), OPTIONS, replace(run, step=killed_at(step, 4)))
+        if (run.folder / "last.pt").exists() and _steps_done(run.folder) + 4 >= OPTIONS.steps:
+            break
+    assert_resumes_to(undisturbed, run)
+
+
+def test_a_run_killed_after_its_last_step_only_reads_its_result(run, undisturbed):
+    fit(network(), OPTIONS, run)
+    assert_resumes_to(undisturbed, replace(run, step=killed_at(step, 0)))
+
+
+def test_a_run_killed_by_the_system_ends_with_the_same_weights(run, undisturbed):
+    code = (
+        "import os, signal, sys; sys.path.insert(0, '.');"
+        "from pathlib import Path; from medkd.track.tracker import NullTracker;"
+        "from tests.train.test_loop import *;"
+        "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
+        "last = lambda m, b, n: step(m, b, n) if n < 5 else die();"
+        "fit(network(), OPTIONS,"
+        " Fit('student', last, batches, validate, Path(sys.argv[1]), NullTracker(), 5, 2))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, run.folder],
+        check=False,
+        capture_output=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert _steps_done(run.folder) == 3
+    assert_resumes_to(undisturbed, run)
+
+
+def _steps_done(folder):
+    return torch.load(folder / "last.pt", weights_only=True)["step"]
+
+
+def assert_resumes_to(undisturbed, run):
+    figures, weights = undisturbed
+    resumed = network()
+    assert fit(resumed, OPTIONS, run) == figures
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(run, bad):
+    def explode(model, batch, number):
+        terms = step(model, batch, number)
+        return terms if number < 2 else {"loss": terms["loss"] * bad}
+
+    model = network()
+    with pytest.raises(TrainingError, match=r"student: step 2: .*lower train\.learning_rate"):
+        fit(model, OPTIONS, replace(run, step=explode))
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_figure_that_is_undefined_stops_the_run_with_a_remedy(run):
+    undefined = replace(run, validate=lambda _: {"auroc": float("nan")})
+    with pytest.raises(TrainingError, match=r"student: step 2: auroc is undefined .*data\.split"):
+        fit(network(), OPTIONS, undefined)
+
+
+def test_the_best_validated_weights_are_kept(run):
+    seen = []
+
+    def rank(model):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"dice": [0.1, 0.9, 0.3][len(seen) - 1], "nll": float(len(seen))}
+
+    model = network()
+    assert fit(model, OPTIONS, replace(run, validate=rank)) == {"dice": 0.9, "nll": 2.0}
+    torch.testing.assert_close(model.state_dict(), seen[1], rtol=0, atol=0)
+
+
+def test_validation_sees_the_averaged_weights_in_evaluation_and_training_goes_on_with_its_own(run):
+    modes, trained = [], []
+
+    def note(model):
+        modes.append(model.training)
+        return {"dice": 0.0}
+
+    def watch(model, batch, number):
+        trained.append((number, model.training))
+        return step(model, batch, number)
+
+    fit(network(), OPTIONS, replace(run, step=watch, validate=note))
+    assert modes == [False] * 3
+    assert trained == [(number, True) for number in range(OPTIONS.steps)]
+
+
+def test_curves_are_averages_and_the_last_step_is_validated(run):
+    options = TrainOptions(steps=30, validate_every=20, precision="32-true", batch=1)
+
+    def count(model, batch, number):
+        return {"loss": 0 * step(model, batch, number)["loss"] + number}
+
+    def thirty(first):
+        return iter([next(batches(0))] * (30 - first))
+
+    fit(network(), options, replace(run, step=count, batches=thirty))
+    assert run.tracker.curve("train/loss") == {25: 12.0}
+    assert list(run.tracker.curve("validation/accuracy")) == [20, 30]
+    assert run.tracker.curve("time/epoch_s").keys() == {25}
+
+
+def test_fewer_steps_than_a_validation_are_validated_once(run):
+    options = TrainOptions(steps=1, validate_every=100, precision="32-true", batch=1)
+    fit(network(), options, replace(run, batches=lambda first: iter([next(batches(first))])))
+    assert list(run.tracker.curve("validation/accuracy")) == [1]

@@ -1,0 +1,173 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medkd.config import NamedOptions, load
+from medkd.data import phi
+from medkd.data.loaders import load_samples
+from medkd.errors import ConfigError, StudyError
+from medkd.models.checkpoint import load_checkpoint
+from medkd.predict.infer import predict_log_probabilities
+from medkd.track.tracker import NullTracker, RecordingTracker
+from medkd.train import loop, run
+from medkd.train.run import check_models, distill, train_baseline, train_teacher, validation_figures
+from medkd.train.soften import soften
+from medkd.types import Task
+
+KINDS = [(3, "segmentation"), (2, "segmentation"), (2, "classification")]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: f"{kind[0]}D-{kind[1]}")
+def trained(request, make_study):
+    """A study whose three roles are trained, its cohort, and what its trackers were told."""
+    dims, task = request.param
+    study, cohort = make_study(dims=dims, task=task)
+    trackers = {name: RecordingTracker() for name in ("teacher", "baseline", "student")}
+    train_teacher(study, cohort, tracker=trackers["teacher"])
+    soften(study, cohort)
+    train_baseline(study, cohort, tracker=trackers["baseline"])
+    distill(study, cohort, tracker=trackers["student"])
+    return study, cohort, trackers
+
+
+@pytest.mark.parametrize("name", ["teacher/fold-0", "baseline", "student"])
+class TestTrained:
+    def test_the_checkpoint_answers_for_a_case(self, trained, name):
+        study, cohort, _ = trained
+        model, found = load_checkpoint(study.path(name))
+        (sample, *_) = load_samples(cohort.of(cohort.split.validation), study.config)
+        log_p = predict_log_probabilities(model, sample.image, study.config)
+        assert len(log_p) == len(study.config.classes)
+        np.testing.assert_allclose(np.exp(log_p).sum(axis=0), 1, rtol=1e-4)
+        assert found.temperature > 0
+
+    def test_its_figures_are_those_of_the_weights_that_were_kept(self, trained, name):
+        study, cohort, _ = trained
+        model, found = load_checkpoint(study.path(name))
+        samples = load_samples(cohort.of(cohort.split.validation), study.config)
+        assert validation_figures(model, samples, study.config) == pytest.approx(found.figures)
+
+    def test_it_names_the_patients_it_saw_by_their_keys(self, trained, name):
+        study, cohort, _ = trained
+        salt = phi.study_salt(study.folder)
+        seen = {case.patient for case in cohort.of(cohort.split.train)}
+        expected = sorted(phi.key(patient, salt=salt, kind="patient") for patient in seen)
+        assert list(load_checkpoint(study.path(name))[1].patients) == expected
+
+    def test_nothing_that_served_to_resume_is_left(self, trained, name):
+        study, *_ = trained
+        assert sorted(path.name for path in study.path(name).iterdir()) == [
+            "checkpoint.json",
+            "stage.json",
+            "weights.safetensors",
+        ]
+
+    def test_the_tracker_was_told_what_runs_are_compared_by(self, trained, name):
+        study, _, trackers = trained
+        tracker = trackers[name.partition("/")[0]]
+        assert tracker.recorded_params["training_cases"] == 6
+        assert tracker.recorded_params["parameters"] > 0
+        figure = "dice" if study.config.task is Task.SEGMENTATION else "auroc"
+        assert list(tracker.curve(f"validation/{figure}")) == [3, 6]
+        assert list(tracker.curve("calibration/temperature")) == [6]
+
+
+def test_what_is_complete_is_not_trained_again(trained, monkeypatch):
+    study, cohort, _ = trained
+    monkeypatch.setattr(run, "fit", pytest.fail)
+    train_teacher(study, cohort, tracker=NullTracker())
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+
+
+def test_baseline_and_student_start_alike_and_see_the_same_patches(make_study, monkeypatch):
+    study, cohort = make_study(dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    starts, patches = [], []
+
+    def watch(model, options, fitting):
+        starts.append({name: value.clone() for name, value in model.state_dict().items()})
+        patches.append([batch["image"] for batch in fitting.batches(0)])
+        return loop.fit(model, options, fitting)
+
+    monkeypatch.setattr(run, "fit", watch)
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+    torch.testing.assert_close(starts[0], starts[1], rtol=0, atol=0)
+    torch.testing.assert_close(patches[0], patches[1], rtol=0, atol=0)
+
+
+def test_a_study_that_is_killed_and_run_again_ends_with_the_same_weights(make_study, monkeypatch):
+    ends = []
+    for killed in (False, True):
+        study, cohort = make_study(dims=2)
+        if killed:
+            validate, calls = run.validation_figures, iter(range(1))
+
+            def die_at_the_second(*args, calls=calls, validate=validate):
+                if next(calls, None) is None:
+                    raise KeyboardInterrupt
+                return validate(*args)
+
+            monkeypatch.setattr(run, "validation_figures", die_at_the_second)
+            with pytest.raises(KeyboardInterrupt):
+                train_baseline(study, cohort, tracker=NullTracker())
+            monkeypatch.undo()
+        folder = train_baseline(study, cohort, tracker=NullTracker())
+        ends.append((folder / "weights.safetensors").read_bytes())
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("stage", ["soft_targets", "student"])
+def test_a_stage_without_what_it_builds_on_is_refused(make_study, stage):
+    study, cohort = make_study(dims=2)
+    with pytest.raises(StudyError, match="this stage has not been run yet"):
+        soften(study, cohort) if stage == "soft_targets" else distill(
+            study, cohort, tracker=NullTracker()
+        )
+
+
+def test_a_changed_option_is_refused_by_the_stage_it_made(make_study):
+    study, cohort = make_study(dims=2)
+    folder = train_baseline(study, cohort, tracker=NullTracker())
+    made = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").write_text(json.dumps(made | {"seed": "another"}))
+    with pytest.raises(StudyError, match="made before seed changed; delete this folder"):
+        train_baseline(study, cohort, tracker=NullTracker())
+
+
+class TestCheckModels:
+    @pytest.fixture
+    def config(self, make_config):
+        path = make_config(dims=3)
+        return lambda *overrides: load(path, overrides=overrides)
+
+    def test_a_sound_config_passes(self, config):
+        check_models(config(), task=Task.SEGMENTATION)
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("teacher.model.name=dynunt", r"teacher\.model: unknown .* did you mean 'dynunet'"),
+            ("student.model.chanels=[4, 8]", r"student\.model: .* did you mean 'channels'"),
+            ("student.model.classes=7", r"student\.model: .* has no option 'classes'"),
+            ("preprocess.window=[16, 16, 17]", "cannot take|choose a window that every level"),
+            ("distill.losses=[{name: pixl_kd}]", r"distill\.losses: .* did you mean 'pixel_kd'"),
+            ("distill.losses=[{name: pixel_kd, temperature: 0}]", "temperature must be positive"),
+            ("distill.losses=[{name: pixel_kd, temperature: hot}]", r"distill\.losses: "),
+        ],
+    )
+    def test_what_cannot_be_trained_is_named_before_anything_is(self, config, override, message):
+        with pytest.raises(ConfigError, match=message):
+            check_models(config(override))
+
+    def test_another_pipeline_is_named(self, config):
+        with pytest.raises(ConfigError, match=r"run pipelines/segmentation\.py"):
+            check_models(config(), task=Task.CLASSIFICATION)
+
+
+def test_options_of_a_network_are_kept_apart_from_its_name():
+    assert NamedOptions.model_validate({"name": "a", "depth": 2}).options == {"depth": 2}

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from medkd.data import phi
+from medkd.data.loaders import load_samples
+from medkd.models.checkpoint import load_checkpoint
+from medkd.predict.infer import predict_log_probabilities
+from medkd.track.tracker import NullTracker
+from medkd.train import soften as soften_module
+from medkd.train.run import train_teacher
+from medkd.train.soften import frozen_teacher, soft_target_path, soften
+
+FOLDS = 3
+
+
+@pytest.fixture(scope="module")
+def softened(make_study):
+    """A study with soft targets out of fold, and its cohort."""
+    study, cohort = make_study(f"teacher.folds={FOLDS}", "teacher.flip_axes=[1]", dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    return study, cohort
+
+
+def fold_that_never_saw(study, patient):
+    key = phi.key(patient, salt=phi.study_salt(study.folder), kind="patient")
+    folders = [study.path(f"teacher/fold-{fold}") for fold in range(FOLDS)]
+    (unseen,) = (folder for folder in folders if key not in load_checkpoint(folder)[1].patients)
+    return unseen
+
+
+def test_every_training_case_has_one_and_no_other_case(softened):
+    study, cohort = softened
+    salt = phi.study_salt(study.folder)
+    expected = {f"{phi.key(case, salt=salt)}.npy" for case in cohort.split.train}
+    assert {path.name for path in study.path("soft_targets").glob("*.npy")} == expected
+
+
+def test_each_comes_from_the_fold_that_never_saw_the_patient(softened):
+    study, cohort = softened
+    salt = phi.study_salt(study.folder)
+    for sample in load_samples(cohort.of(cohort.split.train), study.config):
+        teacher = frozen_teacher([fold_that_never_saw(study, sample.case.patient)])
+        expected = predict_log_probabilities(teacher, sample.image, study.config, flip_axes=[1])
+        stored = np.load(soft_target_path(study.path("soft_targets"), sample.case, salt))
+        assert stored.shape == (len(study.config.classes), *sample.image.shape[1:])
+        np.testing.assert_allclose(np.exp(stored.astype(np.float32)), np.exp(expected), atol=2e-3)
+
+
+def test_its_teacher_is_calibrated(softened):
+    study, _ = softened
+    folder = study.path("teacher/fold-0")
+    model, found = load_checkpoint(folder)
+    image = torch.randn(1, 1, 16, 16)
+    teacher = frozen_teacher([folder]).cpu()
+    torch.testing.assert_close(teacher(image), model(image) / found.temperature)
+
+
+def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypatch):
+    study, cohort = make_study(dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    predict, calls = soften_module.predict_log_probabilities, []
+
+    def count(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*args, **options)
+
+    monkeypatch.setattr(soften_module, "predict_log_probabilities", count)
+    with pytest.raises(KeyboardInterrupt):
+        soften(study, cohort)
+    soften(study, cohort)
+    assert len(calls) == 1 + len(cohort.split.train)  # the third case was begun twice

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from medkd.config import Config
+from medkd.distill.losses import pixel_kd
+from medkd.errors import ConfigError
+from medkd.train.steps import distill_step, supervised_step
+from medkd.types import Task
+from tests.conftest import tiny_values
+
+
+@pytest.fixture
+def options(tmp_path):
+    def make(**distill):
+        values = tiny_values(tmp_path, dims=2, task="segmentation")
+        values["distill"] |= distill
+        return Config.model_validate(values)
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    rng = torch.Generator().manual_seed(0)
+    return {
+        "image": torch.randn(2, 3, 8, 8, generator=rng),
+        "label": torch.randint(0, 3, (2, 8, 8), generator=rng),
+        "valid": torch.rand(2, 8, 8, generator=rng) < 0.7,
+        "soft": torch.randn(2, 3, 8, 8, generator=rng).softmax(1),
+    }
+
+
+def by_hand(logits, label):
+    """Return Dice loss over the foreground, the batch as one image, and the cross-entropy."""
+    p, truth = logits.softmax(1)[:, 1:], F.one_hot(label, 3).movedim(-1, 1)[:, 1:]
+    space = (0, 2, 3)
+    dice = (2 * (p * truth).sum(space) + 1e-5) / (p.sum(space) + truth.sum(space) + 1e-5)
+    return {"dice_loss": 1 - dice.mean(), "cross_entropy": F.cross_entropy(logits, label)}
+
+
+def test_labels_alone_give_dice_and_cross_entropy(batch):
+    terms = supervised_step(Task.SEGMENTATION)(nn.Identity(), batch, 0)
+    expected = by_hand(batch["image"], batch["label"])
+    assert terms.keys() == {"loss", *expected}
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+    torch.testing.assert_close(terms["loss"], sum(expected.values()))
+
+
+def test_classification_has_no_dice():
+    batch = {"image": torch.randn(4, 3), "label": torch.tensor([0, 1, 2, 0])}
+    terms = supervised_step(Task.CLASSIFICATION)(nn.Identity(), batch, 0)
+    assert terms.keys() == {"loss", "cross_entropy"}
+    torch.testing.assert_close(terms["loss"], F.cross_entropy(batch["image"], batch["label"]))
+
+
+def test_distillation_adds_its_weighted_terms_over_valid_voxels(options, batch):
+    losses = [{"name": "pixel_kd", "weight": 3, "temperature": 4}]
+    terms = distill_step(options(losses=losses, supervised=0.5))(nn.Identity(), batch, 0)
+    hard = by_hand(batch["image"], batch["label"])
+    soft = pixel_kd(batch["image"], batch["soft"], batch["valid"], temperature=4.0)
+    torch.testing.assert_close(terms["pixel_kd"], soft)
+    torch.testing.assert_close(terms["loss"], 0.5 * sum(hard.values()) + 3 * soft)
+
+
+@pytest.mark.parametrize(("number", "share"), [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)])
+def test_the_terms_warm_up(options, batch, number, share):
+    step = distill_step(options(warmup_steps=4, supervised=0))
+    terms = step(nn.Identity(), batch, number)
+    torch.testing.assert_close(terms["loss"], share * terms["pixel_kd"])
+
+
+def test_without_the_term_distillation_is_supervision(options, batch):
+    losses = [{"name": "pixel_kd", "weight": 0}]
+    distilled = distill_step(options(losses=losses))(nn.Identity(), batch, 0)
+    supervised = supervised_step(Task.SEGMENTATION)(nn.Identity(), batch, 0)
+    torch.testing.assert_close(distilled["loss"], supervised["loss"])
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"name": "pixl_kd"}, "unknown distillation loss 'pixl_kd'; did you mean 'pixel_kd'"),
+        ({"name": "pixel_kd", "temprature": 2}, "did you mean 'temperature'"),
+    ],
+)
+def test_an_unknown_loss_or_option_is_refused_before_training(options, loss, message):
+    with pytest.raises(ConfigError, match=message):
+        distill_step(options(losses=[loss]))
