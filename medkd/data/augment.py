@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medkd.config import AugmentOptions, PreprocessOptions
+from medkd.errors import ConfigError
 
 Patch = dict[str, np.ndarray]  # image, label, valid and perhaps soft, each [channels, *space]
 Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch
@@ -19,9 +20,23 @@ INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "v
 
 
 def augmentation(options: AugmentOptions, grid: PreprocessOptions, *, soft: bool) -> Augment:
-    """Return the augmentation for patches of ``grid.window``, with or without a soft target."""
+    """Return the augmentation for patches of ``grid.window``, with or without a soft target.
+
+    Raises:
+        ConfigError: a flip or transposition that such a window does not have.
+    """
+    _check(options, grid)
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
     return _volumes(options, grid, keys) if len(grid.window) == 3 else _images(options, keys)
+
+
+def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
+    window = tuple(grid.window)
+    if options.transpose and (len(window) == 3 or len(set(window)) > 1):
+        raise ConfigError(f"augment.transpose: needs a square 2D window, not {window}; turn it off")
+    strange = sorted(set(options.flip_axes) - set(range(len(window))))
+    if strange:
+        raise ConfigError(f"augment.flip_axes: {strange} are no axes of the window {window}")
 
 
 def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> Augment:

@@ -1,0 +1,215 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from medkd.config import AugmentOptions, PreprocessOptions
+from medkd.data.augment import augmentation
+from medkd.errors import ConfigError
+
+SPATIAL = {
+    "probability": 1.0,
+    "flip_axes": (0, 1),
+    "rotate_degrees": 20,
+    "scale": 0.15,
+    "translate": 0.1,
+}
+INTENSITY = {
+    "probability": 1.0,
+    "brightness": 0.3,
+    "contrast": 0.3,
+    "gamma": 0.3,
+    "noise_std": 0.1,
+    "blur_sigma": 1.0,
+}
+VALUES = np.array([-3.0, 2.0, 7.0], np.float32)  # of the image, by class
+WINDOWS = [(32, 24), (16, 20, 12)]
+
+
+def make(window, *, soft=True, **options):
+    return augmentation(AugmentOptions(**options), PreprocessOptions(window=window), soft=soft)
+
+
+@pytest.fixture
+def patch(blob):
+    """Return a maker of patches whose image and soft target say what the label says."""
+
+    def make(window):
+        label = blob(window, seed=3).astype(np.uint8)
+        label[blob(window, seed=4)] = 2
+        soft = np.eye(3, dtype=np.float32)[label]
+        valid = np.ones((1, *window), np.uint8)
+        valid[:, :2] = 0
+        return {
+            "image": VALUES[label][None],
+            "label": label[None],
+            "soft": np.moveaxis(soft, -1, 0),
+            "valid": valid,
+        }
+
+    return make
+
+
+def copied(patch):
+    return {key: value.copy() for key, value in patch.items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        np.testing.assert_array_equal(value, other[key])
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("seed", range(3))
+def test_image_label_and_soft_target_move_together(window, seed, patch):
+    before = patch(window)
+    after = make(window, **SPATIAL)(copied(before), seed)
+    assert not np.array_equal(after["label"], before["label"])
+    nearest = np.abs(after["image"] - VALUES.reshape(3, *[1] * len(window))).argmin(axis=0)
+    for class_of in (after["soft"].argmax(axis=0), nearest):
+        assert (after["label"][0] == class_of).mean() > 0.93
+    for key, value in before.items():
+        assert after[key].shape == value.shape
+    assert set(np.unique(after["label"])) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_valid_voxels_move_with_the_image(window, patch):
+    before = patch(window)
+    before["label"] = before["valid"] * before["label"]
+    marked = before | {"valid": before["label"].copy()}
+    after = make(window, **SPATIAL)(marked, 1)
+    np.testing.assert_array_equal(after["valid"], after["label"])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_soft_targets_stay_probabilities(window, classes, patch):
+    before = patch(window)
+    odds = np.random.default_rng(0).gamma(0.3, size=(classes, *window)) + 1e-6
+    before["soft"] = (odds / odds.sum(axis=0)).astype(np.float32)
+    augment = make(window, **SPATIAL)
+    for seed in range(5):
+        soft = augment(copied(before), seed)["soft"]
+        assert soft.min() >= 0
+        np.testing.assert_allclose(soft.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_spatial_change_makes_up_no_intensity(window, patch):
+    before = patch(window)
+    after = make(window, **SPATIAL)(copied(before), 0)["image"]
+    assert before["image"].min() - 1e-4 <= after.min()
+    assert after.max() <= before["image"].max() + 1e-4
+    flipped = make(window, flip_axes=(0, 1))(copied(before), 0)["image"]
+    np.testing.assert_allclose(
+        np.sort(flipped.ravel()), np.sort(before["image"].ravel()), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_an_intensity_change_touches_the_image_alone(window, patch):
+    before = patch(window)
+    after = make(window, **INTENSITY)(copied(before), 0)
+    assert np.abs(after["image"] - before["image"]).max() > 0.01
+    for key in ("label", "soft", "valid"):
+        np.testing.assert_array_equal(after[key], before[key])
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_seed_decides_the_patch_whatever_came_before(window, patch):
+    before = patch(window)
+    augment = make(window, **SPATIAL | INTENSITY)
+    first = {seed: augment(copied(before), seed) for seed in (1, 2, 3)}
+    again = make(window, **SPATIAL | INTENSITY)
+    for seed in (3, 1):
+        assert_same(again(copied(before), seed), first[seed])
+    assert not np.array_equal(first[1]["image"], first[2]["image"])
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("options", [{"probability": 1.0}, SPATIAL | INTENSITY])
+def test_without_strength_or_probability_nothing_changes(window, options, patch):
+    before = patch(window)
+    if len(options) > 1:
+        options = options | {"probability": 0.0, "flip_axes": ()}
+    after = make(window, **options)(copied(before), 0)
+    for key, value in before.items():
+        np.testing.assert_allclose(after[key], value, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    "strength", [{"rotate_degrees": 20}, {"scale": 0.3}, {"translate": 0.3}, {"flip_axes": (0,)}]
+)
+def test_each_spatial_strength_moves_the_label(window, strength, patch):
+    before, augment = patch(window), make(window, probability=1.0, **strength)
+    moved = [augment(copied(before), seed)["label"] for seed in range(4)]
+    assert any(not np.array_equal(label, before["label"]) for label in moved)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_translation_stays_below_its_share_of_the_window(window, patch):
+    before = patch(window)
+    for value in before.values():
+        value[...] = 0
+    corner = tuple(width // 2 for width in window)
+    before["label"][(0, *corner)] = 1
+    augment = make(window, probability=1.0, translate=0.2)
+    for seed in range(6):
+        places = np.argwhere(augment(copied(before), seed)["label"][0])
+        if len(places):
+            assert (np.abs(places - corner) <= 0.2 * np.array(window) + 1).all()
+
+
+def test_all_eight_symmetries_of_the_square_occur(patch):
+    before, augment = patch((16, 16)), make((16, 16), transpose=True)
+    seen = {augment(copied(before), seed)["label"].tobytes() for seed in range(60)}
+    label = before["label"][0]
+    turned = [np.rot90(view, k) for view in (label, label.T) for k in range(4)]
+    assert seen == {np.ascontiguousarray(view).tobytes() for view in turned}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_patch_without_label_and_soft_target_passes(channels, patch):
+    image = np.random.default_rng(0).normal(size=(channels, 16, 16)).astype(np.float32)
+    before = {"image": image, "valid": np.ones((1, 16, 16), np.uint8)}
+    after = make((16, 16), **SPATIAL | INTENSITY)(before, 0)
+    assert {key: value.shape for key, value in after.items()} == {
+        "image": (channels, 16, 16),
+        "valid": (1, 16, 16),
+    }
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "message"),
+    [
+        ((16, 24), {"transpose": True}, "augment.transpose: needs a square 2D window"),
+        ((16, 16, 16), {"transpose": True}, "augment.transpose: needs a square 2D window"),
+        ((16, 16), {"flip_axes": (0, 2)}, r"augment.flip_axes: \[2\] are no axes"),
+    ],
+)
+def test_a_change_that_the_window_does_not_have_is_refused(window, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make(window, **options)
+
+
+def test_augmenting_asks_no_server():
+    code = """
+import sys
+calls = []
+sys.addaudithook(lambda event, _: event.startswith("socket.") and calls.append(event))
+from medkd.config import AugmentOptions, PreprocessOptions
+from medkd.data.augment import augmentation
+augmentation(AugmentOptions(rotate_degrees=9), PreprocessOptions(window=(8, 8)), soft=False)
+assert "albumentations" in sys.modules
+print([call for call in calls if call in ("socket.connect", "socket.getaddrinfo")])
+"""
+    inherited = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=inherited, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
