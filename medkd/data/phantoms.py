@@ -45,7 +45,7 @@ class Tissue(IntEnum):
 
 #              air  shell core lesion fat  musc loose bone  marr organ vess node
 SIGNAL = np.array([0, 0.50, 0.67, 0.37, 0.95, 0.36, 0.25, 0.08, 0.74, 0.50, 0.67, 0.37])
-TEXTURE = np.array([0, 0.03, 0.03, 0.03, 0.08, 0.06, 0.09, 0.01, 0.06, 0.03, 0.03, 0.03])
+TEXTURE = np.array([0, 0.02, 0.02, 0.02, 0.08, 0.05, 0.07, 0.01, 0.06, 0.02, 0.02, 0.02])
 
 
 Layer = Iterator[tuple[Tissue, np.ndarray]]  # where to paint what
@@ -59,7 +59,7 @@ class Site(NamedTuple):
     noise: float  # standard deviation, as a share of the brightest tissue
 
 
-SITES = (Site("north", "RAS", 0.025), Site("east", "LPS", 0.035), Site("south", "PIR", 0.05))
+SITES = (Site("north", "RAS", 0.02), Site("east", "LPS", 0.03), Site("south", "PIR", 0.04))
 
 
 def phantom(
@@ -261,7 +261,7 @@ def _organ(points: np.ndarray, rng: Generator) -> Layer:
 
 def _signal(tissue: np.ndarray, spacing_mm: Sequence[float], rng: Generator) -> np.ndarray:
     """Noiseless signal ``[*shape]``: fat is about 1, every case has a contrast of its own."""
-    level = np.clip(SIGNAL + rng.normal(0, 0.025, len(SIGNAL)), 0, None) ** rng.uniform(0.8, 1.25)
+    level = np.clip(SIGNAL + rng.normal(0, 0.02, len(SIGNAL)), 0, None) ** rng.uniform(0.8, 1.25)
     level[Tissue.AIR] = 0
     grain = gaussian_filter(rng.standard_normal(tissue.shape), 1.2 / np.array(spacing_mm))
     return level[tissue] + TEXTURE[tissue] * grain / grain.std()
