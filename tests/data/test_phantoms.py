@@ -142,7 +142,7 @@ def test_sites_store_other_axes_and_one_body(cohort):
         np.testing.assert_array_equal(image.affine, label.affine)
         canonical = nib.as_closest_canonical(label)
         assert canonical.header.get_zooms() == SMALL["spacing_mm"]
-        # the organ is on the patient's left whatever the axis order
+        # the organ is on the patient's right whatever the axis order
         x, _, _ = ndimage.center_of_mass(np.asarray(canonical.dataobj) > 0)
         assert x > SMALL["shape"][0] / 2
 
