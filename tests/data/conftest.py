@@ -3,10 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from scipy import ndimage
 
 from medkd.config import Config
 from medkd.study import Study
+
+settings.register_profile("files", deadline=None)  # disks and shared cores are slow at times
+settings.load_profile("files")
 
 MODEL = {"model": {"name": "plain_unet"}, "train": {"steps": 4, "workers": 0}}
 

@@ -1,0 +1,149 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from scipy import ndimage
+from torch import nn
+
+from medkd.config import PreprocessOptions
+from medkd.device.manifest import MANIFEST, Manifest, sha256
+from medkd.device.predictor import WEIGHTS
+from medkd.export.onnx import export_onnx
+from medkd.types import Task
+
+settings.register_profile("files", deadline=None)  # disks and shared cores are slow at times
+settings.load_profile("files")
+
+
+class PixelClasses(nn.Module):
+    """Three classes by intensity after z-scoring: dark, middle, bright."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.smooth = (nn.Conv2d, nn.Conv3d)[dims - 2](1, 1, 3, padding=1, bias=False)
+        nn.init.constant_(self.smooth.weight, 0.02)
+        with torch.no_grad():
+            self.smooth.weight[(0, 0, *[1] * dims)] = 1
+
+    def forward(self, image):
+        x = self.smooth(image)
+        return torch.cat([-2 * x, 0.5 + 0 * x, 2 * x - 1], dim=1)
+
+
+class BrightAndDark(nn.Module):
+    """Two classes by the mean of the image."""
+
+    def forward(self, image):
+        mean = image.mean(dim=(1, 2, 3))
+        return torch.stack([-4 * mean + 2, 4 * mean - 2], dim=1)
+
+
+def write_release(folder, *, task, window, network, **preprocess):
+    """Export a network into a release folder and return it."""
+    folder.mkdir()
+    export_onnx(network, folder / WEIGHTS, shape=(1, *window))
+    segmentation = task is Task.SEGMENTATION
+    manifest = Manifest(
+        role="student",
+        task=task,
+        classes=("background", "organ", "lesion") if segmentation else ("dark", "bright"),
+        label_values=(0, 7, 255) if segmentation else (0, 1),
+        preprocess=PreprocessOptions(window=window, **preprocess),
+        temperature=1.5,
+        model={"name": "tiny"},
+        parameters=1,
+        macs=1,
+        study={},
+        parity={},
+        files={WEIGHTS: sha256(folder / WEIGHTS)},
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def release_3d(tmp_path_factory):
+    """A release that works at 1.5 mm in RAS with windows of 8 voxels."""
+    return write_release(
+        tmp_path_factory.mktemp("release") / "volumes",
+        task=Task.SEGMENTATION,
+        window=(8, 8, 8),
+        network=PixelClasses(3),
+        spacing_mm=(1.5, 1.5, 1.5),
+    )
+
+
+@pytest.fixture(scope="session")
+def release_2d(tmp_path_factory):
+    return write_release(
+        tmp_path_factory.mktemp("release") / "pictures",
+        task=Task.SEGMENTATION,
+        window=(16, 16),
+        network=PixelClasses(2),
+        orientation=None,
+    )
+
+
+@pytest.fixture(scope="session")
+def release_classes(tmp_path_factory):
+    return write_release(
+        tmp_path_factory.mktemp("release") / "classes",
+        task=Task.CLASSIFICATION,
+        window=(8, 8),
+        network=BrightAndDark(),
+        orientation=None,
+        size=(8, 8),
+        intensity="unit",
+    )
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Copy a release and change its manifest: ``changed(release, temperature=2)``."""
+
+    def change(release, **values):
+        copy = tmp_path / "changed"
+        copy.mkdir()
+        for path in release.iterdir():
+            (copy / path.name).write_bytes(path.read_bytes())
+        manifest = json.loads((copy / MANIFEST).read_text()) | values
+        (copy / MANIFEST).write_text(json.dumps(manifest))
+        return copy
+
+    return change
+
+
+@pytest.fixture
+def scan(blob):
+    """Return a maker of a scan ``[*space]`` with a body and something bright in it."""
+
+    def make(shape, *, seed=0):
+        noise = np.random.default_rng(seed).normal(0, 2, shape)
+        return (noise + 60 * blob(shape, seed=seed) + 60 * blob(shape, seed=seed + 9)).astype(
+            np.float32
+        )
+
+    return make
+
+
+@pytest.fixture
+def blob():
+    """Return a maker of smooth random masks, the same for the same seed."""
+
+    def make(shape, *, seed, smooth=2.0):
+        noise = np.random.default_rng(seed).normal(size=shape)
+        field = ndimage.gaussian_filter(noise, smooth)
+        return field > field.std()
+
+    return make
+
+
+@pytest.fixture
+def data_root():
+    if "MEDKD_DATA" not in os.environ:
+        pytest.skip("MEDKD_DATA is not set")
+    return Path(os.environ["MEDKD_DATA"])

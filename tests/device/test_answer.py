@@ -1,0 +1,241 @@
+import csv
+import json
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+
+from medkd.data import images, nifti
+from medkd.device import load
+from medkd.device.answer import answer, answer_file, mask_name, write_probabilities
+from medkd.errors import DataError, ReleaseError
+
+AFFINE = np.array([[0, -1.5, 0, 5], [2, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture
+def folder(tmp_path, scan):
+    """Three scans, one of them damaged, and a file that is no image."""
+    source = tmp_path / "scans"
+    source.mkdir()
+    for number, name in enumerate(["a.nii.gz", "b.v2.nii", "damaged.nii.gz"]):
+        nifti.write(source / name, scan((14, 12, 9), seed=number), affine=AFFINE)
+    content = (source / "damaged.nii.gz").read_bytes()
+    (source / "damaged.nii.gz").write_bytes(content[:500])
+    (source / "notes.txt").write_text("not an image")
+    return source
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    source = tmp_path / "pictures"
+    for name, value in (("dark", 20), ("bright", 230)):
+        images.write(source / f"{name}.png", np.full((10, 14), value, np.uint8))
+    return source
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_gives_masks_and_one_bad_file_stops_nothing(release_3d, folder, tmp_path):
+    summary = answer(release_3d, folder, tmp_path / "masks")
+    assert {name: path.name for name, path in summary.written.items()} == {
+        "a.nii.gz": "a.nii.gz",
+        "b.v2.nii": "b.v2.nii.gz",
+    }
+    assert list(summary.failed) == ["damaged.nii.gz"]
+    assert summary.failed["damaged.nii.gz"].startswith("truncated or not a NIfTI file")
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["a.nii.gz", "b.v2.nii.gz"]
+
+
+def test_a_mask_file_has_the_images_own_grid(release_3d, folder, tmp_path):
+    answer(release_3d, folder / "a.nii.gz", tmp_path / "new" / "mask.nii.gz")
+    image, mask = (nibabel.load(p) for p in (folder / "a.nii.gz", tmp_path / "new" / "mask.nii.gz"))
+    assert mask.shape == image.shape
+    assert mask.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(mask.affine, image.affine)
+    assert nibabel.aff2axcodes(mask.affine) == nibabel.aff2axcodes(image.affine)
+    expected = load(release_3d).predict(nifti.read(folder / "a.nii.gz")).mask
+    np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
+
+
+def test_an_existing_folder_takes_the_mask_of_one_file(release_3d, folder, tmp_path):
+    summary = answer(release_3d, folder / "a.nii.gz", tmp_path)
+    assert summary.written == {"a.nii.gz": tmp_path / "a.nii.gz"}
+
+
+def test_a_picture_gets_a_png(release_2d, scan, tmp_path):
+    picture = np.clip(scan((20, 31)), 0, 255).astype(np.uint8)
+    images.write(tmp_path / "p.png", picture)
+    answer(release_2d, tmp_path / "p.png", tmp_path / "masks")
+    expected = load(release_2d).predict(images.read(tmp_path / "p.png")).mask
+    assert expected.any()
+    mask = images.read_label(tmp_path / "masks" / "p.png").array[0]
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_mask_never_overwrites_an_image(release_3d, folder):
+    before = (folder / "a.nii.gz").read_bytes()
+    for target in (folder, folder / "a.nii.gz"):
+        summary = answer(release_3d, folder / "a.nii.gz", target)
+        assert "would overwrite" in summary.failed["a.nii.gz"]
+    assert "a.nii.gz" in answer(release_3d, folder, folder).failed
+    assert (folder / "a.nii.gz").read_bytes() == before
+
+
+def test_a_mask_never_overwrites_another_images_mask(release_3d, folder, tmp_path, scan):
+    nifti.write(folder / "a.nii", scan((9, 9, 9)), affine=AFFINE)
+    summary = answer(release_3d, folder, tmp_path / "masks")
+    assert "would overwrite" in summary.failed["a.nii.gz"]
+    assert nifti.read(summary.written["a.nii"]).shape == (9, 9, 9)
+
+
+def test_a_name_in_brackets_is_no_markup(release_3d, folder, tmp_path, capsys):
+    (folder / "damaged.nii.gz").rename(folder / "x[bold].nii.gz")
+    assert "x[bold].nii.gz" in answer(release_3d, folder, tmp_path / "masks").failed
+    assert "x[bold].nii.gz" in capsys.readouterr().out
+
+
+def test_a_folder_of_series_gives_masks_named_after_them(release_3d):
+    manifest = load(release_3d).manifest
+    assert mask_name(release_3d / "1.2.840.10008", manifest) == "1.2.840.10008.nii.gz"
+    assert mask_name(release_3d / "scan.nii.gz", manifest) == "scan.nii.gz"
+
+
+def test_stages_are_told_in_milliseconds(release_3d, release_classes, folder, pictures, tmp_path):
+    stages = answer_file(load(release_3d), folder / "a.nii.gz", tmp_path / "m.nii.gz")
+    assert list(stages) == ["read", "preprocess", "network", "postprocess", "write"]
+    assert all(0 < value < 60_000 for value in stages.values())
+    stages = answer_file(load(release_classes), pictures / "dark.png", tmp_path / "answer.json")
+    assert list(stages) == ["read", "preprocess", "network", "write"]
+
+
+@pytest.mark.parametrize("target", ["table.csv", "table.json", "folder"])
+def test_classes_of_a_folder_are_one_table(release_classes, pictures, tmp_path, target):
+    (pictures / "damaged.png").write_bytes(b"")
+    summary = answer(release_classes, pictures, tmp_path / target)
+    path = tmp_path / target / "probabilities.csv" if target == "folder" else tmp_path / target
+    rows = json.loads(path.read_text()) if target.endswith("json") else table(path)
+    assert [(row["image"], row["prediction"]) for row in rows] == [
+        ("bright.png", "bright"),
+        ("dark.png", "dark"),
+    ]
+    for row in rows:
+        assert float(row["dark"]) + float(row["bright"]) == pytest.approx(1, abs=1e-6)
+    assert summary.written == {"bright.png": path, "dark.png": path}
+    assert list(summary.failed) == ["damaged.png"]
+
+
+def test_classes_of_a_medmnist_file(release_classes, tmp_path):
+    stack = np.stack([np.full((10, 10), value, np.uint8) for value in (10, 250, 20)])
+    colour = np.repeat(stack[..., None], 3, axis=-1)
+    np.savez(tmp_path / "m.npz", val_images=stack, test_images=colour, test_labels=np.ones(3))
+    summary = answer(release_classes, tmp_path / "m.npz", tmp_path / "t.csv")
+    assert [row["prediction"] for row in table(tmp_path / "t.csv")] == [
+        "dark",
+        "bright",
+        "dark",
+    ] * 2
+    assert list(summary.written)[::3] == ["val_images/00000", "test_images/00000"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_a_truncated_npz_is_refused(release_classes, tmp_path, share):
+    np.savez(tmp_path / "whole.npz", test_images=np.zeros((9, 9, 9), np.uint8))
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "m.npz").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=r"m\.npz: truncated or not an npz"):
+        answer(release_classes, tmp_path / "m.npz", tmp_path)
+
+
+def test_an_npz_that_is_none_is_refused(release_classes, tmp_path):
+    with pytest.raises(DataError, match=r"gone\.npz: no such file"):
+        answer(release_classes, tmp_path / "gone.npz", tmp_path)
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(DataError, match=r"array\.npz: truncated or not an npz"):
+        answer(release_classes, tmp_path / "array.npz", tmp_path)
+    np.savez(tmp_path / "other.npz", labels=np.zeros(3))
+    with pytest.raises(DataError, match=r"other\.npz: holds no array whose name ends in 'images'"):
+        answer(release_classes, tmp_path / "other.npz", tmp_path)
+
+
+def test_an_input_that_is_none_is_refused(release_3d, tmp_path):
+    with pytest.raises(DataError, match=r"gone: no such file or folder"):
+        answer(release_3d, tmp_path / "gone", tmp_path / "m")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: holds no image"):
+        answer(release_3d, tmp_path / "empty", tmp_path / "m")
+    with pytest.raises(ReleaseError, match="not a release"):
+        answer(tmp_path / "empty", tmp_path, tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["new/t.csv", "new/t.json"])
+def test_probabilities_come_back_from_their_table(tmp_path, name):
+    rows = [{"image": 'a "b", c.png', "dark": 0.1, "bright": 0.9, "prediction": "bright"}]
+    write_probabilities(tmp_path / name, rows)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == [name[4:]]
+    back = json.loads((tmp_path / name).read_text()) if "json" in name else table(tmp_path / name)
+    assert [{k: str(v) for k, v in row.items()} for row in rows] == [
+        {k: str(v) for k, v in row.items()} for row in back
+    ]
+
+
+WITHOUT_TRAINING_LIBRARIES = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "monai", "mlflow", "albumentations"}:
+            raise ImportError(f"{name} is not installed on this device")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+IN_PYTHON = """
+from medkd.data.reader import read_image, write_mask
+from medkd.device import load
+
+release, source, target = sys.argv[1:]
+volume = read_image(__import__("pathlib").Path(source))
+mask = load(release).predict(volume).mask
+write_mask(__import__("pathlib").Path(target), mask, affine=volume.affine)
+"""
+
+BY_COMMAND = """
+sys.argv = ["medkd", "predict", *sys.argv[1:]]
+from medkd.cli import main
+
+main()
+"""
+
+
+def on_a_device(code, *arguments):
+    command = [sys.executable, "-c", WITHOUT_TRAINING_LIBRARIES + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("code", [IN_PYTHON, BY_COMMAND], ids=["python", "command"])
+def test_a_device_needs_no_training_library(release_3d, folder, tmp_path, code):
+    done = on_a_device(code, release_3d, folder / "a.nii.gz", tmp_path / "mask.nii.gz")
+    assert done.returncode == 0, done.stderr
+    expected = load(release_3d).predict(nifti.read(folder / "a.nii.gz")).mask
+    np.testing.assert_array_equal(nifti.read(tmp_path / "mask.nii.gz").array[0], expected)
+
+
+def test_the_command_counts_failures_and_tells_them_by_its_exit_code(release_3d, folder, tmp_path):
+    done = on_a_device(BY_COMMAND, release_3d, folder, tmp_path / "masks")
+    assert done.returncode == 3
+    assert "2 answered, 1 failed" in done.stdout
+    assert "damaged.nii.gz: truncated" in done.stdout
+
+
+def test_the_command_explains_a_release_that_is_none(folder, tmp_path):
+    done = on_a_device(BY_COMMAND, folder, folder, tmp_path / "masks")
+    assert done.returncode == 3
+    assert "not a release" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from medkd.data import images, nifti
+from medkd.device.latency import measure_latency
+from medkd.errors import ReleaseError
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latency")
+    for number in range(2):
+        noise = np.random.default_rng(number).normal(size=(12, 12, 9)).astype(np.float32)
+        nifti.write(folder / f"{number}.nii.gz", noise, affine=np.eye(4))
+    images.write(folder / "p.png", np.full((9, 9), 99, np.uint8))
+    return folder
+
+
+def assert_ordered(percentiles):
+    assert 0 < percentiles.p50 <= percentiles.p90 <= percentiles.p99
+
+
+def test_figures_are_positive_ordered_and_fit_together(release_3d, sources):
+    latency = measure_latency(release_3d, sorted(sources.glob("*.gz")), queries=12, threads=1)
+    assert (latency.queries, latency.threads) == (12, 1)
+    assert_ordered(latency.file_to_file_ms)
+    assert_ordered(latency.network_ms)
+    assert set(latency.stages_ms) == {"read", "preprocess", "network", "postprocess", "write"}
+    assert all(value > 0 for value in latency.stages_ms.values())
+    assert sum(latency.stages_ms.values()) < 2 * latency.file_to_file_ms.p50
+    assert latency.network_ms.p50 == pytest.approx(latency.stages_ms["network"])
+    assert latency.cold_start_ms > latency.file_to_file_ms.p50
+    assert latency.processor
+    assert latency.load_average >= 0
+    assert [p.name for p in sources.iterdir() if "partial" in p.name] == []
+
+
+def test_classification_has_no_way_back_to_the_image(release_classes, sources):
+    latency = measure_latency(release_classes, [sources / "p.png"], queries=2, threads=1)
+    assert set(latency.stages_ms) == {"read", "preprocess", "network", "write"}
+
+
+def test_peak_memory_is_the_devices_own_and_not_that_of_who_asks():
+    code = "from medkd.device.latency import _peak_memory_mib; print(_peak_memory_mib())"
+    asker = f"""
+import subprocess, sys
+held = b"1" * (600 << 20)
+print(subprocess.check_output([sys.executable, "-c", {code!r}], text=True))
+"""
+    done = subprocess.run([sys.executable, "-c", asker], capture_output=True, text=True, check=True)
+    assert 20 < float(done.stdout) < 400
+
+
+def test_a_failure_is_told_with_the_release(tmp_path, sources):
+    with pytest.raises(ReleaseError, match=r"(?s)measuring its latency failed: .*not a release"):
+        measure_latency(tmp_path, [sources / "p.png"], queries=1, threads=1)

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from medkd.device import load
+from medkd.device.manifest import MANIFEST, Manifest, read_manifest
+from medkd.device.predictor import WEIGHTS
+from medkd.errors import ReleaseError
+
+
+def test_a_sound_release_is_read_as_it_was_written(release_3d):
+    manifest = read_manifest(release_3d)
+    assert manifest == Manifest.model_validate_json((release_3d / MANIFEST).read_text())
+    assert manifest.label_values == (0, 7, 255)
+
+
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_one_changed_byte_is_found(release_3d, changed, place):
+    weights = changed(release_3d) / WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[place] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ReleaseError, match=f"{WEIGHTS}: differs from the SHA-256.*copy it again"):
+        load(weights.parent)
+
+
+def test_a_missing_file_is_found(release_3d, changed):
+    folder = changed(release_3d)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(ReleaseError, match=f"{WEIGHTS}: the manifest names it, but it is missing"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/hostname"])
+def test_a_name_that_leaves_the_folder_is_refused(release_3d, changed, name):
+    folder = changed(release_3d, files={name: "0" * 64})
+    (folder.parent / "x").write_text("outside")
+    with pytest.raises(ReleaseError, match="leaves the release folder; refused"):
+        load(folder)
+
+
+def test_a_link_that_leaves_the_folder_is_refused(release_3d, changed):
+    folder = changed(release_3d)
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(release_3d / WEIGHTS)
+    with pytest.raises(ReleaseError, match="leaves the release folder; refused"):
+        load(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version_is_refused(release_3d, changed, version):
+    with pytest.raises(ReleaseError, match=f"format version {version}, .* reads 1; export it"):
+        load(changed(release_3d, version=version))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "\ufeff{}", '{"version": 1}'])
+def test_a_damaged_manifest_is_refused(release_3d, changed, text):
+    folder = changed(release_3d)
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ReleaseError, match=rf"{MANIFEST}: (damaged|format version None)"):
+        load(folder)
+
+
+def test_a_manifest_that_is_no_text_is_refused(release_3d, changed):
+    folder = changed(release_3d)
+    (folder / MANIFEST).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ReleaseError, match="damaged"):
+        load(folder)
+
+
+@pytest.mark.parametrize("values", [{"surprise": 1}, {"task": "guess"}, {"temperature": None}])
+def test_unknown_keys_and_values_are_refused(release_3d, changed, values):
+    with pytest.raises(ReleaseError, match=f"(?s)damaged .*{next(iter(values))}"):
+        load(changed(release_3d, **values))
+
+
+def test_a_folder_without_manifest_is_no_release(tmp_path):
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(ReleaseError, match=r"not a release \(no manifest\.json\)"):
+            load(folder)
+
+
+def test_a_manifest_names_every_file_by_its_digest(release_3d):
+    files = json.loads((release_3d / MANIFEST).read_text())["files"]
+    assert set(files) == {path.name for path in release_3d.iterdir()} - {MANIFEST}

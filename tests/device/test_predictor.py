@@ -1,0 +1,121 @@
+import nibabel
+import numpy as np
+import pytest
+
+from medkd.data.preprocess import from_grid, preprocess
+from medkd.data.reader import read_image
+from medkd.device import load
+from medkd.device.predictor import softmax
+from medkd.device.window import predict_windows
+from medkd.errors import DataError
+from medkd.types import Volume
+
+ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IRP"]
+VALUES = np.array([0, 7, 255])
+
+
+def volume_in(array, codes, spacing_mm):
+    """Return a RAS image with its axes reordered to point to ``codes``."""
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = (-20, 5, 40)
+    image = nibabel.Nifti1Image(array, affine)
+    target = nibabel.orientations.axcodes2ornt(codes)
+    turned = image.as_reoriented(
+        nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), target)
+    )
+    return Volume(turned.get_fdata(dtype=np.float32)[None], turned.affine)
+
+
+def in_ras(array, affine):
+    return nibabel.as_closest_canonical(nibabel.Nifti1Image(array, affine)).get_fdata()
+
+
+@pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (1.0, 1.2, 3.0)], ids=["same", "resampled"])
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_the_mask_lies_on_the_images_own_grid_whatever_its_orientation(
+    release_3d, scan, codes, spacing
+):
+    predictor, array = load(release_3d), scan((21, 17, 12))
+    upright = predictor.predict(volume_in(array, "RAS", spacing)).mask
+    volume = volume_in(array, codes, spacing)
+    mask = predictor.predict(volume).mask
+    assert mask.shape == volume.shape
+    assert set(np.unique(upright)) == set(VALUES)
+    np.testing.assert_array_equal(in_ras(mask.astype(np.int16), volume.affine), upright)
+
+
+@pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (1.0, 1.2, 3.0)], ids=["same", "resampled"])
+def test_probabilities_sum_to_1_and_the_likeliest_is_the_mask(release_3d, scan, spacing):
+    volume = volume_in(scan((21, 17, 12)), "LPS", spacing)
+    predictor = load(release_3d)
+    answer = predictor.predict(volume, with_probabilities=True)
+    assert answer.probabilities.shape == (3, *volume.shape)
+    np.testing.assert_allclose(answer.probabilities.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_array_equal(VALUES[answer.probabilities.argmax(axis=0)], answer.mask)
+    np.testing.assert_array_equal(predictor.predict(volume).mask, answer.mask)
+    assert predictor.predict(volume).probabilities is None
+
+
+def test_equals_its_parts_put_together_by_hand(release_3d, scan):
+    volume = volume_in(scan((21, 17, 12)), "PIR", (1.0, 1.2, 3.0))
+    predictor = load(release_3d, threads=1)
+    array, grid = preprocess(volume, predictor.manifest.preprocess)
+    logits = predict_windows(predictor._engine, array, window=(8, 8, 8), overlap=0.25)
+    expected = from_grid(softmax(logits / 1.5), grid, order=1)
+    actual = predictor.predict(volume, with_probabilities=True).probabilities
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (9, 40), (50, 33)])
+def test_pictures_of_any_size(release_2d, scan, shape):
+    image = Volume(np.clip(scan(shape), 0, 255).astype(np.uint8)[None], np.eye(3))
+    answer = load(release_2d).predict(image, with_probabilities=True)
+    assert answer.mask.shape == shape
+    assert set(np.unique(answer.mask)) <= set(VALUES)
+    np.testing.assert_array_equal(VALUES[answer.probabilities.argmax(axis=0)], answer.mask)
+
+
+def test_a_temperature_softens_and_moves_no_mask(release_2d, changed, scan):
+    image = Volume(scan((30, 20))[None], np.eye(3))
+    hot = changed(release_2d, temperature=6.0)
+    one, other = (load(r).predict(image, with_probabilities=True) for r in (release_2d, hot))
+    np.testing.assert_array_equal(one.mask, other.mask)
+    assert other.probabilities.max(axis=0).mean() < one.probabilities.max(axis=0).mean()
+
+
+@pytest.mark.parametrize(("value", "likeliest"), [(30, 0), (220, 1)])
+def test_classes_are_tempered_probabilities(release_classes, value, likeliest):
+    image = Volume(np.full((1, 20, 12), value, np.uint8), np.eye(3))
+    answer = load(release_classes).predict(image)
+    logits = np.array([-4, 4]) * value / 255 + [2, -2]
+    np.testing.assert_allclose(answer.probabilities, softmax(logits / 1.5), atol=1e-5)
+    assert answer.probabilities.argmax() == likeliest
+    assert answer.mask is None
+
+
+def test_softmax_does_not_overflow():
+    logits = np.array([[1e4, -1e4], [0, 0], [-1e4, 1e4]])
+    np.testing.assert_allclose(softmax(logits), [[1, 0], [0, 0], [0, 1]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((1, 9, 9)), "2 spatial axes, preprocess.window has 3"),
+        (np.zeros((2, 9, 9, 9)), "2 channels, preprocess.channels is 1"),
+        (np.full((1, 9, 9, 9), np.nan), "NaN or infinite voxels"),
+    ],
+)
+def test_an_image_that_does_not_fit_is_refused(release_3d, array, reason):
+    with pytest.raises(DataError, match=reason):
+        load(release_3d).predict(Volume(array, np.eye(array.ndim)))
+
+
+@pytest.mark.data
+def test_a_dicom_series_and_its_nifti_twin_get_the_same_mask(release_3d, data_root):
+    folder = data_root / "dicom" / "series" / "sts_025_mr"
+    predictor, masks = load(release_3d), []
+    for path in (folder / "dicom", folder / "image.nii.gz"):
+        volume = read_image(path)
+        masks.append(in_ras(predictor.predict(volume).mask.astype(np.int16), volume.affine))
+    assert (masks[0] != masks[1]).mean() < 1e-4
