@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model, save_file
 from torch import nn
 
 from medkd.config import NamedOptions
@@ -53,7 +54,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, model: nn.Module, checkpoint: Checkpoint) -> None:
     """Write ``weights.safetensors`` and ``checkpoint.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model.cpu(), str(folder / "weights.safetensors"))  # keeps shared weights once
+    save_file(_unshared(model.cpu().state_dict()), folder / "weights.safetensors")
     write_atomic(folder / "checkpoint.json", json.dumps(asdict(checkpoint), indent=1))
 
 
@@ -72,3 +73,11 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder}: not a checkpoint of medkd ({error})") from None
     return model.eval(), checkpoint
+
+
+def _unshared(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keep each tensor once, under its first name, so that the same weights give the same file."""
+    kept: dict[int, str] = {}
+    for name in sorted(weights):
+        kept.setdefault(weights[name].data_ptr(), name)
+    return {name: weights[name].contiguous() for name in kept.values()}

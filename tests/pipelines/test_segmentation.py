@@ -1,0 +1,141 @@
+"""A whole study through the command a user types, killed once on its way."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from medkd.data import nifti
+from medkd.device.answer import answer
+from tests.conftest import tiny_values, write_cases
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "pipelines" / "segmentation.py")]
+NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_study(folder, *, name):
+    values = tiny_values(folder, dims=3, task="segmentation")
+    values["study"]["name"] = name
+    values["gates"] = [{"figure": "parameters", "over": "teacher", "at_most": 1.0}]
+    (folder / "data").mkdir(exist_ok=True)
+    if not (folder / "data" / "cases.csv").exists():
+        write_cases(folder / "data", dims=3, task="segmentation")
+    config = folder / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(values))
+    return config
+
+
+def environment(folder):
+    return os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+
+
+def run(config, folder, *more):
+    return subprocess.run(
+        [*COMMAND, str(config), *more],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def run_and_kill(config, folder, *, when):
+    """Start a study and kill it hard once ``when`` exists."""
+    process = subprocess.Popen(
+        [*COMMAND, str(config)],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not when.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the study ended before it could be killed"
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_ends_like_an_undisturbed_one(tmp_path):
+    killed, undisturbed = (write_study(tmp_path, name=name) for name in ("killed", "undisturbed"))
+    run_and_kill(killed, tmp_path, when=tmp_path / "runs/killed/teacher/fold-0.partial/last.pt")
+    run_and_kill(killed, tmp_path, when=tmp_path / "runs/killed/student.partial/last.pt")
+    for config in (killed, undisturbed):
+        done = run(config, tmp_path)
+        assert done.returncode == 0, done.stderr
+    for role in ("teacher/fold-0", "baseline", "student"):
+        weights = [
+            tmp_path / "runs" / n / role / "weights.safetensors" for n in ("killed", "undisturbed")
+        ]
+        assert digest(weights[0]) == digest(weights[1]), role
+
+    again = run(killed, tmp_path)
+    assert again.returncode == 0
+    assert "teacher" not in again.stdout.split("┏")[0], "a finished stage was run again"
+
+    report = json.loads((tmp_path / "runs/killed/report.json").read_text())
+    assert report["test_openings"] == 1
+    assert report["verdict"] == "READY FOR REVIEW"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished study whose ids, dates and file names tell who the patients are."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_study(folder, name="tiny")
+    table = folder / "data" / "cases.csv"
+    text = table.read_text()
+    for number in range(10):
+        named = f"{NAMES[0]}-{number},{NAMES[2]}-{number // 2},"
+        text = text.replace(f"c{number},p{number // 2},", named)
+    header, *rows = text.splitlines()
+    dated = [f"{header},scan_date", *(f"{row},{NAMES[1]}" for row in rows)]
+    table.write_text("\n".join(dated) + "\n")
+    done = run(config, folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.mark.slow
+def test_every_release_answers_on_the_images_own_grid(finished, tmp_path):
+    folder, _ = finished
+    affine = np.array([[0, 0, 3.0, 5], [-1.0, 0, 0, 7], [0, 2.0, 0, -9], [0, 0, 0, 1]])
+    image = np.random.default_rng(0).normal(size=(20, 14, 18)).astype(np.float32)
+    nifti.write(tmp_path / "new.nii.gz", image, affine=affine)
+    for role in ("teacher", "student", "baseline"):
+        mask = tmp_path / f"{role}.nii.gz"
+        summary = answer(folder / "runs/tiny/releases" / role, tmp_path / "new.nii.gz", mask)
+        assert not summary.failed
+        read = nib.load(mask)
+        assert read.shape == image.shape
+        np.testing.assert_allclose(read.affine, affine, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_nothing_about_a_patient_leaves_the_study_folder(finished):
+    folder, done = finished
+    study = folder / "runs" / "tiny"
+    leaving = [folder / "mlflow.db", study / "journal.jsonl", study / "report.json"]
+    leaving += [study / "report.html", *study.glob("releases/*/*")]
+    leaving += [p for p in (folder / "mlartifacts").rglob("*") if p.is_file()]
+    assert len(leaving) > 20
+    for path in leaving:
+        content = path.read_bytes() + path.name.encode()
+        for name in (*NAMES, str(folder / "data")):
+            assert name.encode() not in content, f"{name} in {path}"
+    assert not any(name in done.stdout + done.stderr for name in NAMES)
