@@ -1,15 +1,14 @@
-"""Tiny data sets: a bright ball in noise is structure 1, its core structure 2."""
+"""Tiny data sets: a bright ball in noise is structure 1, its core structure 2.
+
+medkd is imported by the functions that need it: what a conftest imports at once would escape the
+type checks, which are installed later.
+"""
 
 import csv
 
 import numpy as np
 import pytest
 import yaml
-
-from medkd.config import load
-from medkd.data import images, nifti
-from medkd.data.check import check
-from medkd.study import Study
 
 SIZE = 16
 PARTS = ("train", "train", "train", "validation", "test")  # of patients; each has two cases
@@ -38,6 +37,8 @@ def ball(dims, *, seed):
 
 def write_cases(folder, *, dims, task):
     """Write ten cases of five patients and their table, ``cases.csv``."""
+    from medkd.data import images, nifti
+
     rows = []
     for number in range(2 * len(PARTS)):
         image, label = ball(dims, seed=number)
@@ -95,7 +96,10 @@ def make_config(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_study(make_config):
-    """Return a maker of a checked tiny study: ``study, cohort = make_study("seed.of=config")``."""
+    """Return a maker of a checked tiny study: ``study, cohort = make_study("study.seed=1")``."""
+    from medkd.config import load
+    from medkd.data.check import check
+    from medkd.study import Study
 
     def make(*overrides, dims=3, task="segmentation"):
         path = make_config(dims=dims, task=task)
@@ -105,3 +109,22 @@ def make_study(make_config):
         return study, cohort
 
     return make
+
+
+@pytest.fixture(scope="session")
+def released(make_study):
+    """A 3D segmentation study with its three releases, and its cohort."""
+    from medkd.export.release import export
+    from medkd.track.tracker import NullTracker
+    from medkd.train.run import distill, train_baseline, train_teacher
+    from medkd.train.soften import soften
+    from medkd.types import Role
+
+    study, cohort = make_study()
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+    for role in Role:
+        export(study, cohort, role=role)
+    return study, cohort

@@ -102,7 +102,7 @@ def score_classification(
     p_val, labels_val = _probabilities(predictor, validation, f"operating point {name}")
     answers = p.argmax(axis=1)
     interval = _Intervals(cases, config)
-    bins = [_one_case(p[:, None], label) for p, label in zip(p, labels, strict=True)]
+    bins = [_one_case(row[:, None], int(label)) for row, label in zip(p, labels, strict=True)]
     headline = {
         "auroc": interval.statistic(lambda i: auroc(p[i], labels[i])),
         "balanced_accuracy": interval.statistic(

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_a_run_killed_after_its_last_step_only_reads_its_result(run, undisturbed
 
 def test_a_run_killed_by_the_system_ends_with_the_same_weights(run, undisturbed):
     code = (
-        "import os, signal, sys; sys.path.insert(0, '.');"
+        "import os, signal, sys; sys.path.insert(0, os.getcwd());"
         "from pathlib import Path; from medkd.track.tracker import NullTracker;"
         "from tests.train.test_loop import *;"
         "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
@@ -127,6 +128,7 @@ def test_a_run_killed_by_the_system_ends_with_the_same_weights(run, undisturbed)
         [sys.executable, "-c", code, run.folder],
         check=False,
         capture_output=True,
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()

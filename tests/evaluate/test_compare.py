@@ -1,0 +1,215 @@
+import numpy as np
+import pytest
+
+from medkd.config import Config, GateOptions
+from medkd.evaluate.compare import compare, judge, verdict
+from medkd.metrics.statistics import bootstrap_difference
+from medkd.results import (
+    CaseScores,
+    GateResult,
+    Interval,
+    Latency,
+    Percentiles,
+    Reliability,
+    RoleResult,
+    Verdict,
+)
+from medkd.types import Role
+from tests.conftest import tiny_values
+
+DICE = {
+    Role.TEACHER: (0.9, 0.8, 0.85, 0.7),
+    Role.BASELINE: (0.7, 0.6, 0.75, 0.5),
+    Role.STUDENT: (0.88, 0.79, 0.86, 0.65),
+}
+SIZES = {Role.TEACHER: 1000, Role.BASELINE: 100, Role.STUDENT: 100}
+
+
+def interval(value, low=None, high=None):
+    return Interval(value=value, low=low, high=high, cases=4, patients=2)
+
+
+def role_result(role, *, measured=True):
+    times = Percentiles(p50=SIZES[role] / 10, p90=200.0, p99=300.0)
+    latency = Latency(
+        queries=64,
+        threads=2,
+        file_to_file_ms=times,
+        network_ms=times,
+        stages_ms={},
+        cold_start_ms=1.0,
+        peak_memory_mib=100.0,
+        processor="a processor",
+        load_average=0.0,
+    )
+    cases = tuple(
+        CaseScores(case=f"case-{i}", patient=f"patient-{i // 2}", figures={"dice": dice})
+        for i, dice in enumerate(DICE[role])
+    )
+    mean = sum(DICE[role]) / 4
+    return RoleResult(
+        role=role,
+        model={"name": "m"},
+        parameters=SIZES[role],
+        macs=10 * SIZES[role],
+        size_mib=1.5,
+        temperature=1.0,
+        headline={"dice": interval(mean, mean - 0.05, mean + 0.05), "ece": interval(0.1)},
+        per_class={"dice/core": interval(0.6, 0.5, 0.7), "auroc/rare": interval(float("nan"))},
+        cases=cases,
+        reliability=Reliability(confidence=(), accuracy=(), count=()),
+        failures={"misses": 2},
+        latency=latency if measured else None,
+    )
+
+
+@pytest.fixture
+def roles():
+    return {role: role_result(role) for role in Role}
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config.model_validate(tiny_values(tmp_path, dims=3, task="segmentation"))
+
+
+@pytest.fixture
+def judged(roles, config):
+    """Judge one gate."""
+
+    def judged(**gate):
+        options = config.model_copy(update={"gates": (GateOptions(**gate),)})
+        (result,) = judge(roles, compare(roles, options), options)
+        return result
+
+    return judged
+
+
+def test_differences_are_paired_by_case_and_their_intervals_by_patient(roles, config):
+    found = {(entry.of, entry.minus): entry.difference for entry in compare(roles, config)}
+    for of, minus in [("student", "teacher"), ("student", "baseline"), ("baseline", "teacher")]:
+        assert found[of, minus].value == pytest.approx((sum(DICE[of]) - sum(DICE[minus])) / 4)
+        assert found[of, minus].patients == 2
+    expected = bootstrap_difference(
+        np.array(DICE["student"]),
+        np.array(DICE["teacher"]),
+        ["patient-0", "patient-0", "patient-1", "patient-1"],
+        draws=config.evaluate.bootstrap,
+        seed=config.study.seed,
+    )
+    assert found["student", "teacher"].low == pytest.approx(expected.low)
+    assert found["student", "teacher"].high == pytest.approx(expected.high)
+
+
+def test_roles_that_are_missing_are_not_compared(roles, config):
+    del roles[Role.BASELINE]
+    assert [(entry.of, entry.minus) for entry in compare(roles, config)] == [("student", "teacher")]
+
+
+def test_roles_scored_on_different_cases_are_refused(roles, config):
+    turned = roles[Role.STUDENT].model_copy(update={"cases": roles[Role.STUDENT].cases[::-1]})
+    with pytest.raises(AssertionError, match="different cases"):
+        compare(roles | {Role.STUDENT: turned}, config)
+
+
+@pytest.mark.parametrize(
+    ("gate", "judged_by", "passed"),
+    [
+        # the less favourable end of the interval, not the value
+        ({"figure": "dice", "at_least": 0.74}, 0.745, True),
+        ({"figure": "dice", "at_least": 0.75}, 0.745, False),
+        ({"figure": "dice", "at_most": 0.8}, 0.845, False),
+        ({"figure": "dice/core", "of": "teacher", "at_least": 0.5}, 0.5, True),
+        # no interval: the value
+        ({"figure": "ece", "at_most": 0.1}, 0.1, True),
+        # plain numbers
+        ({"figure": "parameters", "at_most": 99}, 100, False),
+        ({"figure": "misses", "at_most": 2}, 2, True),
+        ({"figure": "size_mib", "at_most": 2}, 1.5, True),
+        ({"figure": "latency_p90_ms", "at_most": 200}, 200, True),
+        ({"figure": "peak_memory_mib", "at_most": 50}, 100, False),
+        # ratios
+        ({"figure": "parameters", "over": "teacher", "at_most": 0.1}, 0.1, True),
+        ({"figure": "macs", "over": "teacher", "at_most": 0.09}, 0.1, False),
+        ({"figure": "network_ms", "over": "teacher", "at_most": 0.2}, 0.1, True),
+        # differences without pairs
+        ({"figure": "ece", "minus": "teacher", "at_most": 0.0}, 0.0, True),
+        ({"figure": "parameters", "minus": "teacher", "at_most": -900}, -900, True),
+    ],
+)
+def test_a_gate_is_judged_by(judged, gate, judged_by, passed):
+    result = judged(**gate)
+    assert result.judged == pytest.approx(judged_by)
+    assert result.passed is passed
+
+
+def test_a_paired_difference_is_judged_by_its_own_interval(judged, roles, config):
+    difference = compare(roles, config)[0].difference
+    assert difference.low < difference.value < difference.high
+    gate = {"figure": "dice", "minus": "teacher"}
+    assert judged(**gate, at_least=-0.02).judged == difference.low
+    assert judged(**gate, at_most=0.02).judged == difference.high
+
+
+def test_a_difference_turned_round_keeps_its_interval(judged, roles, config):
+    difference = compare(roles, config)[0].difference
+    gate = {"figure": "dice", "of": "teacher", "minus": "student"}
+    assert judged(**gate, at_least=-0.02).judged == -difference.high
+    assert judged(**gate, at_most=0.02).judged == -difference.low
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        ({"figure": "auroc", "at_least": 0.5}, "auroc was not measured"),
+        ({"figure": "auroc", "minus": "teacher", "at_least": 0.5}, "auroc was not measured"),
+        ({"figure": "auroc/rare", "at_least": 0.5}, "auroc/rare is undefined on these cases"),
+        ({"figure": "auroc/rare", "over": "teacher", "at_most": 1}, "auroc/rare is undefined"),
+    ],
+)
+def test_a_figure_that_is_missing_is_not_judged(judged, gate, reason):
+    result = judged(**gate)
+    assert (result.judged, result.passed) == (None, None)
+    assert reason in result.reason
+
+
+def test_latency_that_was_not_measured_is_not_judged(judged, roles):
+    roles[Role.STUDENT] = role_result(Role.STUDENT, measured=False)
+    result = judged(figure="network_ms", over="teacher", at_most=0.2)
+    assert result.passed is None
+    assert result.reason == "network_ms was not measured"
+
+
+def test_a_role_that_is_missing_is_not_judged(judged, roles):
+    del roles[Role.TEACHER]
+    assert judged(figure="dice", minus="teacher", at_least=0.0).passed is None
+
+
+def test_a_ratio_to_nothing_is_not_judged(judged, roles):
+    roles[Role.TEACHER] = roles[Role.TEACHER].model_copy(update={"failures": {"misses": 0}})
+    result = judged(figure="misses", over="teacher", at_most=1)
+    assert (result.passed, result.reason) == (None, "teacher is 0")
+
+
+PASSED = GateResult(gate="a", judged=0.9, passed=True)
+FAILED = GateResult(gate="b", judged=0.123456, passed=False)
+UNJUDGED = GateResult(gate="c", judged=None, passed=None, reason="c was not measured")
+
+
+@pytest.mark.parametrize(
+    ("gates", "said", "reasons"),
+    [
+        ([PASSED], Verdict.READY, ("all 1 gates passed",)),
+        ([PASSED, FAILED], Verdict.NOT_READY, ("failed: b (judged by 0.1235)",)),
+        ([PASSED, UNJUDGED], Verdict.INCOMPLETE, ("not judged: c (c was not measured)",)),
+        ([], Verdict.INCOMPLETE, ("the config names no gates",)),
+    ],
+)
+def test_the_verdict(gates, said, reasons):
+    assert verdict(gates) == (said, reasons)
+
+
+def test_a_failure_outweighs_what_was_not_judged_and_both_are_named():
+    said, reasons = verdict([UNJUDGED, FAILED])
+    assert said is Verdict.NOT_READY
+    assert len(reasons) == 2

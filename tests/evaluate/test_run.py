@@ -1,0 +1,148 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from medkd.config import GateOptions
+from medkd.errors import StudyError
+from medkd.evaluate import run
+from medkd.evaluate.run import evaluate
+from medkd.export.release import export
+from medkd.results import Verdict, read_report
+from medkd.track.tracker import NullTracker
+from medkd.train.run import distill, train_baseline, train_teacher
+from medkd.train.soften import soften
+from medkd.types import Role
+
+
+@pytest.fixture(scope="module")
+def evaluated(released):
+    """A study, its cohort and its report."""
+    study, cohort = released
+    return study, cohort, evaluate(study, cohort)
+
+
+def with_gates(study, *gates):
+    gates = tuple(GateOptions(**gate) for gate in gates)
+    return replace(study, config=study.config.model_copy(update={"gates": gates}))
+
+
+def test_the_report_on_disk_is_the_one_returned(evaluated):
+    study, _, report = evaluated
+    assert read_report(study.folder / "report.json") == report
+
+
+def test_three_roles_are_scored_on_the_same_test_cases(evaluated):
+    _, cohort, report = evaluated
+    assert set(report.roles) == set(Role)
+    assert report.split["test"].cases == len(cohort.split.test)
+    cases = [tuple(case.case for case in result.cases) for result in report.roles.values()]
+    assert len(set(cases)) == 1
+    assert len(cases[0]) == len(cohort.split.test)
+
+
+def test_student_and_baseline_are_the_same_network(evaluated):
+    roles = evaluated[2].roles
+    assert roles[Role.STUDENT].parameters == roles[Role.BASELINE].parameters
+    assert roles[Role.STUDENT].macs == roles[Role.BASELINE].macs
+
+
+def test_latency_was_measured_beside_what_it_ran_on(evaluated):
+    for result in evaluated[2].roles.values():
+        assert result.latency.queries == 2
+        assert result.latency.threads == 1
+        assert result.latency.file_to_file_ms.p50 >= result.latency.network_ms.p50 > 0
+        assert result.latency.processor
+
+
+def test_the_verdict_is_that_of_the_gates(evaluated):
+    report = evaluated[2]
+    (gate,) = report.gates
+    expected = report.roles[Role.STUDENT].parameters / report.roles[Role.TEACHER].parameters
+    assert gate.judged == pytest.approx(expected)
+    assert report.verdict is Verdict.READY
+
+
+def test_nothing_leaks_and_the_report_says_so(evaluated):
+    leakage = evaluated[2].leakage
+    assert leakage
+    assert set(leakage.values()) == {0}
+
+
+def test_no_patient_no_case_and_no_path_is_in_the_report(evaluated):
+    study, cohort, _ = evaluated
+    said = json.loads((study.folder / "report.json").read_text())
+    words = set(json.dumps(said).replace('"', " ").replace(",", " ").split())
+    assert not words & {name for c in cohort.cases.values() for name in (c.id, c.patient)}
+    assert str(study.folder.parent) not in json.dumps(said)
+
+
+def test_soft_targets_in_fold_are_noted(evaluated):
+    assert any(note.startswith("Soft targets are in fold") for note in evaluated[2].notes)
+
+
+def test_every_overlay_was_drawn(evaluated):
+    study, _, report = evaluated
+    assert [overlay.rank for overlay in report.overlays] == ["worst 1", "median", "best"]
+    assert all((study.folder / overlay.path).is_file() for overlay in report.overlays)
+    dice = [case.figures["dice"] for case in report.roles[Role.STUDENT].cases]
+    assert report.overlays[0].dice == min(dice)
+    assert report.overlays[-1].dice == max(dice)
+
+
+def test_a_second_look_at_the_report_does_not_open_the_test_split(evaluated, monkeypatch):
+    study, cohort, report = evaluated
+    monkeypatch.setattr(run, "load", pytest.fail)
+    again = evaluate(study, cohort)
+    assert again.test_openings == report.test_openings
+    assert again.gates == report.gates
+
+
+def test_gates_that_changed_after_the_split_was_opened_are_refused(evaluated):
+    study, cohort, _ = evaluated
+    moved = with_gates(study, {"figure": "dice", "at_least": 0.0})
+    with pytest.raises(StudyError, match="made before gates changed"):
+        evaluate(moved, cohort)
+
+
+def test_every_opening_is_counted_even_of_an_evaluation_that_was_killed(
+    evaluated, tmp_path, monkeypatch
+):
+    study, cohort, report = evaluated
+    options = study.config.study.model_copy(update={"root": str(tmp_path)})
+    copy = replace(study, config=study.config.model_copy(update={"study": options}))
+    shutil.copytree(study.folder, copy.folder)
+    shutil.rmtree(copy.path("evaluation"))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    measured = report.roles[Role.STUDENT].latency
+    monkeypatch.setattr(run, "measure_latency", lambda *_, **__: measured)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "score_segmentation", die)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(copy, cohort)
+    assert evaluate(copy, cohort).test_openings == report.test_openings + 2
+
+
+def test_a_release_that_is_missing_is_named(make_study):
+    study, cohort = make_study(dims=2)
+    with pytest.raises(StudyError, match="teacher: this stage has not been run yet"):
+        evaluate(study, cohort)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_a_study_of_images_ends_with_a_report(make_study, task):
+    study, cohort = make_study(dims=2, task=task)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+    for role in Role:
+        export(study, cohort, role=role)
+    report = evaluate(study, cohort)
+    assert report.roles[Role.STUDENT].headline["dice" if task == "segmentation" else "auroc"]
+    assert read_report(study.folder / "report.json") == report

@@ -1,0 +1,157 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from medkd.data.reader import read_label
+from medkd.device.predictor import Prediction, Predictor
+from medkd.evaluate.score import class_indices, ece_of, score_classification, score_segmentation
+from medkd.metrics.calibration import CalibrationBins
+
+
+class Answers(Predictor):
+    """A predictor that gives its answers in turn."""
+
+    def __init__(self, probabilities, *, values=None) -> None:
+        self._probabilities = iter(probabilities)
+        self._values = values
+
+    def predict(self, volume, *, with_probabilities=False):
+        del volume, with_probabilities
+        p = next(self._probabilities)
+        mask = None if self._values is None else np.asarray(self._values)[p.argmax(axis=0)]
+        return Prediction(mask=mask, probabilities=p)
+
+
+def believed(label, *, classes, share=1.0):
+    """Return probabilities: ``share`` for the class of ``label``, the rest for the others."""
+    index = np.arange(classes).reshape(-1, *[1] * label.ndim)
+    return np.where(label == index, share, (1 - share) / (classes - 1))
+
+
+@pytest.fixture(scope="module")
+def segmented(make_study):
+    """Config, test cases and their labels as class indices."""
+    study, cohort = make_study()
+    cases = cohort.of(cohort.split.test)
+    labels = [class_indices(read_label(case.label).array[0], study.config) for case in cases]
+    return study.config, cases, labels
+
+
+@pytest.fixture
+def score(segmented):
+    config, cases, _ = segmented
+
+    def score(answers):
+        predictor = Answers(answers, values=config.label_values)
+        return score_segmentation(predictor, cases, config, salt=b"salt", name="student")
+
+    return score
+
+
+class TestSegmentation:
+    def test_the_reference_itself_scores_best(self, score, segmented):
+        scores = score([believed(label, classes=3) for label in segmented[2]])
+        values = {name: figure.value for name, figure in scores.headline.items()}
+        best = {"dice": 1, "nsd": 1, "hd95_mm": 0, "ece": 0, "brier": 0, "nll": 0}
+        assert values == pytest.approx(best)
+        assert scores.per_class["dice/core"].value == 1
+        assert scores.failures == {"misses": 0, "false_alarms": 0, "failures": 0}
+
+    def test_an_empty_answer_misses_every_structure(self, score, segmented):
+        labels = segmented[2]
+        scores = score([believed(np.zeros_like(label), classes=3) for label in labels])
+        assert scores.headline["dice"].value == 0
+        assert scores.headline["hd95_mm"].value == pytest.approx(math.hypot(16, 16, 16), rel=0.1)
+        assert scores.failures == {"misses": 2 * len(labels), "false_alarms": 0, "failures": 2}
+        assert scores.cases[0].misses == ("ball", "core")
+
+    def test_dice_equals_its_definition_structure_by_structure(self, score, segmented):
+        labels = segmented[2]
+        moved = [np.roll(label, 2, axis=0) for label in labels]
+        scores = score([believed(label, classes=3) for label in moved])
+        for case, answer, label in zip(scores.cases, moved, labels, strict=True):
+            for index, name in ((1, "ball"), (2, "core")):
+                a, b = answer == index, label == index
+                expected = 2 * (a & b).sum() / (a.sum() + b.sum())
+                assert case.figures[f"dice/{name}"] == pytest.approx(expected)
+            both = case.figures["dice/ball"], case.figures["dice/core"]
+            assert case.figures["dice"] == pytest.approx(np.mean(both))
+
+    def test_doubt_that_is_always_right_is_an_error_of_calibration(self, score, segmented):
+        scores = score([believed(label, classes=3, share=0.8) for label in segmented[2]])
+        assert scores.headline["dice"].value == 1
+        assert scores.headline["ece"].value == pytest.approx(0.2)
+        assert scores.headline["brier"].value == pytest.approx(0.2**2 + 2 * 0.1**2)
+        assert scores.headline["nll"].value == pytest.approx(-math.log(0.8))
+        assert scores.reliability.confidence == pytest.approx((0.8,))
+        assert scores.reliability.accuracy == (1.0,)
+
+    def test_every_figure_states_what_it_holds_and_names_nobody(self, score, segmented):
+        _, cases, labels = segmented
+        scores = score([believed(label, classes=3) for label in labels])
+        for figure in (*scores.headline.values(), *scores.per_class.values()):
+            assert (figure.cases, figure.patients) == (2, 1)
+        said = {case.case for case in scores.cases} | {case.patient for case in scores.cases}
+        assert not said & {name for case in cases for name in (case.id, case.patient)}
+
+
+@pytest.fixture(scope="module")
+def classified(make_study):
+    """Config and validation cases; each case several times, so that rates can vary."""
+    study, cohort = make_study(dims=2, task="classification")
+    return study.config, 10 * cohort.of(cohort.split.validation)
+
+
+class TestClassification:
+    @pytest.fixture
+    def scores(self, classified):
+        config, cases = classified
+        rng = np.random.default_rng(0)
+        labels = np.array([case.label for case in cases])
+        p = softmax(1.5 * rng.normal(size=(len(cases), 2)) + np.eye(2)[labels], axis=1)
+        predictor = Answers([*p, *p])
+        options = {"validation": cases, "salt": b"salt", "name": "student"}
+        return score_classification(predictor, cases, config, **options), p, labels
+
+    def test_equals_scikit_learn(self, scores):
+        found, p, labels = scores
+        headline = {name: figure.value for name, figure in found.headline.items()}
+        assert headline["auroc"] == pytest.approx(roc_auc_score(labels, p[:, 1]))
+        assert headline["balanced_accuracy"] == pytest.approx(
+            balanced_accuracy_score(labels, p.argmax(axis=1))
+        )
+        assert headline["nll"] == pytest.approx(-np.log(p[range(len(p)), labels]).mean())
+
+    def test_the_operating_point_keeps_its_specificity_where_it_was_chosen(self, scores):
+        found, *_ = scores
+        assert found.per_class["specificity/large"].value >= 0.95
+        assert found.headline["sensitivity"] == found.per_class["sensitivity/large"]
+
+    def test_wrong_answers_are_counted(self, scores):
+        found, p, labels = scores
+        wrong = int((p.argmax(axis=1) != labels).sum())
+        assert found.failures == {"failures": wrong}
+        assert sum(case.figures["correct"] for case in found.cases) == len(labels) - wrong
+
+
+def test_label_values_become_class_indices(segmented):
+    config = segmented[0]
+    data = config.data.model_copy(update={"labels": {"late": 255, "early": 3}})
+    config = config.model_copy(update={"data": data})
+    label = np.array([[0, 255], [3, 0]])
+    np.testing.assert_array_equal(class_indices(label, config), [[0, 2], [1, 0]])
+
+
+def test_the_ece_of_drawn_cases_is_that_of_their_pooled_voxels():
+    rng = np.random.default_rng(0)
+    bins, pooled = [], CalibrationBins()
+    for _ in range(4):
+        case = CalibrationBins()
+        case.update(softmax(rng.normal(size=(3, 50)), axis=0), rng.integers(0, 3, 50))
+        bins.append(case)
+    for index in (0, 2, 2):
+        pooled = pooled + bins[index]
+    assert ece_of(bins)(np.array([0, 2, 2])) == pytest.approx(pooled.ece)

@@ -1,0 +1,72 @@
+import math
+
+import pytest
+
+from medkd.errors import StudyError
+from medkd.results import EXIT_CODES, Interval, Part, Report, Verdict, read_report, write_report
+from medkd.types import Task
+
+
+@pytest.fixture
+def report():
+    return Report(
+        study="tiny",
+        study_key="study-1",
+        task=Task.CLASSIFICATION,
+        classes=("well", "ill"),
+        verdict=Verdict.INCOMPLETE,
+        reasons=("the config names no gates",),
+        roles={},
+        comparisons=(),
+        gates=(),
+        split={"test": Part(cases=2, patients=1, digest="d")},
+        leakage={"patients": 0},
+        test_openings=1,
+        overlays=(),
+        config={"study": {"name": "tiny"}},
+        card=None,
+        environment={},
+        digests={},
+        notes=(),
+    )
+
+
+def test_a_report_comes_back_as_it_was_written(tmp_path, report):
+    write_report(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_figures_that_are_undefined_come_back_as_such():
+    figure = Interval(value=math.nan, cases=3, patients=2)
+    back = Interval.model_validate_json(figure.model_dump_json())
+    assert math.isnan(back.value)
+    assert back.low is None
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"study": 3}'])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(StudyError, match="not a report of this version"):
+        read_report(tmp_path / "report.json")
+
+
+def test_a_key_of_another_version_is_refused(tmp_path, report):
+    path = tmp_path / "report.json"
+    write_report(report, path)
+    path.write_text(path.read_text().replace('"notes"', '"remarks"'))
+    with pytest.raises(StudyError, match="remarks"):
+        read_report(path)
+
+
+def test_a_report_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StudyError, match=r"report\.json: not written yet; run the study to its"):
+        read_report(tmp_path / "report.json")
+
+
+def test_every_verdict_has_an_exit_code_and_only_ready_is_0():
+    assert set(EXIT_CODES) == set(Verdict)
+    assert [verdict for verdict, code in EXIT_CODES.items() if code == 0] == [Verdict.READY]
+
+
+def test_no_verdict_claims_safety():
+    assert not any(word in v.lower() for v in Verdict for word in ("safe", "approved", "cleared"))
