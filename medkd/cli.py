@@ -58,14 +58,17 @@ def _checked(
 
 @app.command()
 def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
-    """Read every case and name every problem, before anything is trained.
+    """Build every model, read every case and name every problem, before anything is trained.
 
     Example: medkd check configs/hippocampus.yaml
     """
     from medkd.data.check import check as check_cohort
     from medkd.progress import console
+    from medkd.train.run import check_models
 
-    cohort = check_cohort(open_study(config, overrides, budget))
+    study = open_study(config, overrides, budget)
+    check_models(study.config)
+    cohort = check_cohort(study)
     parts = ", ".join(f"{len(ids)} {name}" for name, ids in vars(cohort.split).items())
     patients = len({case.patient for case in cohort.cases.values()})
     console.print(f"{len(cohort.cases)} cases of {patients} patients are sound: {parts}")

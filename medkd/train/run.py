@@ -38,8 +38,8 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
     """Build every network, call every loss, and push an empty window through.
 
     Raises:
-        ConfigError: the config is for another ``task``, an unknown name or option, or a network
-            that cannot take the window, a loss that cannot take an option's value.
+        ConfigError: the config is for another ``task``, a name or option is unknown, a network
+            cannot take the window, or a loss cannot take an option's value.
     """
     if task and config.task is not task:
         raise ConfigError(f"task: {config.task}; run pipelines/{config.task}.py")
@@ -54,7 +54,8 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise ConfigError(
                 f"{key}.model: {role.model.name} cannot take preprocess.window "
-                f"{list(config.preprocess.window)} ({error})"
+                f"{list(config.preprocess.window)} ({error}); choose a window that every level of "
+                f"the network can halve, or correct the model's options"
             ) from None
         space = () if config.task is Task.CLASSIFICATION else config.preprocess.window
         if logits.shape != (1, len(config.classes), *space):

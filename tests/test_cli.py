@@ -1,0 +1,270 @@
+"""The command line as a user meets it: help, exit codes, and one message instead of a traceback."""
+
+import csv
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from medkd import cli
+from medkd.data import nifti
+from medkd.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parents[1]
+PIPELINE = ROOT / "pipelines" / "segmentation.py"
+VERBS = sorted(typer.main.get_command(cli.app).commands)
+
+
+@pytest.fixture
+def config(make_config):
+    """The config of a sound study; its folder is this test's own."""
+    return make_config()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Return a runner of ``medkd …`` or ``pipelines/segmentation.py …``: exit code and output."""
+
+    def run(*args, pipeline=False):
+        monkeypatch.setattr(sys, "argv", ["medkd", *map(str, args)])
+        try:
+            runpy.run_path(str(PIPELINE), run_name="__main__") if pipeline else cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
+
+
+@pytest.fixture(params=["medkd check", "pipelines/segmentation.py"])
+def refused(request, command, config):
+    """Return what the command says when it refuses a study; it must leave nothing behind."""
+
+    def run(*overrides):
+        pipeline = request.param != "medkd check"
+        verb = [] if pipeline else ["check"]
+        more = [part for override in overrides for part in ("--set", override)]
+        code, said = command(*verb, config, *more, pipeline=pipeline)
+        assert "Traceback" not in said
+        assert not (config.parent / "runs").exists(), "something was written"
+        return code, said
+
+    return run
+
+
+class TestHelp:
+    def test_names_every_verb(self):
+        shown = CliRunner().invoke(cli.app, ["--help"])
+        assert shown.exit_code == 0
+        assert all(verb in shown.output for verb in VERBS)
+        designed = "check train soften distill evaluate export bench predict report sync ui doctor"
+        assert set(designed.split()) <= set(VERBS)
+
+    @pytest.mark.parametrize("verb", VERBS)
+    def test_of_a_verb_shows_an_example(self, verb):
+        shown = CliRunner().invoke(cli.app, [verb, "--help"])
+        assert shown.exit_code == 0
+        assert f"Example: medkd {verb}" in " ".join(shown.output.split())
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "args",
+        [["chekc"], ["check"], ["check", "a.yaml", "--bugdet", "full"], ["train", "a.yaml"]],
+    )
+    def test_a_wrong_call_exits_with_2(self, command, args):
+        assert command(*args)[0] == 2
+
+    def test_the_student_is_not_trained_without_its_teacher(self, command, config):
+        code, said = command("train", config, "--role", "student")
+        assert code == 2
+        assert "medkd distill" in said
+
+    def test_a_config_that_is_not_there_is_named(self, command, tmp_path):
+        code, said = command("check", tmp_path / "none.yaml")
+        assert code == 2
+        assert "none.yaml: no such config file" in said
+
+    def test_a_report_that_is_not_written_yet_is_incomplete(self, command, config):
+        assert command("report", config)[0] == 2
+
+    def test_what_is_no_release_is_bad_input(self, command, tmp_path):
+        code, said = command("predict", tmp_path, tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+        assert code == 3
+        assert "not a release" in said
+
+    def test_square_brackets_in_a_message_are_printed(self, command, config):
+        _, said = command("check", config, "--set", "data.labels.core=[3]")
+        assert "[3]" in said
+
+    def test_debug_shows_where_an_error_comes_from(self, command, config):
+        with pytest.raises(ConfigError, match="unknown key"):
+            command("check", config, "--set", "studi.name=x", "--debug")
+
+
+CONFIG_MISTAKES = {
+    "unknown key": ("teacher.trian.steps=3", ["teacher.trian", "did you mean 'train'?"]),
+    "unknown model": ("student.model.name=plain_unit", ["student.model", "'plain_unet'?"]),
+    "unknown model option": ("student.model.chanels=[4]", ["student.model", "'channels'?"]),
+    "unknown loss": ("distill.losses=[{name: pixel_dk}]", ["distill.losses", "'pixel_kd'?"]),
+    "window that does not fit": (
+        "preprocess.window=[17, 16, 16]",
+        ["teacher.model", "choose a window"],
+    ),
+    "variable that is not set": ("data.root=$NO_SUCH_ROOT", ["NO_SUCH_ROOT", "export", "--set"]),
+}
+
+
+@pytest.mark.parametrize("mistake", list(CONFIG_MISTAKES))
+def test_a_mistake_in_the_config_is_named_with_its_remedy(refused, mistake):
+    override, words = CONFIG_MISTAKES[mistake]
+    code, said = refused(override)
+    assert code == 2
+    for word in words:
+        assert word in said
+
+
+def missing(path):
+    path.unlink()
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def nan(path):
+    array = nifti.read(path).array[0].copy()
+    array[3, 3, 3] = np.nan
+    nifti.write(path, array, affine=np.eye(4))
+
+
+def other_grid(path):
+    nifti.write(path, np.zeros((16, 16, 15), np.uint8), affine=np.eye(4))
+
+
+def other_place(path):
+    nifti.write(path, nifti.read(path).array[0], affine=np.diag([1.0, 1.0, 2.0, 1.0]))
+
+
+def undeclared(path):
+    nifti.write(path, np.full((16, 16, 16), 9, np.uint8), affine=np.eye(4))
+
+
+DATA_MISTAKES = {
+    "missing image": (missing, "c3.nii.gz", ["no such file"]),
+    "truncated image": (truncated, "c3.nii.gz", ["truncated", "copy it again"]),
+    "NaN": (nan, "c3.nii.gz", ["1 voxels are NaN", "repair or remove"]),
+    "label on another grid": (
+        other_grid,
+        "c3-label.nii.gz",
+        ["(16, 16, 15)", "(16, 16, 16)", "resample the label"],
+    ),
+    "label in another place": (other_place, "c3-label.nii.gz", ["15.00 mm", "resample the label"]),
+    "undeclared value": (undeclared, "c3-label.nii.gz", ["[9]", "data.labels", "declare"]),
+}
+
+
+@pytest.mark.parametrize("mistake", list(DATA_MISTAKES))
+def test_a_bad_case_is_named_with_its_file_and_remedy(refused, config, mistake):
+    spoil, name, words = DATA_MISTAKES[mistake]
+    spoil(config.parent / "data" / name)
+    code, said = refused()
+    assert code == 3
+    for word in ("case c3", name, *words):
+        assert word in said
+
+
+def test_a_patient_on_two_sides_of_a_given_split_is_named(refused, config):
+    path = config.parent / "data" / "cases.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[1]["part"] = "test"
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    code, said = refused()
+    assert code == 3
+    for word in ("case c1", "patient p0", "move all cases of a patient to one side"):
+        assert word in said
+
+
+def test_an_image_on_two_sides_of_the_split_is_named(refused, config):
+    data = config.parent / "data"
+    shutil.copy(data / "c0.nii.gz", data / "c9.nii.gz")
+    code, said = refused()
+    assert code == 3
+    assert "c0" in said
+    assert "c9" in said
+
+
+def test_every_bad_case_is_named_in_one_pass(refused, config):
+    for number in (2, 5, 8):
+        truncated(config.parent / "data" / f"c{number}.nii.gz")
+    code, said = refused()
+    assert code == 3
+    assert "3 problems" in said
+    assert all(f"case c{number}" in said for number in (2, 5, 8))
+
+
+def test_a_sound_study_is_counted_and_nothing_is_written(command, config):
+    code, said = command("check", config)
+    assert code == 0
+    assert "10 cases of 5 patients are sound: 6 train, 2 validation, 2 test" in said
+    assert not (config.parent / "runs").exists()
+
+
+def test_the_other_pipeline_is_named(make_config, command):
+    code, said = command(make_config(dims=2, task="classification"), pipeline=True)
+    assert code == 2
+    assert "pipelines/classification.py" in said
+
+
+@pytest.mark.parametrize(
+    "start",
+    [[Path(sys.executable).with_name("medkd"), "check"], [sys.executable, PIPELINE]],
+    ids=["medkd", "pipeline"],
+)
+def test_a_process_of_its_own_ends_with_the_code_of_the_error(config, start):
+    (config.parent / "data" / "c3.nii.gz").unlink()
+    done = subprocess.run([*start, config], check=False, capture_output=True, text=True)
+    assert done.returncode == DataError.exit_code
+    assert done.stderr.startswith("error: case c3")
+    assert "Traceback" not in done.stderr
+
+
+class TestPredict:
+    def test_answers_for_what_it_can_and_names_what_it_cannot(self, command, released, tmp_path):
+        study, cohort = released
+        (case, other) = cohort.of(cohort.split.test)
+        inputs = tmp_path / "in"
+        inputs.mkdir()
+        shutil.copy(case.image, inputs)
+        truncated(Path(shutil.copy(other.image, inputs)))
+        code, said = command("predict", study.path("releases/student"), inputs, tmp_path / "out")
+        assert code == 3
+        assert "1 answered, 1 failed" in said
+        assert other.image.name in said
+        (mask,) = (tmp_path / "out").iterdir()
+        assert nib.load(mask).shape == (16, 16, 16)
+
+
+@pytest.mark.slow
+def test_the_verbs_one_by_one_make_a_whole_study(command, config, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{config.parent}/mlflow.db")
+    verbs = ["train --role teacher", "soften", "train --role baseline", "distill", "export"]
+    for verb in [*verbs, "evaluate", "report"]:
+        name, *options = verb.split()
+        code, said = command(name, config, *options)
+        assert code == 0, f"{verb}: {said}"
+    assert "READY FOR REVIEW" in said
+    assert (config.parent / "runs/tiny/report.html").is_file()
