@@ -6,9 +6,11 @@ are no JSON numbers, and MLflow would store infinity as 1.8e308 and ruin the cha
 is null, its name is listed under ``not_finite``, and no store ever receives it.
 """
 
+import errno
 import json
 import logging
 import math
+import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -66,7 +68,7 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b", buffering=0) as file:
-                file.write(line if _ends_whole(file) else b"\n" + line)
+                _write_whole(file, line if _ends_whole(file) else b"\n" + line)
         except OSError as error:
             _log.warning("%s: not written, tracking has a gap: %s", self.path, error)
 
@@ -138,6 +140,11 @@ def _parse(line: bytes) -> Event | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) and event.keys() >= _KEYS else None
+
+
+def _write_whole(file: BinaryIO, data: bytes) -> None:
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _ends_whole(file: BinaryIO) -> bool:

@@ -105,12 +105,12 @@ class Mirror:
         process, self._process = self._process, None
         if process is None:
             return ""
-        try:
-            said, _ = process.communicate(b"stop\n", timeout=self._grace_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return f" within {self._grace_s:g} s"
+        with process:
+            try:
+                said, _ = process.communicate(b"stop\n", timeout=self._grace_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return f" within {self._grace_s:g} s"
         lines = said.decode(errors="replace").splitlines()
         return f" ({lines[-1]})" if lines and lines[-1] != "paused" else ""
 

@@ -207,7 +207,7 @@ class _Store:
             _log.warning("%s: not a file of this study any more, not sent", values["path"])
             return
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        log(run, str(path), values["folder"] or None)
+        log(run, str(path), _key(values["folder"]) if values["folder"] else None)
 
     def _send_dataset(self, run: str, values: Mapping[str, str]) -> None:
         # the source type that says nothing about where the data lies

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What one run reports. No method raises because of a disk, a store or a network."""
 

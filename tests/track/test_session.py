@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from medkd.results import read_report
+from medkd.track import session
+from medkd.track.journal import read
+from medkd.track.session import describe, final_figures, tracked
+
+
+class Unplugged:
+    """A mirror that is not there: these tests are about the journal."""
+
+    def __init__(self, folder):
+        self.said = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def pause(self):
+        self.said.append("pause")
+
+    def resume(self):
+        self.said.append("resume")
+
+
+@pytest.fixture
+def study(make_study, monkeypatch):
+    monkeypatch.setattr(session, "Mirror", Unplugged)
+    return make_study()[0]
+
+
+def statuses(study):
+    events = [event for event, _ in read(study.folder / "journal.jsonl")]
+    return [(e["run"], e["values"]["status"]) for e in events if e["kind"] == "status"]
+
+
+def test_the_status_at_the_end_is_the_true_one(study):
+    with tracked(study) as runs:
+        runs["teacher"].metrics({"loss": 1.0}, step=1)
+    assert statuses(study)[-2:] == [("study", "FINISHED"), ("teacher", "FINISHED")]
+
+    with pytest.raises(ValueError, match="boom"), tracked(study):
+        raise ValueError("boom")
+    assert statuses(study)[-1] == ("study", "FAILED")
+
+    with pytest.raises(SystemExit), tracked(study):
+        raise SystemExit(143)
+    assert statuses(study)[-1] == ("study", "KILLED")
+
+
+def test_a_role_that_never_began_has_no_status(study):
+    with tracked(study) as runs:
+        runs["teacher"].metrics({"loss": 1.0}, step=1)
+    assert "baseline" not in {run for run, _ in statuses(study)}
+
+
+def test_the_mirror_is_quiet_while_something_is_timed(study):
+    with tracked(study) as runs:
+        with runs.quiet():
+            assert runs._mirror.said == ["pause"]
+        assert runs._mirror.said == ["pause", "resume"]
+
+
+def test_results_reach_every_role(study, report):
+    with tracked(study) as runs:
+        runs.results(report)
+    events = [event for event, _ in read(study.folder / "journal.jsonl")]
+    for role in report.roles:
+        figures = [e["values"] for e in events if e["run"] == role and e["kind"] == "metrics"]
+        assert figures == [final_figures(report.roles[role])]
+    notes = [e["values"] for e in events if e["run"] == "study" and e["kind"] == "tags"]
+    assert any(note.get("mlflow.note.content") == describe(report) for note in notes)
+
+
+def test_final_figures_are_those_of_the_report(report):
+    result = report.roles["student"]
+    figures = final_figures(result)
+    assert figures["final/dice"] == result.headline["dice"].value
+    assert figures["final/latency_p90_ms"] == result.latency.file_to_file_ms.p90
+    assert json.dumps(figures)
+
+
+@pytest.fixture(scope="module")
+def report(released):
+    from medkd.evaluate.run import evaluate
+
+    study, cohort = released
+    evaluate(study, cohort)
+    return read_report(study.folder / "report.json")

@@ -1,0 +1,42 @@
+from pathlib import PurePath
+
+import pytest
+
+from medkd.track.journal import Journal
+from medkd.track.tracker import NullTracker, RecordingTracker
+
+
+@pytest.fixture(params=["null", "recording", "journal"])
+def tracker(request, tmp_path):
+    if request.param == "journal":
+        return Journal(tmp_path / "journal.jsonl").run("student")
+    return NullTracker() if request.param == "null" else RecordingTracker()
+
+
+def test_every_tracker_takes_everything_and_answers_nothing(tracker):
+    answers = [
+        tracker.params({"lr": 0.1, "shape": (3, 3), "path": PurePath("a")}),
+        tracker.metrics({"loss": 1.0, "misses": 3, "auroc": float("nan")}, step=1),
+        tracker.artifact(PurePath("report.html"), folder="report"),
+        tracker.dataset("phantom", digest="a" * 64, context="training"),
+        tracker.tags({"mlflow.note.content": "**bold**"}),
+        tracker.status("FINISHED"),
+    ]
+    assert answers == [None] * 6
+
+
+def test_the_recording_tracker_gives_everything_back():
+    tracker = RecordingTracker()
+    tracker.params({"lr": 0.1})
+    tracker.metrics({"loss": 1.0}, step=1)
+    tracker.metrics({"dice": 0.5, "loss": 0.5}, step=2)
+    tracker.artifact(PurePath("a/b.png"), folder="worst")
+    tracker.dataset("phantom", digest="d", context="training")
+    tracker.tags({"k": "v"})
+    tracker.status("FAILED")
+    assert tracker.recorded_params == {"lr": 0.1}
+    assert tracker.curve("loss") == {1: 1.0, 2: 0.5}
+    assert tracker.recorded_artifacts == [("a/b.png", "worst")]
+    assert tracker.recorded_datasets[0]["digest"] == "d"
+    assert tracker.recorded_tags == {"k": "v"}
+    assert tracker.statuses == ["FAILED"]
