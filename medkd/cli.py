@@ -228,7 +228,6 @@ def sync(
 
 @app.command()
 def ui(
-    study: Annotated[Path | None, typer.Argument(help="A study's folder.")] = None,
     port: Annotated[int, typer.Option(help="On loopback.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store that holds the studies of this folder.
@@ -237,10 +236,12 @@ def ui(
     """
     import subprocess
 
-    from medkd.track.mlflow import default_uri, ui_command
+    from medkd.progress import console
+    from medkd.track.mlflow import default_uri, ui_command, views
 
-    del study  # one store holds all studies
     command = [*ui_command(default_uri()), "--port", str(port)]
+    for experiment, path in views(default_uri()).items():
+        console.print(f"{experiment}: http://127.0.0.1:{port}/{path}")
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 

@@ -40,7 +40,9 @@ def read(path: Path) -> Volume:
         array = np.asanyarray(image.dataobj)
     except DAMAGED as error:
         reason = " ".join(str(error).split())  # nibabel's span lines
-        raise DataError(f"{path}: truncated or not a NIfTI file ({reason}); copy it again") from None
+        raise DataError(
+            f"{path}: truncated or not a NIfTI file ({reason}); copy it again"
+        ) from None
     if array.dtype.kind not in "iufb":
         raise DataError(f"{path}: voxels of type {array.dtype}; a volume holds one number a voxel")
     return Volume(array=_channels_first(array, path), affine=np.asarray(image.affine, dtype=float))

@@ -6,6 +6,7 @@ replayed with the time at which it happened, and a store keeps one point a name,
 value, so sending twice changes nothing.
 """
 
+import json
 import logging
 import os
 import re
@@ -42,6 +43,14 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+
+# The view that ``medkd ui`` names: a row a model, the best Dice (or AUROC) first. MLflow keeps a
+# shared view as a tag of the experiment, and lists nested runs on a par once they are sorted.
+VIEW = "medkd"
+_VIEW_COLUMNS = (
+    *("dice", "auroc", "nsd", "hd95_mm", "balanced_accuracy", "sensitivity", "ece"),
+    *("latency_p50_ms", "network_ms", "parameters", "peak_memory_mib"),
+)
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -131,7 +140,8 @@ class _Store:
         name = f"medkd/{self._study['experiment']}"[:500]
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            return self._client.create_experiment(name, artifact_location=_artifacts_of(uri))
+            place = _artifacts_of(uri)
+            return self._client.create_experiment(name, place, _experiment_tags())
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id
@@ -245,6 +255,35 @@ class _Store:
             half = len(items) // 2
             self._send_or_split(items[:half], send)
             self._send_or_split(items[half:], send)
+
+
+def views(uri: str) -> dict[str, str]:
+    """Return, by experiment of medkd, the path of its view in the UI of a store."""
+    _settle_environment()
+    client = require("mlflow", extra="train").MlflowClient(tracking_uri=uri)
+    return {
+        found.name: f"#/experiments/{found.experiment_id}/runs?viewStateShareKey={VIEW}"
+        for found in client.search_experiments(filter_string="name LIKE 'medkd/%'")
+    }
+
+
+def _experiment_tags() -> dict[str, str]:
+    view = {
+        "orderByKey": "metrics.`final/dice`",
+        "orderByAsc": False,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": [f"metrics.`final/{name}`" for name in _VIEW_COLUMNS]
+        + ["tags.`medkd.verdict`"],
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+    }
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return kind | {f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
 
 
 def _study_of(journal: Path) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from medkd.errors import ConfigError, StudyError
 from medkd.study import digest
 from medkd.track.journal import Journal
 from medkd.track.ledger import LEDGER_FILE
-from medkd.track.mlflow import SyncReport, default_uri, sync, ui_command
+from medkd.track.mlflow import SyncReport, default_uri, sync, ui_command, views
 
 # MLflow 3.17 over SQLAlchemy 2.1
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -272,6 +272,20 @@ def test_the_store_is_the_users_or_beside_them(monkeypatch, tmp_path):
     assert default_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     assert default_uri() == "http://host:5000"
+
+
+def test_an_experiment_has_a_view_that_ranks_models(folder, student, uri, stored):
+    student.metrics({"final/dice": 0.9}, step=0)
+    sync(folder, uri=uri)
+    ((name, path),) = views(uri).items()
+    assert name.startswith("medkd/")
+    client, _ = stored(uri)
+    experiment = client.get_experiment_by_name(name)
+    assert f"/{experiment.experiment_id}/" in path
+    key = path.partition("viewStateShareKey=")[2]
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert view["orderByKey"] in view["selectedColumns"]
+    assert "metrics.`final/latency_p50_ms`" in view["selectedColumns"]
 
 
 def test_the_ui_is_for_local_stores():

@@ -5,10 +5,11 @@ import pytest
 from medkd.results import read_report
 from medkd.track import session
 from medkd.track.journal import read
+from medkd.track.mirror import Mirror
 from medkd.track.session import describe, final_figures, tracked
 
 
-class Unplugged:
+class Unplugged(Mirror):
     """A mirror that is not there: these tests are about the journal."""
 
     def __init__(self, folder):
