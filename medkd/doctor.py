@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from medkd.environment import environment
@@ -41,4 +42,4 @@ def _extra(extra: str, modules: tuple[str, ...]) -> tuple[str, str, str]:
     if not missing:
         return f"extra {extra}", "complete", ""
     install = "pip install medkd" if extra == "device" else f"pip install 'medkd[{extra}]'"
-    return f"extra {extra}", f"missing {', '.join(missing)}", install
+    return f"extra {extra}", f"missing {', '.join(missing)}", escape(install)
