@@ -213,3 +213,35 @@ def test_fewer_steps_than_a_validation_are_validated_once(run):
     options = TrainOptions(steps=1, validate_every=100, precision="32-true", batch=1)
     fit(network(), options, replace(run, batches=lambda first: iter([next(batches(first))])))
     assert list(run.tracker.curve("validation/accuracy")) == [1]
+
+
+def convolutional(norm):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(3, 4, 3), norm(4), nn.Flatten(), nn.Linear(32, 2))
+
+
+def volumes(first):
+    for batch in batches(first):
+        column = batch["image"][:, :, None, None, None]
+        yield {**batch, "image": column + torch.arange(64.0).reshape(1, 1, 4, 4, 4).sin()}
+
+
+@pytest.mark.parametrize(("norm", "last"), [(nn.BatchNorm3d, True), (nn.InstanceNorm3d, False)])
+def test_a_network_with_batch_norm_trains_channels_last_to_the_same_weights(
+    run, monkeypatch, norm, last
+):
+    layouts = []
+
+    def watch(model, batch, number):
+        weight = next(p for p in model.parameters() if p.ndim == 5)
+        layouts.append(weight.is_contiguous(memory_format=torch.channels_last_3d))
+        return step(model, batch, number)
+
+    here = replace(run, batches=volumes, step=watch, validate=lambda _: {"dice": 0.0})
+    model, plain = convolutional(norm), convolutional(norm)
+    (run.folder / "plain").mkdir()
+    fit(model, OPTIONS, here)
+    monkeypatch.setattr("medkd.train.loop.CHANNELS_LAST", {})
+    fit(plain, OPTIONS, replace(here, folder=run.folder / "plain"))
+    assert layouts == [last] * OPTIONS.steps + [False] * OPTIONS.steps
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
