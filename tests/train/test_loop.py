@@ -240,9 +240,10 @@ def test_a_network_with_batch_norm_trains_channels_last_to_the_same_answer(
     here = replace(run, batches=volumes, step=watch, validate=lambda _: {"dice": 0.0})
     model, plain = convolutional(norm), convolutional(norm)
     (run.folder / "plain").mkdir()
-    fit(model, OPTIONS, here)
+    options = OPTIONS.model_copy(update={"learning_rate": 0.001})
+    fit(model, options, here)
     monkeypatch.setattr("medkd.train.loop.CHANNELS_LAST", {})
-    fit(plain, OPTIONS, replace(here, folder=run.folder / "plain"))
+    fit(plain, options, replace(here, folder=run.folder / "plain"))
     assert layouts == [last] * OPTIONS.steps + [False] * OPTIONS.steps
     image = next(volumes(0))["image"]  # logits: weights that norm cancels drift with rounding
     torch.testing.assert_close(model.eval()(image), plain.eval()(image), rtol=1e-3, atol=1e-3)
