@@ -1,5 +1,6 @@
 """Loaders: batches of augmented patches; batch n is a function of the seed and n alone."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +127,16 @@ def batches(
         sampler=range(first_step * options.batch, len(dataset)),
         num_workers=options.workers,
         prefetch_factor=4 if options.workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
     yield from loader
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)  # the other cores belong to the training step
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the trainer decides,
+        signal.signal(number, signal.SIG_IGN)  # and would die of a worker that went first
 
 
 def _tensors(patch: Patch) -> dict[str, torch.Tensor]:

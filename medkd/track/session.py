@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from medkd.environment import environment
+from medkd.progress import error_console
 from medkd.results import Report, RoleResult
 from medkd.study import Study, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal
@@ -93,6 +94,7 @@ def tracked(study: Study) -> Iterator[Runs]:
             yield runs
         except (KeyboardInterrupt, SystemExit):
             runs.end("KILLED")
+            error_console.print("stopped; run the same command again and it goes on from here")
             raise
         except BaseException:
             runs.end("FAILED")

@@ -93,6 +93,34 @@ def test_a_killed_study_goes_on_and_ends_like_an_undisturbed_one(tmp_path):
     assert report["verdict"] == "READY FOR REVIEW"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_whole_group_stops_a_study_without_a_traceback(tmp_path, number, code):
+    config = write_study(tmp_path, name="stopped")
+    endless = ["--set", "teacher.train.steps=1000000", "--set", "teacher.train.workers=1"]
+    process = subprocess.Popen(
+        [*COMMAND, str(config), *endless],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    study = tmp_path / "runs/stopped"
+    deadline = time.monotonic() + 120
+    while not (study / "teacher/fold-0.partial/last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert "Traceback" not in said
+    assert "run the same command again" in said
+    events = map(json.loads, (study / "journal.jsonl").read_text().splitlines())
+    statuses = [(e["run"], e["values"]["status"]) for e in events if e["kind"] == "status"]
+    assert statuses[-2:] == [("study", "KILLED"), ("teacher", "KILLED")]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished study whose ids, dates and file names tell who the patients are."""
