@@ -1,6 +1,7 @@
 """The command line: each verb is a thin door to the function of the same name."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from medkd.types import Role
 
 if TYPE_CHECKING:
     from medkd.data.check import Cohort
+    from medkd.results import Report
     from medkd.study import Study
 
 # read when torch is loaded: threads that wait for each other sleep, so that the process which
@@ -260,6 +262,26 @@ def doctor() -> None:
     from medkd.progress import console
 
     console.print(diagnose())
+
+
+def conclude(study: "Study", report: "Report") -> None:
+    """Draw the report's page; print the table, the verdict and where to look further."""
+    from medkd.progress import console
+    from medkd.report.build import write_page
+    from medkd.report.headline import headline
+
+    page = write_page(study.folder)
+    console.print(headline(report))
+    console.print(f"\n{report.verdict}: {'; '.join(report.reasons)}")
+    console.print(f"report    {page}")
+    console.print(f"MLflow    {_own_command()} ui")
+
+
+def _own_command() -> str:
+    """How the user can call ``medkd``, whether or not the environment is activated."""
+    here = Path(sys.executable).with_name("medkd")
+    found = shutil.which("medkd")
+    return "medkd" if found and Path(found) == here else os.path.relpath(here)
 
 
 def main() -> None:

@@ -306,6 +306,16 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def shareable(config: Config) -> dict[str, Any]:
+    """Return the options that shape a result, without saying where files lie on this machine."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    for key in ("root", "source", "table"):
+        values["data"].pop(key)
+    values["study"].pop("root")
+    values.pop("card")
+    return values
+
+
 def expand(path: str, *, key: str, root: Path | None = None) -> Path:
     """Resolve a path of the config: ``~`` and a ``$VARIABLE`` first, then relative to ``root``.
 

@@ -6,15 +6,10 @@ Every stage is written whole or not at all: run the same command again after a k
 where it was; delete a stage's folder to redo it.
 """
 
-from pathlib import Path
-
-from medkd.cli import Budget, ConfigPath, Overrides, open_study, run_pipeline
+from medkd.cli import Budget, ConfigPath, Overrides, conclude, open_study, run_pipeline
 from medkd.data.check import check
 from medkd.evaluate.run import evaluate
 from medkd.export.release import export
-from medkd.progress import console
-from medkd.report.build import write_page
-from medkd.report.headline import headline
 from medkd.results import Report
 from medkd.study import Study
 from medkd.track.session import tracked
@@ -52,12 +47,7 @@ def run(study: Study) -> Report:
 def main(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
     """Distil, prove and release a classification model."""
     study = open_study(config, overrides, budget)
-    report = run(study)
-    page: Path = write_page(study.folder)
-    console.print(headline(report))
-    console.print(f"\n{report.verdict}: {'; '.join(report.reasons)}")
-    console.print(f"report    {page}")
-    console.print("MLflow    medkd ui")
+    conclude(study, run(study))
 
 
 if __name__ == "__main__":

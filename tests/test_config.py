@@ -1,7 +1,9 @@
+import json
+
 import pytest
 import yaml
 
-from medkd.config import Config, GateOptions, dump, expand, load
+from medkd.config import Config, GateOptions, dump, expand, load, shareable
 from medkd.errors import ConfigError
 from medkd.types import Task
 
@@ -151,3 +153,10 @@ def test_a_config_cannot_be_changed(values):
     config = Config.model_validate(values)
     with pytest.raises(ValueError, match="frozen"):
         config.study = config.study
+
+
+def test_what_is_shared_names_no_place_on_this_machine(make_config):
+    path = make_config()
+    shared = shareable(load(path))
+    assert str(path.parent) not in json.dumps(shared)
+    assert shared["teacher"] == load(path).model_dump(mode="json")["teacher"]

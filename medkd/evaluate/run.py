@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medkd.config import Config, expand
+from medkd.config import Config, expand, shareable
 from medkd.data import phi
 from medkd.data.cards import read_card
 from medkd.data.check import Cohort
@@ -215,7 +215,7 @@ def _report(
         leakage=_leakage(cohort),
         test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
         overlays=tuple(overlays),
-        config=_without_paths(config),
+        config=shareable(config),
         card=_card(study),
         environment=environment(),
         digests={"data set": cohort.digest_of(everyone), **releases},
@@ -251,16 +251,6 @@ def _card(study: Study) -> dict[str, Any] | None:
         return None
     path = expand(card, key="card", root=study.config_path.parent)
     return json.loads(read_card(path).model_dump_json())
-
-
-def _without_paths(config: Config) -> dict[str, Any]:
-    """The options that shaped the result; where files lie on this machine is nobody's business."""
-    values = json.loads(config.model_dump_json())
-    for key in ("root", "source", "table"):
-        values["data"].pop(key)
-    values["study"].pop("root")
-    values.pop("card")
-    return values
 
 
 def _notes(config: Config) -> tuple[str, ...]:

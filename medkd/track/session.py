@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+import yaml
+
+from medkd.config import shareable
 from medkd.environment import environment
 from medkd.progress import error_console
 from medkd.results import Report, RoleResult
@@ -14,6 +17,8 @@ from medkd.study import Study, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal
 from medkd.track.mirror import Mirror
 from medkd.track.tracker import Status, Tracker
+
+OPTIONS_FILE = "options.yaml"  # config.yaml as MLflow may see it: without the paths of this machine
 
 
 class Runs:
@@ -28,7 +33,6 @@ class Runs:
             name=config.study.name,
             experiment=config.study.experiment or config.study.name,
         )
-
         self._begun: list[str] = []
 
     def __getitem__(self, run: str) -> Tracker:
@@ -36,13 +40,13 @@ class Runs:
         if run not in self._begun:
             self._begun.append(run)
             tracker.status("RUNNING")
+            tracker.artifact(Path(OPTIONS_FILE))
         return tracker
 
     def begin(self) -> None:
         """Say what this study is."""
         study = self[STUDY_RUN]
         study.tags({"medkd.task": self._study.config.task})
-        study.artifact(Path("config.yaml"))
         study.artifact(Path("environment.json"))
 
     def end(self, status: Status) -> None:
@@ -84,6 +88,8 @@ def tracked(study: Study) -> Iterator[Runs]:
     SIGTERM ends the study as KILLED, an exception as FAILED. Nothing here can stop or slow the
     study: the journal is local, and the mirror is a process of its own.
     """
+    options = yaml.safe_dump(shareable(study.config), sort_keys=False)
+    write_atomic(study.folder / OPTIONS_FILE, options)
     write_atomic(study.folder / "environment.json", json.dumps(environment(), indent=1))
     before = signal.signal(signal.SIGTERM, _terminate)
     mirror = Mirror(study.folder)

@@ -1,0 +1,173 @@
+"""Every code block of the README is run, as it stands, from the folder of a new user.
+
+Only numbers are made smaller: the networks of the example config and the steps of the studies.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from medkd.config import load
+from medkd.data import nifti
+from tests.conftest import ball
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+DEMO, TEST, TABLE, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = (text for _, text in BLOCKS)
+SMALL = {
+    "teacher": {"model": {"filters": [4, 8, 8]}, "train": {"steps": 4}},
+    "student": {"model": {"channels": [4, 8]}, "train": {"steps": 4}},
+    "preprocess": {"window": [16, 16, 16]},
+    "latency": {"queries": 2},
+}
+SHORT = " ".join(
+    f"--set {value}"
+    for value in (
+        "teacher.train.steps=2",
+        "student.train.steps=2",
+        "latency.queries=2",
+        "evaluate.bootstrap=20",
+    )
+)
+
+
+def shell(line, folder, **more):
+    """Run a line as a new user would, whose home holds ``my_data`` and ``data``."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    values = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=folder,
+        env=values | {"HOME": str(folder), "PATH": path} | more,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def checkout(folder):
+    """Give ``folder`` what a clone of the repository holds."""
+    for name in (".venv", "Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("configs", "data_cards", "medkd", "pipelines"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def test_every_block_is_one_that_is_tested_here():
+    assert [language for language, _ in BLOCKS] == [
+        *("bash", "bash", "csv", "yaml", "bash", "bash", "python", "bash", "")
+    ]
+
+
+@pytest.mark.parametrize("block", [DEMO, TEST])
+def test_the_two_commands_are_targets_with_a_line_of_help(block):
+    make, target = block.split()
+    assert make == "make"
+    subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, check=True)
+    shown = subprocess.run([make, "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(rf"^{target} +\w", shown.stdout, flags=re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_the_table_the_report_and_the_way_to_mlflow(tmp_path):
+    folder = checkout(tmp_path)
+    done = shell(DEMO, folder)
+    assert done.returncode == 0, done.stderr
+    for row in ("teacher", "student", "baseline"):
+        assert re.search(rf"│ {row} +│ 0\.\d{{3}}", done.stdout), done.stdout
+    assert re.search(r"^report +runs/phantom_3d/report\.html$", done.stdout, flags=re.MULTILINE)
+    assert re.search(r"^MLflow +(\.venv/bin/)?medkd ui$", done.stdout, flags=re.MULTILINE)
+    assert (folder / "runs/phantom_3d/report.html").is_file()
+
+
+def write_own_data(folder):
+    """Write the table of the README, with more patients of the same kind, and its images."""
+    header, *rows = TABLE.splitlines()
+    more = [
+        f"images/{n}.nii.gz,labels/{n}.nii.gz,patient-{n:02d},{'north' if n % 2 else 'south'}"
+        for n in range(3, 11)
+    ]
+    (folder / "cases.csv").write_text("\n".join([header, *rows, *more]) + "\n")
+    for number, row in enumerate([*rows, *more]):
+        image, label, *_ = row.split(",")
+        intensities, structures = ball(3, seed=number)
+        affine = np.diag([1.5, 1.5, 1.5, 1])
+        nifti.write(folder / image, intensities.astype(np.float32), affine=affine)
+        nifti.write(folder / label, structures.astype(np.uint8), affine=affine)
+    return folder / image
+
+
+def smaller(values, numbers):
+    """Put smaller numbers in their place; a name that the README does not use is an error."""
+    return values | {
+        key: smaller(values.get(key, {}), value) if isinstance(value, dict) else value
+        for key, value in numbers.items()
+    }
+
+
+def test_the_config_is_right_as_it_stands(tmp_path):
+    (tmp_path / "my_study.yaml").write_text(CONFIG)
+    config = load(tmp_path / "my_study.yaml")
+    assert config.study.name == "my_study"
+    assert set(TABLE.splitlines()[0].split(",")) >= {"image", "label", config.data.patient}
+
+
+@pytest.fixture(scope="module")
+def own_study(tmp_path_factory):
+    """The folder of a user who has followed "Your own data" up to the report."""
+    folder = checkout(tmp_path_factory.mktemp("user"))
+    scan = write_own_data(folder / "my_data")
+    (folder / "folder_of_scans").mkdir()
+    for copy in ("scan.nii.gz", "folder_of_scans/one.nii.gz", "folder_of_scans/two.nii.gz"):
+        (folder / copy).write_bytes(scan.read_bytes())
+    values = smaller(yaml.safe_load(CONFIG), SMALL)
+    (folder / "my_study.yaml").write_text(yaml.safe_dump(values))
+    for line in STUDY.splitlines():
+        done = shell(line, folder)
+        judged = {0, 1} if "report" in line else {0}  # networks of four steps fail their gates
+        assert done.returncode in judged, f"{line}: {done.stdout}{done.stderr}"
+    return folder
+
+
+@pytest.mark.slow
+def test_the_student_answers_on_the_command_line_and_in_python(own_study):
+    for line in ANSWER.splitlines():
+        done = shell(line, own_study)
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+    assert (own_study / "mask.nii.gz").is_file()
+    assert len(list((own_study / "masks").iterdir())) == 2
+    (own_study / "block.py").write_text(PYTHON + "print(mask.shape)\n")
+    done = shell("python block.py", own_study)
+    assert done.stdout.strip() == "(16, 16, 16)", done.stderr
+
+
+@pytest.mark.slow
+def test_a_study_lies_on_disk_as_drawn(own_study):
+    head, *tree = LAYOUT.splitlines()
+    assert head == "runs/<study>/"
+    names = [name for line in tree for name in re.split(r"\s{3,}", line.strip())[0].split()]
+    assert "soft_targets/" in names
+    for name in set(names) - {"data/"}:  # only for sources that are written as files first
+        assert (own_study / "runs/my_study" / name).exists(), name
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif("MEDKD_DATA" not in os.environ, reason="MEDKD_DATA is not set")
+def test_the_three_studies_run_to_their_reports(tmp_path):
+    folder = checkout(tmp_path)
+    (folder / "data").symlink_to(os.environ["MEDKD_DATA"])
+    export, *studies = STUDIES.splitlines()
+    assert len(studies) == 3
+    for line in studies:
+        done = shell(f"{export}; {line} {SHORT}", folder)
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+    assert len(list(folder.glob("runs/*/report.html"))) == 3
