@@ -36,7 +36,7 @@ def student(tmp_path_factory):
     """The hippocampus study's student, with random weights, as a checkpoint and as a release."""
     torch.manual_seed(0)
     shape = PreprocessOptions(spacing_mm=(1, 1, 1), window=(48, 64, 48))
-    model = {"name": "plain_unet", "channels": [8, 8, 16, 32, 48], "first_stride": 1}
+    model = {"name": "plain_unet", "channels": [8, 16, 16, 32, 36], "first_stride": 1}
     checkpoint = Checkpoint(model, Task.SEGMENTATION, 1, CLASSES, 3)
     folder, network = tmp_path_factory.mktemp("student"), checkpoint.build().eval()
     save_checkpoint(folder, network, checkpoint)
