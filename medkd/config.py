@@ -157,6 +157,10 @@ class LossOptions(NamedOptions):
     """One distillation loss; further options are the loss's own."""
 
     weight: NotNegative = 1.0
+    boundary: NotNegative = 0  # added to the weight 1 of voxels where the teacher's classes meet
+    confidence: NotNegative = 0  # power of the teacher's certainty, which weights each voxel
+    class_weights: tuple[NotNegative, ...] | None = None  # in the order of classes
+    standardise: bool = False  # logits to mean 0 and deviation 1 over the classes, as the teacher's
 
 
 class DistillOptions(Options):

@@ -14,7 +14,7 @@ from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
-from medkd.distill.losses import LOSSES
+from medkd.distill.objective import Objective
 from medkd.errors import ConfigError
 from medkd.metrics.calibration import fit_temperature
 from medkd.metrics.classification import auroc
@@ -69,11 +69,16 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
 def _check_losses(config: Config) -> None:
     space = () if config.task is Task.CLASSIFICATION else config.preprocess.window
     logits = torch.zeros(1, len(config.classes), *space)
-    for entry in config.distill.losses:
-        try:
-            LOSSES.factory(entry.name, entry.options)(logits, logits.softmax(1), **entry.options)
-        except (ConfigError, RuntimeError, ValueError, TypeError) as error:
-            raise ConfigError(f"distill.losses: {error}") from None
+    batch = {
+        "soft": logits.softmax(dim=1),
+        "label": torch.zeros(1, *space, dtype=torch.int64),
+        "valid": torch.ones(1, *space, dtype=torch.bool),
+    }
+    try:
+        with torch.no_grad():
+            Objective(config.distill)(logits, batch, 0)
+    except (ConfigError, RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"distill.losses: {error}") from None
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:

@@ -1,7 +1,6 @@
 """Steps: from a batch to named loss terms; ``loss`` is the one that is minimised."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from monai.losses.dice import DiceLoss
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medkd.config import Config
-from medkd.distill.losses import LOSSES
+from medkd.distill.objective import Objective
 from medkd.types import Task
 
 Terms = dict[str, Tensor]
@@ -33,22 +32,14 @@ def distill_step(config: Config) -> Step:
     Raises:
         ConfigError: an unknown loss or loss option.
     """
-    options = config.distill
-    losses = {
-        entry.name: (partial(LOSSES.factory(entry.name, entry.options), **entry.options), entry)
-        for entry in options.losses
-    }
+    supervised, objective = config.distill.supervised, Objective(config.distill)
 
     def step(model: nn.Module, batch: dict[str, Tensor], number: int) -> Terms:
         logits = model(batch["image"]).float()
-        terms = _supervised(logits, batch, config.task)
-        loss = options.supervised * torch.stack(list(terms.values())).sum()
-        warm = min(1.0, (number + 1) / options.warmup_steps) if options.warmup_steps else 1.0
-        valid = batch["valid"] if logits.ndim > 2 else None
-        for name, (function, entry) in losses.items():
-            terms[name] = function(logits, batch["soft"], valid)
-            loss = loss + warm * entry.weight * terms[name]
-        return {"loss": loss, **terms}
+        labels = _supervised(logits, batch, config.task)
+        soft, terms = objective(logits, batch, number)
+        loss = supervised * torch.stack(list(labels.values())).sum() + soft
+        return {"loss": loss, **labels, **terms}
 
     return step
 

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medkd.config import Config
-from medkd.distill.losses import pixel_kd
+from medkd.distill.losses.pixel import pixel_kd
 from medkd.errors import ConfigError
 from medkd.train.steps import distill_step, supervised_step
 from medkd.types import Task
@@ -60,7 +60,7 @@ def test_distillation_adds_its_weighted_terms_over_valid_voxels(options, batch):
     losses = [{"name": "pixel_kd", "weight": 3, "temperature": 4}]
     terms = distill_step(options(losses=losses, supervised=0.5))(nn.Identity(), batch, 0)
     hard = by_hand(batch["image"], batch["label"])
-    soft = pixel_kd(batch["image"], batch["soft"], batch["valid"], temperature=4.0)
+    soft = pixel_kd(batch["image"], batch["soft"], batch["valid"], temperature=4.0)["pixel_kd"]
     torch.testing.assert_close(terms["pixel_kd"], soft)
     torch.testing.assert_close(terms["loss"], 0.5 * sum(hard.values()) + 3 * soft)
 

@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
-from medkd.config import NamedOptions
-from medkd.distill.losses import LOSSES, pixel_kd
-from medkd.errors import ConfigError
+from medkd.distill.losses import pixel
 
 SPACES = [(), (6, 5), (4, 3, 5)]
 
 
 def drawn(*shape, seed=0, scale=2.0):
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixel_kd(*args, **options):
+    (loss,) = pixel.pixel_kd(*args, **options).values()
+    return loss
 
 
 def gradient(student, *args, **options):
@@ -135,8 +138,23 @@ def test_shapes_that_do_not_match_are_refused(teacher):
         pixel_kd(drawn(2, 3, 5, 5), drawn(*teacher).softmax(1))
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_the_arguments_of_a_loss_are_no_options(name):
-    options = NamedOptions.model_validate({"name": name, "teacher": 1})
-    with pytest.raises(ConfigError, match="has no option 'teacher'"):
-        LOSSES.factory(name, options.options)
+class TestSigmoid:
+    @pytest.mark.parametrize("space", SPACES)
+    @pytest.mark.parametrize("temperature", [1.0, 3.0])
+    def test_equals_the_textbook_formula(self, space, temperature):
+        student, teacher = drawn(2, 3, *space), drawn(2, 3, *space, seed=1)
+        q, p = (expit(z.numpy().astype(np.float64) / temperature) for z in (student, teacher))
+        textbook = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+        loss = pixel_kd(student, teacher.sigmoid(), temperature=temperature, sigmoid=True)
+        assert loss.item() == pytest.approx(temperature**2 * textbook, rel=1e-4)
+
+    def test_sees_a_shift_that_is_common_to_all_classes(self):
+        logits = drawn(2, 3, 4, 4)
+        assert pixel_kd(logits + 5, logits.sigmoid(), sigmoid=True) > 0.5
+        assert abs(pixel_kd(logits + 5, logits.softmax(1)).item()) < 1e-5
+
+    def test_is_zero_where_the_student_agrees(self):
+        logits = drawn(2, 3, 4, 4)
+        options = {"temperature": 2.0, "sigmoid": True}
+        assert abs(pixel_kd(logits, logits.sigmoid(), **options).item()) < 1e-5
+        assert gradient(logits, logits.sigmoid(), **options).abs().max() < 1e-5

@@ -1,0 +1,148 @@
+"""Divergence: KL of large maps, with a hand-written gradient, block by block.
+
+The usual form, ``kl_div(log_softmax(student / T), log_softmax(teacher / T))``, holds half a dozen
+tensors of the logits' size and moves each of them through memory. Here a block of voxels goes from
+logits to divergence and gradient while it is in the processor's cache, so that the only tensor of
+that size is the gradient itself.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+BLOCK = 1 << 17  # values of a block on a CPU; a few float32 copies of it fit into its cache
+TINY = 1e-30  # a probability of 0 has no logarithm
+
+# (logits, teacher's probabilities, temperature), each block [classes, voxels] float32
+# -> divergence by voxel, and tempered student minus tempered teacher
+Kernel = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+Weights = Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"]
+
+
+def softmax_divergence(
+    student: Float[Tensor, " batch classes *space"],
+    teacher: Float[Tensor, " batch classes *space"],
+    weights: Weights | None = None,
+    *,
+    temperature: float | int,
+) -> Float[Tensor, ""]:
+    """Weighted mean over voxels of T² KL(teacher || student), summed over exclusive classes.
+
+    Args:
+        student: logits, of any floating type; the gradient has the same, the sums are float32.
+        teacher: probabilities at temperature 1; no gradient flows to them.
+        weights: of the mean; all alike if None.
+        temperature: both distributions are tempered with it.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    return _mean(student, teacher, weights, float(temperature), _softmax_kernel)
+
+
+def bernoulli_divergence(
+    student: Float[Tensor, " batch classes *space"],
+    teacher: Float[Tensor, " batch classes *space"],
+    weights: Weights | None = None,
+    *,
+    temperature: float | int,
+) -> Float[Tensor, ""]:
+    """Weighted mean over voxels of T² KL(teacher || student), averaged over independent classes.
+
+    Arguments and errors are those of ``softmax_divergence``; ``teacher`` holds the probability of
+    each class against its absence.
+    """
+    return _mean(student, teacher, weights, float(temperature), _bernoulli_kernel)
+
+
+def _mean(
+    student: Tensor, teacher: Tensor, weights: Tensor | None, temperature: float, kernel: Kernel
+) -> Tensor:
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return _Divergence.apply(student, teacher, weights, temperature, kernel)
+
+
+def _softmax_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    a = probabilities.clamp_min(TINY).log_().div_(t)  # at most 0: needs no shift by its maximum
+    p = a.exp()
+    norm_p = p.sum(dim=0)
+    p.div_(norm_p)
+    b = logits / t
+    b.sub_(b.amax(dim=0))
+    a.sub_(b).mul_(p)
+    q = b.exp_()
+    norm_q = q.sum(dim=0)
+    divergence = a.sum(dim=0).add_(norm_q.log()).sub_(norm_p.log_())
+    return divergence, q.div_(norm_q).sub_(p)
+
+
+def _bernoulli_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    a = probabilities.clamp(TINY, 1 - 1e-7).logit_().div_(t)
+    p = a.sigmoid()
+    b = logits / t
+    divergence = (F.softplus(b) - F.softplus(a)).addcmul_(p, a.sub_(b))
+    share = 1 / logits.shape[0]
+    return divergence.mean(dim=0), b.sigmoid_().sub_(p).mul_(share)
+
+
+class _Divergence(torch.autograd.Function):
+    """Value and gradient in one pass; the gradient waits for ``backward`` to be scaled."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        student: Tensor,
+        teacher: Tensor,
+        weights: Tensor | None,
+        temperature: float,
+        kernel: Kernel,
+    ) -> Tensor:
+        gradient = _like(student) if ctx.needs_input_grad[0] else None
+        logits, soft = _columns(student), _columns(teacher)
+        share = None if weights is None else _columns(weights[:, None])
+        count = logits.shape[0] * logits.shape[2] if share is None else share.sum().clamp_min(TINY)
+        total = torch.zeros((), device=student.device)
+        for place in _blocks(logits):
+            divergence, difference = kernel(logits[place].float(), soft[place].float(), temperature)
+            if share is not None:
+                divergence, difference = divergence * share[place][0], difference * share[place]
+            total += divergence.sum()
+            if gradient is not None:
+                _columns(gradient)[place] = difference.mul_(temperature / count)
+        ctx.gradient = gradient
+        return total * (temperature**2 / count)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None, None]:  # noqa: ANN401
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("this divergence has been differentiated before; compute it again")
+        return gradient.mul_(scale), None, None, None, None
+
+
+def _columns(maps: Tensor) -> Tensor:
+    """View ``[batch, classes, *space]`` as ``[batch, classes, voxels]``, a batch of rows as one."""
+    return maps.t()[None] if maps.ndim == 2 else maps.flatten(2)
+
+
+def _like(student: Tensor) -> Tensor:
+    """Make room for a gradient that ``_columns`` can view, in the student's layout if it can be."""
+    same = torch.empty_like(student)
+    if _columns(same).data_ptr() == same.data_ptr():
+        return same
+    return torch.empty_like(student, memory_format=torch.contiguous_format)
+
+
+def _blocks(columns: Tensor) -> list[tuple[int, slice, slice]]:
+    """Cut ``[batch, classes, voxels]`` into blocks; a GPU takes an image whole."""
+    images, classes, voxels = columns.shape
+    width = max(1, BLOCK // classes) if columns.device.type == "cpu" else voxels
+    starts = range(0, voxels, max(1, width))
+    return [(i, slice(None), slice(s, s + width)) for i in range(images) for s in starts]

@@ -1,0 +1,53 @@
+"""Affinity: which places look alike to the network."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+POOLS: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+
+
+def affinity(
+    student: Float[Tensor, " batch channels *space"],
+    teacher: Float[Tensor, " batch teacher_channels *teacher_space"],
+    *,
+    places: int = 1728,
+) -> dict[str, Float[Tensor, ""]]:
+    """Structured distillation: squared difference of the cosines between all pairs of places.
+
+    Both feature maps are pooled to one grid of at most ``places`` cells, so memory is bounded by
+    the square of that number: 12 MiB an image in float32 at the default, 12 x 12 x 12 (Liu, Chen,
+    Liu, Qin, Luo, Wang 2019, arXiv 1903.04197).
+
+    Args:
+        student: features of a layer.
+        teacher: features of a layer, of any number of channels and any grid.
+        places: cells of the common grid.
+    """
+    grid = pooled_grid(
+        [min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True)], places
+    )
+    pool = POOLS[len(grid)]
+    q, p = (F.normalize(pool(maps.float(), grid).flatten(2), dim=1) for maps in (student, teacher))
+    return {"affinity": (q.mT @ q - p.mT @ p).square().mean()}
+
+
+def pooled_grid(shape: Sequence[int], places: int) -> list[int]:
+    """Shorten the longest axis until the grid has at most ``places`` cells.
+
+    Example:
+        >>> pooled_grid([48, 64, 48], 1728), pooled_grid([200, 200, 3], 1728)
+        ([12, 12, 12], [24, 24, 3])
+    """
+    grid = list(shape)
+    while math.prod(grid) > places:
+        grid[grid.index(max(grid))] -= 1
+    return grid

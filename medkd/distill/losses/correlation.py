@@ -1,0 +1,63 @@
+"""Correlation: the order and spacing of the answers rather than the answers themselves."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+FLAT = 1e-12  # a variance below this has nothing to correlate with
+
+
+def dist(
+    student: Float[Tensor, " batch classes *space"],
+    teacher: Float[Tensor, " batch classes *space"],
+    weights: Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"] | None = None,
+    *,
+    beta: float | int = 1.0,
+    gamma: float | int = 1.0,
+    temperature: float | int = 1.0,
+) -> dict[str, Float[Tensor, ""]]:
+    """DIST: one minus Pearson's correlation of student and teacher.
+
+    Over the classes of each voxel (``inter``), and over all voxels for each class (``intra``);
+    batch and space are one axis, so a batch of one has as many samples as it has voxels (Huang,
+    You, Wang, Qian, Xu 2022, arXiv 2205.10536). What the teacher gives no variation has no
+    correlation and is left out: a class that is absent, or a row of one image. A correlation does
+    not know the size of what it compares, so its gradient keeps its own when the temperature
+    grows, without the factor of T² in the authors' code.
+
+    Args:
+        student: logits.
+        teacher: probabilities at temperature 1.
+        weights: how much each voxel counts.
+        beta: of ``inter``.
+        gamma: of ``intra``.
+        temperature: of both.
+
+    Raises:
+        ValueError: the temperature is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    q = _rows((student.float() / temperature).softmax(dim=1))
+    tempered = teacher.float() if temperature == 1 else teacher.float() ** (1 / temperature)
+    p = _rows(tempered / tempered.sum(dim=1, keepdim=True))
+    share = p.new_ones(len(p)) if weights is None else weights.flatten().float()
+    alike = p.new_ones(p.shape[1])
+    inter = _one_minus_pearson(q, p, alike, share)
+    intra = _one_minus_pearson(q.t(), p.t(), share, alike)
+    return {"dist/inter": beta * inter, "dist/intra": gamma * intra}
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """``[batch, classes, *space]`` as ``[voxels, classes]``."""
+    return maps.movedim(1, -1).flatten(0, -2)
+
+
+def _one_minus_pearson(q: Tensor, p: Tensor, over: Tensor, of: Tensor) -> Tensor:
+    """Correlate each row over its weighted columns; average over the weighted rows that vary."""
+    over = over / over.sum().clamp_min(FLAT)
+    q, p = q - (q * over).sum(1, keepdim=True), p - (p * over).sum(1, keepdim=True)
+    of = of * ((p * p * over).sum(1) > FLAT)
+    product = (q * p * over).sum(1)
+    size = ((q * q * over).sum(1).clamp_min(FLAT) * (p * p * over).sum(1).clamp_min(FLAT)).sqrt()
+    return torch.where(of > 0, (1 - product / size) * of, 0).sum() / of.sum().clamp_min(FLAT)

@@ -1,0 +1,56 @@
+"""Region: how the structures' mean features relate to each other."""
+
+from itertools import combinations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def region_affinity(
+    student: Float[Tensor, " batch channels *space"],
+    teacher: Float[Tensor, " batch teacher_channels *teacher_space"],
+    label: Int[Tensor, " batch *label_space"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Region contrast of EMKD: squared difference of the cosines between mean features of regions.
+
+    A region is a class of the reference, brought to the features' grid by nearest neighbour. Pairs
+    with a region that is absent from an image, or lost on the coarser grid, are left out of the
+    mean; where no pair is left the loss is 0 (Qin, Bu, Zhang, Shen, Zhou, Gu, Wang, Wu, Dai 2021,
+    arXiv 2108.09987, which has two regions and divides by 0 where one is absent).
+
+    Args:
+        student: features of a layer.
+        teacher: features of a layer, of any number of channels and any grid.
+        label: class index of each voxel.
+    """
+    q, q_found = region_means(student, label)
+    p, p_found = region_means(teacher, label)
+    pairs = list(combinations(range(q.shape[1]), 2))
+    if not pairs:  # one class all over
+        return {"region_affinity": 0 * student.float().sum()}
+    one, other = (list(ends) for ends in zip(*pairs, strict=True))
+    found = q_found & p_found
+    counted = (found[:, one] & found[:, other]).float()
+    apart = _cosine(q, one, other) - _cosine(p, one, other)
+    return {"region_affinity": (counted * apart.square()).sum() / counted.sum().clamp_min(1)}
+
+
+def region_means(
+    features: Float[Tensor, " batch channels *space"], label: Int[Tensor, " batch *label_space"]
+) -> tuple[Float[Tensor, "batch classes channels"], Tensor]:
+    """Return each region's mean feature, and whether the region is there at all."""
+    classes = int(label.max()) + 1
+    nearest = F.interpolate(label[:, None].float(), size=features.shape[2:], mode="nearest-exact")
+    masks = (
+        F.one_hot(nearest[:, 0].long(), classes).flatten(1, -2).float()
+    )  # batch, voxels, classes
+    size = masks.sum(dim=1)
+    sums = torch.einsum("bcv,bvk->bkc", features.float().flatten(2), masks)
+    return sums / size.clamp_min(1)[..., None], size > 0
+
+
+def _cosine(means: Tensor, one: list[int], other: list[int]) -> Tensor:
+    # a tiny length instead of 0, where the cosine has no gradient
+    return F.cosine_similarity(means[:, one], means[:, other], dim=2, eps=1e-6)

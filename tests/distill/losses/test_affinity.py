@@ -1,0 +1,37 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from medkd.distill.losses.affinity import affinity, pooled_grid
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("space", [(5, 4), (2, 3, 4)])
+def test_equals_the_textbook_formula_where_nothing_is_pooled(space):
+    student, teacher = drawn(2, 3, *space), drawn(2, 7, *space, seed=1)
+
+    def cosines(features):
+        flat = features.double().numpy().reshape(*features.shape[:2], -1)
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        return np.einsum("bci,bcj->bij", flat, flat)
+
+    textbook = ((cosines(student) - cosines(teacher)) ** 2).mean()
+    assert affinity(student, teacher)["affinity"].item() == pytest.approx(textbook, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [[48, 64, 48], [200, 200, 3], [512, 512], [7], [1, 1, 9000]])
+def test_the_grid_is_bounded_whatever_the_shape(shape):
+    grid = pooled_grid(shape, 1728)
+    assert math.prod(grid) <= 1728
+    assert all(1 <= g <= n for g, n in zip(grid, shape, strict=True))
+
+
+def test_features_of_other_grids_and_widths_meet_on_the_coarser_one():
+    loss = affinity(drawn(1, 4, 8, 8, 8), drawn(1, 16, 4, 4, 4, seed=1))["affinity"]
+    assert loss > 0
+    assert affinity(drawn(1, 4, 8, 8), drawn(1, 4, 8, 8))["affinity"] < 1e-9

@@ -1,0 +1,216 @@
+"""Every loss that a config may name keeps the same promises, and they compose as it says."""
+
+import inspect
+
+import pytest
+import torch
+
+from medkd.config import DistillOptions, LossOptions, NamedOptions
+from medkd.distill.objective import IDLE_STEPS, LOSSES, Objective, standardised
+from medkd.errors import ConfigError, TrainingError
+
+SPACES = [(), (6, 5), (4, 3, 5)]
+SPACELESS = {"cwd"}  # losses that compare places
+CASES = [(n, s) for n in LOSSES for s in SPACES if s or n not in SPACELESS]
+
+
+def drawn(*shape, seed=0, scale=2.0):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def total(name, student, teacher, weights=None, label=None, **options):
+    function = LOSSES.factory(name, options)
+    more = {}
+    if "label" in inspect.signature(function).parameters:
+        more = {"label": teacher.argmax(1) if label is None else label}
+    return torch.stack(list(function(student, teacher, weights, **more, **options).values())).sum()
+
+
+def gradient(name, student, *args, **options):
+    student = student.detach().clone().requires_grad_()
+    total(name, student, *args, **options).backward()
+    return student.grad
+
+
+@pytest.mark.parametrize(("name", "space"), CASES)
+class TestContract:
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_is_zero_where_the_student_agrees_and_pulls_nowhere(self, name, space, batch):
+        logits = drawn(batch, 4, *space)
+        teacher = logits.softmax(1)
+        assert abs(total(name, logits, teacher).item()) < 1e-5
+        if name != "soft_dice":  # which has a corner there, as |p - q| has
+            assert gradient(name, logits, teacher).abs().max() < 1e-4
+
+    def test_is_positive_and_teaches_where_the_student_differs(self, name, space):
+        student, teacher = drawn(3, 4, *space), drawn(3, 4, *space, seed=1).softmax(1)
+        assert total(name, student, teacher) > 1e-3
+        assert gradient(name, student, teacher).abs().max() > 1e-4
+
+    def test_a_step_along_the_gradient_brings_the_student_nearer(self, name, space):
+        student, teacher = drawn(3, 4, *space), drawn(3, 4, *space, seed=1).softmax(1)
+        moved = gradient(name, student, teacher)
+        nearer = student - 0.01 * moved / moved.abs().max()
+        assert total(name, nearer, teacher) < total(name, student, teacher)
+
+    def test_does_not_change_when_the_batch_is_repeated(self, name, space):
+        student, teacher = drawn(3, 4, *space), drawn(3, 4, *space, seed=1).softmax(1)
+        often = [x.repeat(3, *[1] * (x.ndim - 1)) for x in (student, teacher)]
+        torch.testing.assert_close(total(name, *often), total(name, student, teacher))
+
+    def test_does_not_grow_with_the_patch(self, name, space):
+        student, teacher = drawn(2, 4, *space), drawn(2, 4, *space, seed=1).softmax(1)
+        often = [x.repeat(1, 1, *[2] * len(space)) for x in (student, teacher)]
+        torch.testing.assert_close(total(name, *often), total(name, student, teacher))
+
+    def test_a_class_that_is_absent_leaves_it_finite(self, name, space):
+        student, teacher = drawn(2, 4, *space), drawn(2, 4, *space, seed=1).softmax(1)
+        teacher[:, 2] = 0
+        teacher = teacher / teacher.sum(1, keepdim=True)
+        assert total(name, student, teacher).isfinite()
+        assert gradient(name, student, teacher).isfinite().all()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_stays_finite_in_half_precision_at_large_logits(self, name, space, dtype):
+        student = drawn(3, 4, *space, scale=40).to(dtype)
+        teacher = drawn(3, 4, *space, seed=1, scale=40).softmax(1)
+        assert total(name, student, teacher).dtype == torch.float32
+        assert total(name, student, teacher).isfinite()
+        assert gradient(name, student, teacher).isfinite().all()
+
+    def test_voxels_without_weight_move_neither_value_nor_gradient(self, name, space):
+        student, teacher = drawn(8, 4, *space), drawn(8, 4, *space, seed=1).softmax(1)
+        counts = torch.rand(8, *space, generator=torch.Generator().manual_seed(2)) < 0.5
+        other = torch.where(counts[:, None], student, drawn(8, 4, *space, seed=3))
+        value = total(name, student, teacher, counts)
+        torch.testing.assert_close(total(name, other, teacher, counts), value)
+        moved = gradient(name, student, teacher, counts)
+        assert moved[~counts[:, None].expand_as(moved)].abs().max() < 1e-7
+        assert moved.isfinite().all()
+
+    def test_weights_that_are_all_alike_are_none(self, name, space):
+        student, teacher = drawn(3, 4, *space), drawn(3, 4, *space, seed=1).softmax(1)
+        alike = torch.full((3, *space), 0.3)
+        torch.testing.assert_close(
+            total(name, student, teacher, alike), total(name, student, teacher)
+        )
+
+    def test_where_nothing_counts_it_is_zero_without_a_gradient(self, name, space):
+        student, teacher = drawn(3, 4, *space), drawn(3, 4, *space, seed=1).softmax(1)
+        nothing = torch.zeros(3, *space, dtype=torch.bool)
+        assert total(name, student, teacher, nothing) == 0
+        assert not gradient(name, student, teacher, nothing).any()
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if n not in {"soft_dice"}])
+class TestTemperature:
+    @pytest.mark.parametrize("temperature", [0, -1.0])
+    def test_that_is_not_positive_is_refused(self, name, temperature):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            total(name, drawn(2, 4, 3), drawn(2, 4, 3).softmax(1), temperature=temperature)
+
+    def test_the_gradient_keeps_its_size_when_it_grows(self, name):
+        student, teacher = drawn(4, 5, 16), drawn(4, 5, 16, seed=1).softmax(1)
+        sizes = [
+            gradient(name, student, teacher, temperature=t).norm().item() for t in (10, 20, 40)
+        ]
+        assert sizes == pytest.approx([sizes[-1]] * 3, rel=0.15)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_the_arguments_of_a_loss_are_no_options(name):
+    options = NamedOptions.model_validate({"name": name, "teacher": 1})
+    with pytest.raises(ConfigError, match="has no option 'teacher'"):
+        LOSSES.factory(name, options.options)
+
+
+@pytest.fixture
+def batch():
+    halves = torch.tensor([0, 0, 0, 8, 8, 8]) * torch.tensor([1, 0, 0])[:, None, None]
+    teacher = (drawn(2, 3, 6, 6, seed=1, scale=1) + halves).softmax(1)
+    valid = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(2)) < 0.7
+    return {"soft": teacher, "label": teacher.argmax(1), "valid": valid}
+
+
+@pytest.fixture
+def logits():
+    return drawn(2, 3, 6, 6).requires_grad_()
+
+
+def objective(*losses, **options):
+    entries = [LossOptions.model_validate(loss) for loss in losses]
+    return Objective(DistillOptions(losses=entries, **options))
+
+
+def test_is_the_weighted_sum_of_its_terms(logits, batch):
+    composed = objective({"name": "pixel_kd", "weight": 2}, {"name": "dkd", "weight": 0.5})
+    loss, terms = composed(logits, batch, 0)
+    assert set(terms) == {"pixel_kd", "dkd/target", "dkd/others"}
+    by_hand = 2 * terms["pixel_kd"] + 0.5 * (terms["dkd/target"] + terms["dkd/others"])
+    torch.testing.assert_close(loss, by_hand)
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)])
+def test_warms_up_linearly(logits, batch, step, share):
+    loss, terms = objective({"name": "cwd"}, warmup_steps=4)(logits, batch, step)
+    torch.testing.assert_close(loss, share * terms["cwd"])
+
+
+def test_only_valid_voxels_count(logits, batch):
+    loss, _ = objective({"name": "pixel_kd"})(logits, batch, 0)
+    elsewhere = torch.where(batch["valid"][:, None], logits, drawn(2, 3, 6, 6, seed=9))
+    torch.testing.assert_close(objective({"name": "pixel_kd"})(elsewhere, batch, 0)[0], loss)
+
+
+@pytest.mark.parametrize(
+    "option", [{"boundary": 3}, {"confidence": 1}, {"class_weights": (0, 1, 1)}]
+)
+def test_weighting_changes_the_loss_and_not_its_zero(logits, batch, option):
+    plain, _ = objective({"name": "pixel_kd"})(logits, batch, 0)
+    weighted, _ = objective({"name": "pixel_kd", **option})(logits, batch, 0)
+    assert abs(weighted - plain) > 1e-4
+    agrees = batch["soft"].log().requires_grad_()
+    assert abs(objective({"name": "pixel_kd", **option})(agrees, batch, 0)[0].item()) < 1e-5
+
+
+def test_standardised_the_size_of_the_logits_does_not_matter(logits, batch):
+    composed = objective({"name": "pixel_kd", "standardise": True})
+    larger = (3 * logits + 7).detach().requires_grad_()
+    torch.testing.assert_close(composed(larger, batch, 0)[0], composed(logits, batch, 0)[0])
+    assert abs(composed(5 * batch["soft"].log(), batch, 0)[0].item()) < 1e-5
+
+
+def test_standardising_gives_each_voxel_mean_0_and_deviation_1():
+    flat = standardised(drawn(2, 5, 3, 4))
+    torch.testing.assert_close(flat.mean(1), torch.zeros(2, 3, 4), atol=1e-6, rtol=0)
+    torch.testing.assert_close(flat.std(1, correction=0), torch.ones(2, 3, 4))
+
+
+def test_two_classes_cannot_be_standardised():
+    with pytest.raises(ConfigError, match="3 classes or more"):
+        standardised(drawn(2, 2, 4))
+
+
+def test_a_term_that_does_not_depend_on_the_student_is_named(monkeypatch, logits, batch):
+    def deaf(student, teacher, weights=None):
+        return {"deaf": student.detach().mean() + 1}
+
+    monkeypatch.setitem(LOSSES._factories, "deaf", deaf)
+    with pytest.raises(TrainingError, match="deaf does not depend on the student"):
+        objective({"name": "deaf"})(logits, batch, 0)
+
+
+def test_a_term_that_is_always_zero_is_named(logits, batch):
+    composed = objective({"name": "pixel_kd", "class_weights": (0, 0, 0)})
+    for step in range(IDLE_STEPS - 1):
+        composed(logits, batch, step)
+    with pytest.raises(TrainingError, match="pixel_kd has been 0"):
+        composed(logits, batch, IDLE_STEPS)
+
+
+def test_a_term_may_be_zero_once_it_has_taught_something(logits, batch):
+    composed = objective({"name": "pixel_kd"})
+    composed(logits, batch, 0)
+    nothing = batch | {"valid": torch.zeros(2, 6, 6, dtype=torch.bool)}
+    for step in range(1, IDLE_STEPS + 2):
+        composed(logits, nothing, step)
