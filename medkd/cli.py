@@ -58,7 +58,7 @@ def _checked(
     study = open_study(config, overrides, budget)
     check_models(study.config)
     cohort = check_cohort(study)
-    study.begin()
+    study.begin(cohort.split)
     with study.lock():
         yield study, cohort
 
@@ -209,7 +209,7 @@ def bench(
     from medkd.report.headline import latencies
 
     measured = {
-        release.name: measure_latency(release, image, queries=queries, threads=threads)
+        str(release): measure_latency(release, image, queries=queries, threads=threads)
         for release in releases
     }
     console.print(latencies(measured))

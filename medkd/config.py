@@ -22,6 +22,12 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+LARGEST_LABEL = 65535  # masks are written with 8 or 16 bits
+# what an answer costs, and counts of bad ones: plain numbers without an interval
+COSTS = {
+    *("parameters", "macs", "size_mib", "network_ms", "latency_p50_ms", "latency_p90_ms"),
+    *("peak_memory_mib", "misses", "false_alarms", "failures"),
+}
 PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -100,9 +106,20 @@ class PreprocessOptions(Options):
     def _one_grid(self) -> "PreprocessOptions":
         if self.size and self.spacing_mm:
             raise ValueError("give size or spacing_mm, not both")
-        if self.spacing_mm and len(self.spacing_mm) != len(self.window):
-            raise ValueError("spacing_mm and window need the same number of axes")
+        for name in ("spacing_mm", "size"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.window):
+                raise ValueError(f"{name} and window need the same number of axes")
         return self
+
+    @field_validator("orientation")
+    @classmethod
+    def _axis_codes(cls, codes: str | None) -> str | None:
+        pairs = sorted("".join(sorted(pair)) for pair in ("LR", "PA", "IS"))
+        of_each = sorted(pair for code in codes or "" for pair in pairs if code in pair)
+        if codes is not None and (len(codes) != 3 or of_each != pairs):
+            raise ValueError("three axis codes, one of L or R, P or A, I or S: RAS, LPS, …")
+        return codes
 
 
 class AugmentOptions(Options):
@@ -114,7 +131,9 @@ class AugmentOptions(Options):
     rotate_degrees: NotNegative = 0
     scale: Fraction = 0  # 0.1: from 90 % to 110 %
     translate: Fraction = 0  # of the window
-    brightness: NotNegative = 0  # added, in units of the image's standard deviation
+    brightness: NotNegative = (
+        0  # added: image standard deviations in 3D, shares of the patch's range in 2D
+    )
     contrast: Fraction = 0
     gamma: Fraction = 0
     noise_std: NotNegative = 0
@@ -183,7 +202,9 @@ class EvaluateOptions(Options):
 
     nsd_tolerance_mm: Positive = 1.0  # pixels in 2D
     dice_failure: Fraction = 0.5  # a case below this is counted as failed
-    specificity: Fraction = 0.95  # classification: sensitivity is read off at this specificity
+    specificity: Annotated[float, Field(gt=0, lt=1)] = (
+        0.95  # classification: sensitivity is read off at this specificity
+    )
     bootstrap: Count = 2000
     overlays: Count = 3  # worst cases with a picture; best and median come on top
 
@@ -263,6 +284,59 @@ class Config(Options):
             raise ValueError("data.labels: 0 is the background and is not listed")
         return self
 
+    @model_validator(mode="after")
+    def _labels_fit_a_mask(self) -> "Config":
+        high = [v for v in self.data.labels.values() if not 0 <= v <= LARGEST_LABEL]
+        if high:
+            raise ValueError(f"data.labels: values lie between 0 and {LARGEST_LABEL}, not {high}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_class_is_of_the_whole_image(self) -> "Config":
+        if self.task is Task.CLASSIFICATION and self.preprocess.size != self.preprocess.window:
+            raise ValueError(
+                "preprocess.size: a classifier looks at whole images; make it the same as "
+                f"preprocess.window, {list(self.preprocess.window)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _flips_are_of_the_window(self) -> "Config":
+        strange = sorted(set(self.teacher.flip_axes) - set(range(self.dims)))
+        if strange:
+            raise ValueError(
+                f"teacher.flip_axes: {strange} are no axes of preprocess.window, which has "
+                f"{self.dims}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_name_figures(self) -> "Config":
+        known = sorted(COSTS | self.figures)
+        for gate in self.gates:
+            if gate.figure not in known:
+                raise ValueError(
+                    f"gates: no figure {gate.figure!r}; {did_you_mean(gate.figure, known)}"
+                    f"known: {', '.join(known)}"
+                )
+            if gate.over and gate.figure not in COSTS:
+                raise ValueError(
+                    f"gates: {gate.figure} over {gate.over}: a ratio has no interval here; judge "
+                    f"the difference with minus. Ratios are for {', '.join(sorted(COSTS))}"
+                )
+        return self
+
+    @property
+    def figures(self) -> set[str]:
+        """What is measured on the test cases, with an interval; ``dice/liver`` of one class."""
+        calibration = {"ece", "brier", "nll"}
+        if self.task is Task.SEGMENTATION:
+            overlap, classes = {"dice", "nsd", "hd95_mm"}, self.classes[1:]
+            return calibration | overlap | {f"{f}/{c}" for f in overlap for c in classes}
+        rates = {"sensitivity", "specificity"}
+        single = {"auroc", "balanced_accuracy", "average_precision", "sensitivity"}
+        return calibration | single | {f"{f}/{c}" for f in rates for c in self.classes}
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the network's channels; background first."""
@@ -287,17 +361,16 @@ def load(path: Path, *, overrides: Sequence[str] = (), budget: str = "quick") ->
     Args:
         path: the YAML file.
         overrides: each ``key.path=value``, the value as YAML.
-        budget: the entry of ``budgets`` to merge; a config without ``budgets`` has none to merge.
+        budget: the entry of ``budgets`` to merge; a config without ``budgets`` has
+            quick and full alike.
 
     Raises:
         ConfigError: all that is wrong, a line each.
     """
     tree = _read_yaml(path)
-    budgets = tree.pop("budgets", None)
-    if budgets is not None:
-        tree = _merge(tree, _budget(budgets, budget, path))
+    tree = _merge(tree, _budget(tree.pop("budgets", {"quick": {}, "full": {}}), budget, path))
     for override in overrides:
-        tree = _merge(tree, _parse_override(override))
+        tree = _override(tree, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -313,7 +386,7 @@ def dump(config: Config) -> str:
 def shareable(config: Config) -> dict[str, Any]:
     """Return the options that shape a result, without saying where files lie on this machine."""
     values: dict[str, Any] = config.model_dump(mode="json")
-    for key in ("root", "source", "table"):
+    for key in ("root", "source", "table", "image", "label"):
         values["data"].pop(key)
     values["study"].pop("root")
     values.pop("card")
@@ -364,17 +437,21 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def _override(tree: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Put the value of ``key.path=value`` in the place of what is there, a mapping as a whole."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: write key.path=value")
     try:
-        tree: Any = yaml.safe_load(value)
+        return _replaced(tree, key.strip().split("."), yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
-    for part in reversed(key.strip().split(".")):
-        tree = {part: tree}
-    return tree
+
+
+def _replaced(tree: Any, path: Sequence[str], value: Any) -> dict[str, Any]:  # noqa: ANN401
+    below = dict(tree) if isinstance(tree, Mapping) else {}
+    key, *rest = path
+    return below | {key: _replaced(below.get(key), rest, value) if rest else value}
 
 
 def _explain(problem: Any) -> str:  # noqa: ANN401

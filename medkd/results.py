@@ -131,7 +131,8 @@ class Overlay(Result):
 
     case: str
     rank: str  # "worst 1", "median", "best"
-    dice: float
+    figure: str  # of the student, by which it was chosen
+    value: float
     path: str  # relative to the study's folder
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from medkd import config as config_module
 from medkd.config import Config
 from medkd.errors import StudyError
+from medkd.types import Split
 
 STAGE_FILE = "stage.json"
 
@@ -42,10 +43,11 @@ class Study:
     config: Config
     config_path: Path
 
-    def begin(self) -> None:
-        """Make the study's folder if need be and write the resolved config into it."""
+    def begin(self, split: Split) -> None:
+        """Make the study's folder if need be; write the resolved config and the split into it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / "config.yaml", config_module.dump(self.config))
+        write_atomic(self.folder / "split.json", json.dumps(vars(split), indent=1))
 
     @property
     def folder(self) -> Path:
@@ -83,16 +85,18 @@ class Study:
         if (partial / STAGE_FILE).is_file() and _read_inputs(partial) != inputs:
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        write_atomic(partial / STAGE_FILE, json.dumps(inputs, indent=1))
+        write_atomic(partial / STAGE_FILE, json.dumps({"inputs": inputs}, indent=1))
         make(partial)
+        made = {"inputs": inputs, "content": _content(partial)}
+        write_atomic(partial / STAGE_FILE, json.dumps(made, indent=1))
         partial.replace(done)
         return done
 
     def stage_digest(self, name: str) -> str:
-        """Identity of a complete stage, for the inputs of the stages built on it."""
+        """Identity of a complete stage's files, for the inputs of the stages built on it."""
         if not self.is_complete(name):
             raise StudyError(f"{self.path(name)}: this stage has not been run yet")
-        return digest(_read_inputs(self.path(name)))
+        return json.loads((self.path(name) / STAGE_FILE).read_text())["content"]
 
     def _refuse_other_inputs(self, folder: Path, inputs: Mapping[str, str]) -> None:
         made_from = _read_inputs(folder)
@@ -115,4 +119,16 @@ class Study:
 
 
 def _read_inputs(folder: Path) -> dict[str, str]:
-    return json.loads((folder / STAGE_FILE).read_text())
+    return json.loads((folder / STAGE_FILE).read_text())["inputs"]
+
+
+def _content(folder: Path) -> str:
+    """Digest of all files of a stage by name."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != STAGE_FILE)
+    return digest([(p.relative_to(folder).as_posix(), sha256(p)) for p in files])
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

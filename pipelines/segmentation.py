@@ -23,7 +23,7 @@ def run(study: Study) -> Report:
     # nothing is written before models, losses and every case are known to be sound
     check_models(study.config, task=Task.SEGMENTATION)
     cohort = check(study)
-    study.begin()
+    study.begin(cohort.split)
 
     with study.lock(), tracked(study) as runs:
         # the large, accurate model, and what it believes of every training case

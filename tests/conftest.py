@@ -68,7 +68,8 @@ def tiny_values(root, *, dims, task):
         "study": {"name": "tiny", "root": str(root / "runs")},
         "task": task,
         "data": {"source": "data/cases.csv", "split": {"column": "part"}} | named["data"],
-        "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims},
+        "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims}
+        | ({"size": [SIZE] * dims} if task == "classification" else {}),
         "teacher": named["teacher"] | {"train": train},
         "student": named["student"] | {"train": train},
         "distill": {"losses": [{"name": "pixel_kd"}]},
@@ -105,7 +106,7 @@ def make_study(make_config):
         path = make_config(dims=dims, task=task)
         study = Study(load(path, overrides=overrides), config_path=path)
         cohort = check(study)
-        study.begin()
+        study.begin(cohort.split)
         return study, cohort
 
     return make

@@ -73,6 +73,15 @@ def test_classification_has_no_background(values, load_values):
         ("data.split.test=1.5", "data.split.test: Input should be less than 1"),
         ("study.name=a/b", "study.name: String should match pattern"),
         ("preprocess.size=[8, 8, 8]", "give size or spacing_mm, not both"),
+        ("preprocess.spacing_mm=[1, 1]", "spacing_mm and window need the same number of axes"),
+        ("preprocess.orientation=RAX", "three axis codes"),
+        ("preprocess.orientation=RAL", "three axis codes"),
+        ("teacher.flip_axes=[3]", r"teacher.flip_axes: \[3\] are no axes of preprocess.window"),
+        ("evaluate.specificity=0", "evaluate.specificity: Input should be greater than 0"),
+        ("data.labels.core=70000", "values lie between 0 and 65535"),
+        ("gates=[{figure: dcie, at_least: 1}]", "no figure 'dcie'; did you mean 'dice'"),
+        ("gates=[{figure: dice/cor, at_least: 1}]", "did you mean 'dice/core'"),
+        ("gates=[{figure: dice, over: teacher, at_least: 1}]", "judge the difference with minus"),
         ("data.labels.core=1", "two labels share one value"),
         ("data.labels.core=0", "0 is the background and is not listed"),
         ("task=classification", r"class indices must be 0, 1, 2, …; got \[1, 2\]"),
@@ -101,8 +110,27 @@ def test_a_missing_section_is_named(values, load_values):
         load_values(values)
 
 
-def test_an_unknown_budget_is_refused(values, load_values):
-    values["budgets"] = {"quick": {}, "full": {}}
+def test_an_override_takes_the_place_of_what_was_there(values, load_values):
+    model = load_values(values, overrides=["student.model={name: segresnet}"]).student.model
+    assert (model.name, model.options) == ("segresnet", {})
+    labels = load_values(values, overrides=["data.labels={tumour: 1}", "gates=[]"]).data.labels
+    assert labels == {"tumour": 1}
+    deeper = load_values(values, overrides=["latency.queries=3", "augment.flip_axes=[0]"])
+    assert (deeper.latency.queries, deeper.latency.threads) == (3, 1)
+    assert deeper.augment.flip_axes == (0,)
+
+
+def test_a_classifier_looks_at_whole_images(make_config):
+    values = yaml.safe_load(make_config(dims=2, task="classification").read_text())
+    values["preprocess"]["size"] = [32, 32]
+    with pytest.raises(ValueError, match="a classifier looks at whole images"):
+        Config.model_validate(values)
+
+
+@pytest.mark.parametrize("budgets", [None, {"quick": {}, "full": {}}])
+def test_an_unknown_budget_is_refused(values, load_values, budgets):
+    if budgets:
+        values["budgets"] = budgets
     with pytest.raises(ConfigError, match="no budget 'ful'; known: quick, full"):
         load_values(values, budget="ful")
 
@@ -157,6 +185,6 @@ def test_a_config_cannot_be_changed(values):
 
 def test_what_is_shared_names_no_place_on_this_machine(make_config):
     path = make_config()
-    shared = shareable(load(path))
+    shared = shareable(load(path, overrides=[f"data.image={path.parent}/{{case}}.nii.gz"]))
     assert str(path.parent) not in json.dumps(shared)
     assert shared["teacher"] == load(path).model_dump(mode="json")["teacher"]

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from medkd.config import load
 from medkd.errors import StudyError
 from medkd.study import Study, digest, write_atomic
+from medkd.types import Split
+
+SPLIT = Split(train=("a", "b"), validation=("c",), test=("d",))
 
 
 @pytest.fixture
 def study(make_config):
     path = make_config()
     study = Study(load(path), config_path=path)
-    study.begin()
+    study.begin(SPLIT)
     return study
 
 
@@ -24,6 +27,11 @@ def never(folder):
 
 def test_the_resolved_config_lies_in_the_study(study):
     assert load(study.folder / "config.yaml") == study.config
+
+
+def test_the_split_lies_in_the_study(study):
+    split = json.loads((study.folder / "split.json").read_text())
+    assert split == {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
 
 
 def test_a_complete_stage_is_not_made_again(study):
@@ -70,12 +78,20 @@ def test_a_complete_stage_of_other_inputs_is_refused_with_their_names(study, inp
         study.stage("a", inputs=inputs, make=never)
 
 
-def test_the_digest_of_a_stage_changes_with_its_inputs(study):
+def test_the_digest_of_a_stage_is_that_of_its_files(study):
     with pytest.raises(StudyError, match="has not been run yet"):
         study.stage_digest("a")
-    study.stage("a", inputs={"x": 1}, make=lambda _: None)
-    study.stage("b", inputs={"x": 2}, make=lambda _: None)
-    assert study.stage_digest("a") != study.stage_digest("b")
+
+    def write(text, name="weights"):
+        return lambda folder: (folder / name).write_text(text)
+
+    study.stage("a", inputs={"x": 1}, make=write("1"))
+    study.stage("b", inputs={"x": 2}, make=write("1"))
+    study.stage("redone", inputs={"x": 1}, make=write("2"))
+    study.stage("renamed", inputs={"x": 1}, make=write("1", name="other"))
+    first = study.stage_digest("a")
+    assert study.stage_digest("b") == first
+    assert first not in {study.stage_digest("redone"), study.stage_digest("renamed")}
 
 
 def _hold(study, held, release):

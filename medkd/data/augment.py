@@ -56,7 +56,10 @@ def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) 
 def _spatial(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> list[Any]:
     from monai import transforms as mt
 
-    flips = [mt.RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in options.flip_axes]
+    flips = [
+        mt.RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True)
+        for axis in options.flip_axes
+    ]
     if not (options.rotate_degrees or options.scale or options.translate):
         return flips
     affine = mt.RandAffined(
@@ -66,6 +69,7 @@ def _spatial(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) 
         scale_range=[options.scale] * 3,
         translate_range=[options.translate * width for width in grid.window],
         mode=[INTERPOLATION[key] for key in keys],
+        allow_missing_keys=True,  # an image's class is no map
         padding_mode="border",  # the same for all keys, so that soft targets stay probabilities
     )
     return [*flips, affine]

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medkd.config import Config
+from medkd.config import Config, expand
 from medkd.data import splits
+from medkd.data.cards import read_card
 from medkd.data.datalist import read_datalist
 from medkd.data.reader import read_image, read_label
 from medkd.errors import DataError
 from medkd.progress import progress
 from medkd.study import Study, digest
-from medkd.types import Case, Split, Volume
+from medkd.types import Case, Split, Task, Volume
 
 AFFINE_TOLERANCE_MM = 1e-2
 
@@ -60,6 +61,7 @@ def check(study: Study) -> Cohort:
     if problems:
         raise DataError.of(problems)
     split = splits.split_cases(cases, study.config.data.split)
+    _refuse_unfit(study, {case.id: case for case in cases}, split)
     found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
     _refuse_duplicates(split, {case_id: finding.image for case_id, finding in found_of.items()})
     digests = {case_id: finding.files for case_id, finding in found_of.items()}
@@ -72,6 +74,24 @@ class _Finding(NamedTuple):
     problems: list[str]
     image: str = ""
     files: str = ""
+
+
+def _refuse_unfit(study: Study, cases: Mapping[str, Case], split: Split) -> None:
+    """Refuse what would end a study hours later: no card, too few patients, a class unseen."""
+    config = study.config
+    if config.card:
+        read_card(expand(config.card, key="card", root=study.config_path.parent))
+    train = [cases[case_id] for case_id in split.train]
+    splits.split_folds(train, folds=config.teacher.folds, seed=config.study.seed)
+    if config.task is Task.CLASSIFICATION:
+        missing = [
+            f"no case of class {name!r} in the {part} split; add cases or change data.split"
+            for part, ids in vars(split).items()
+            for name, value in config.data.labels.items()
+            if value not in {cases[case_id].label for case_id in ids}
+        ]
+        if missing:
+            raise DataError.of(missing)
 
 
 def _refuse_duplicates(split: Split, images: Mapping[str, str]) -> None:
@@ -165,4 +185,7 @@ def _digests(case: Case) -> tuple[str, str]:
 
 
 def _files(path: Path) -> Sequence[Path]:
-    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.is_file())
+    pair = [path.with_suffix(s) for s in (".hdr", ".img")]  # either name stands for both
+    return pair if path.suffix in {".hdr", ".img"} else [path]

@@ -13,6 +13,7 @@ from medkd.errors import DataError
 from medkd.types import Volume
 
 SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
+SINGULAR = 1e-9  # mm³ a voxel
 DAMAGED = (
     ImageFileError,
     HeaderDataError,
@@ -45,7 +46,13 @@ def read(path: Path) -> Volume:
         ) from None
     if array.dtype.kind not in "iufb":
         raise DataError(f"{path}: voxels of type {array.dtype}; a volume holds one number a voxel")
-    return Volume(array=_channels_first(array, path), affine=np.asarray(image.affine, dtype=float))
+    affine = np.asarray(image.affine, dtype=float)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SINGULAR:
+        raise DataError(
+            f"{path}: its affine does not place voxels in space {affine[:3, :3].tolist()}; correct "
+            f"the header's sform or qform"
+        )
+    return Volume(array=_channels_first(array, path), affine=affine)
 
 
 def write(path: Path, array: np.ndarray, *, affine: np.ndarray) -> None:

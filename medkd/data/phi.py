@@ -22,7 +22,7 @@ def study_salt(folder: Path) -> bytes:
 
 
 def key(identifier: str, *, salt: bytes, kind: str = "case") -> str:
-    """Return e.g. ``case-3f9a21c4`` for an id.
+    """Return e.g. ``case-3f9a21c45b0e77d1`` for an id; 64 bits, so that no two of a study meet.
 
     Example:
         >>> key("DOE^JANE", salt=b"s") == key("DOE^JANE", salt=b"s")
@@ -30,4 +30,4 @@ def key(identifier: str, *, salt: bytes, kind: str = "case") -> str:
         >>> key("DOE^JANE", salt=b"s") == key("DOE^JANE", salt=b"t")
         False
     """
-    return f"{kind}-{hmac.new(salt, identifier.encode(), hashlib.sha256).hexdigest()[:8]}"
+    return f"{kind}-{hmac.new(salt, identifier.encode(), hashlib.sha256).hexdigest()[:16]}"

@@ -78,16 +78,20 @@ def from_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
 def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarray:
     """Bring intensities to a common scale, per image.
 
+    The channels of a volume are different measurements (MR sequences) and are scaled one by one;
+    those of a 2D image are colours, whose balance says something, and are scaled together.
     ``zscore``: mean 0, standard deviation 1. ``percentile``: clipped to the 0.5 and 99.5
     percentiles first. ``unit``: the integer type's range to 0..1 (floats are left as they are).
     """
     if intensity == "unit":
         top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
         return (array / top).astype(np.float32)
+    over = tuple(range(1, array.ndim)) if array.ndim == 4 else None
     if intensity == "percentile":
-        array = np.clip(array, *np.percentile(array, [0.5, 99.5]))
-    mean, std = array.mean(dtype=np.float64), array.std(dtype=np.float64)
-    return ((array - mean) / max(std, 1e-8)).astype(np.float32)
+        array = np.clip(array, *np.percentile(array, [0.5, 99.5], axis=over, keepdims=True))
+    mean = array.mean(axis=over, keepdims=True, dtype=np.float64)
+    std = array.std(axis=over, keepdims=True, dtype=np.float64)
+    return ((array - mean) / np.maximum(std, 1e-8)).astype(np.float32)
 
 
 def _check(volume: Volume, options: PreprocessOptions) -> None:

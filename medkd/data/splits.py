@@ -83,14 +83,21 @@ def _dealt(cases: Sequence[Case], options: SplitOptions) -> dict[str, list[str]]
     for stratum, patients in sorted(_strata(cases).items()):
         order = sorted(patients)
         np.random.default_rng(derive_seed(options.seed, "split", stratum)).shuffle(order)
-        tests = round(len(order) * options.test)
-        validations = round(len(order) * options.validation)
+        tests, validations = (
+            _share(len(order), fraction) for fraction in (options.test, options.validation)
+        )
         names = ["test"] * tests + ["validation"] * validations
         part_of |= dict(zip(order, names, strict=False))
     parts: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         parts[part_of.get(case.patient, "train")].append(case.id)
     return parts
+
+
+def _share(patients: int, fraction: float) -> int:
+    """Round, but leave no part of a stratum of 3 patients or more without one."""
+    least = 1 if fraction and patients > 2 else 0
+    return max(least, round(patients * fraction))
 
 
 def _strata(cases: Sequence[Case]) -> dict[str, set[str]]:

@@ -156,7 +156,7 @@ def _inputs(source: Path) -> list[Path]:
     if source.is_file() or is_dicom(source):
         return [source]
     known = {*SUFFIXES} - {".img"}  # the .hdr stands for its pair
-    found = sorted(p for p in source.iterdir() if p.is_dir() or suffix(p) in known)
+    found = sorted(p for p in source.iterdir() if is_dicom(p) or suffix(p) in known)
     if not found:
         raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM)")
     return found

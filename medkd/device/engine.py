@@ -38,5 +38,15 @@ class Engine:
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        """Return logits ``[batch, classes, *window]`` (or ``[batch, classes]``)."""
-        return self._session.run(None, {self._input: windows})[0]
+        """Return logits ``[batch, classes, *window]`` (or ``[batch, classes]``).
+
+        Raises:
+            ReleaseError: the network does not take windows of this shape.
+        """
+        try:
+            return self._session.run(None, {self._input: windows})[0]
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base class
+            shape = self._session.get_inputs()[0].shape
+            raise ReleaseError(
+                f"the network takes windows of {shape}, not {list(windows.shape)} ({error})"
+            ) from None

@@ -1,6 +1,5 @@
 """Manifest: what a release says of itself; a release that differs from it is refused."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.config import PreprocessOptions
 from medkd.errors import ReleaseError
+from medkd.study import sha256
 from medkd.types import Task
 
 MANIFEST = "manifest.json"
@@ -49,12 +49,6 @@ class Manifest(BaseModel):
     study: dict[str, str]
     parity: dict[str, float]
     files: dict[str, str]
-
-
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -10,6 +10,7 @@ from medkd.data.preprocess import Grid, from_grid, preprocess
 from medkd.device.engine import Engine
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_windows
+from medkd.errors import ReleaseError
 from medkd.types import Task, Volume
 
 WEIGHTS = "model.onnx"
@@ -87,7 +88,10 @@ def load(release: str | Path, *, threads: int | None = None) -> Predictor:
         ReleaseError: the folder is no release, or differs from its manifest.
     """
     folder = Path(release)
-    return Predictor(read_manifest(folder), Engine(folder / WEIGHTS, threads=threads))
+    manifest = read_manifest(folder)
+    if WEIGHTS not in manifest.files:
+        raise ReleaseError(f"{folder}: its manifest has no digest of {WEIGHTS}; export it again")
+    return Predictor(manifest, Engine(folder / WEIGHTS, threads=threads))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

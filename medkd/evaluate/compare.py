@@ -1,12 +1,14 @@
 """Compare: paired differences between the roles, and the gates that a release must pass."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from medkd.config import Config, GateOptions
-from medkd.metrics.statistics import bootstrap_mean
+from medkd.evaluate.score import Scores, Statistic
+from medkd.metrics.statistics import bootstrap_difference, bootstrap_statistic
 from medkd.results import (
     Comparison,
     GateResult,
@@ -19,14 +21,14 @@ from medkd.types import Role
 PAIRS = ((Role.STUDENT, Role.TEACHER), (Role.STUDENT, Role.BASELINE), (Role.BASELINE, Role.TEACHER))
 
 
-def compare(roles: Mapping[Role, RoleResult], config: Config) -> tuple[Comparison, ...]:
-    """Return every paired difference that can be formed from per-case figures."""
-    comparisons = []
-    for of, minus in PAIRS:
-        for figure in _shared_figures(roles, of, minus):
-            difference = _difference(roles[of], roles[minus], figure, config)
-            comparisons.append(Comparison(figure=figure, of=of, minus=minus, difference=difference))
-    return tuple(comparisons)
+def compare(scores: Mapping[Role, Scores], config: Config) -> tuple[Comparison, ...]:
+    """Return the paired difference of every figure: both roles on the same draws of patients."""
+    return tuple(
+        Comparison(figure=figure, of=of, minus=minus, difference=difference)
+        for of, minus in PAIRS
+        if of in scores and minus in scores
+        for figure, difference in _differences(scores[of], scores[minus], config)
+    )
 
 
 def judge(
@@ -51,22 +53,19 @@ def verdict(gates: Sequence[GateResult]) -> tuple[Verdict, tuple[str, ...]]:
     return Verdict.READY, (f"all {len(gates)} gates passed",)
 
 
-def _shared_figures(roles: Mapping[Role, RoleResult], of: Role, minus: Role) -> list[str]:
-    if of not in roles or minus not in roles:
-        return []
-    first, second = roles[of].cases[0].figures, roles[minus].cases[0].figures
-    return [name for name in first if name in second]
+def _differences(of: Scores, minus: Scores, config: Config) -> Iterator[tuple[str, Interval]]:
+    same = [case.case for case in of.cases] == [case.case for case in minus.cases]
+    assert same, "roles were scored on different cases"
+    options = {"draws": config.evaluate.bootstrap, "seed": config.study.seed}
+    for name, values in of.values.items():
+        yield name, bootstrap_difference(values, minus.values[name], of.patients, **options)
+    for name, figure in of.statistics.items():
+        apart = partial(_apart, figure, minus.statistics[name])
+        yield name, bootstrap_statistic(apart, of.patients, **options)
 
 
-def _difference(of: RoleResult, minus: RoleResult, figure: str, config: Config) -> Interval:
-    pairs = list(zip(of.cases, minus.cases, strict=True))
-    assert all(a.case == b.case for a, b in pairs), "roles were scored on different cases"
-    return bootstrap_mean(
-        np.array([a.figures[figure] - b.figures[figure] for a, b in pairs]),
-        [a.patient for a, _ in pairs],
-        draws=config.evaluate.bootstrap,
-        seed=config.study.seed,
-    )
+def _apart(of: Statistic, minus: Statistic, indices: np.ndarray) -> float:
+    return of(indices) - minus(indices)
 
 
 def _judge(
@@ -75,9 +74,12 @@ def _judge(
     found = _judged(gate, roles, comparisons)
     if isinstance(found, str):
         return GateResult(gate=str(gate), judged=None, passed=None, reason=found)
-    low, high = (found, found) if isinstance(found, float) else _ends(found)
-    if math.isnan(low) or math.isnan(high):
-        reason = f"{gate.figure} is undefined on these cases"
+    low, high = (found, found) if isinstance(found, float) else (found.low, found.high)
+    if low is None or high is None:
+        assert isinstance(found, Interval)
+        reason = f"{gate.figure} has no interval: test patients: {found.patients}"
+        if math.isnan(found.value):
+            reason = f"{gate.figure} is undefined on these cases"
         return GateResult(gate=str(gate), judged=None, passed=None, reason=reason)
     if gate.at_least is not None:
         return GateResult(gate=str(gate), judged=low, passed=low >= gate.at_least)
@@ -89,19 +91,24 @@ def _judged(
     gate: GateOptions, roles: Mapping[Role, RoleResult], comparisons: Sequence[Comparison]
 ) -> float | Interval | str:
     """The interval or plain number a gate is judged by, or the reason why there is none."""
-    if gate.minus:
-        for entry in comparisons:
-            if entry.figure == gate.figure and {entry.of, entry.minus} == {gate.of, gate.minus}:
-                return entry.difference if entry.of is gate.of else _negated(entry.difference)
     own = _figure(gate.figure, gate.of, roles)
     other = _figure(gate.figure, gate.minus or gate.over or gate.of, roles)
     if own is None or other is None:
         return f"{gate.figure} was not measured"
+    if isinstance(own, Interval) or isinstance(other, Interval):
+        return _difference(gate, comparisons) if gate.minus else own
     if gate.minus:
-        return _value(own) - _value(other)
+        return own - other
     if gate.over:
-        return _value(own) / _value(other) if _value(other) else f"{gate.over} is 0"
+        return own / other if other else f"{gate.over} is 0"
     return own
+
+
+def _difference(gate: GateOptions, comparisons: Sequence[Comparison]) -> Interval | str:
+    for entry in comparisons:
+        if entry.figure == gate.figure and {entry.of, entry.minus} == {gate.of, gate.minus}:
+            return entry.difference if entry.of is gate.of else _negated(entry.difference)
+    return f"{gate.figure} was not compared between {gate.of} and {gate.minus}"
 
 
 def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | Interval | None:
@@ -126,16 +133,6 @@ def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | 
     return measured.get(name)
 
 
-def _value(figure: float | Interval) -> float:
-    return figure.value if isinstance(figure, Interval) else float(figure)
-
-
 def _negated(interval: Interval) -> Interval:
-    low, high = _ends(interval)
-    return interval.model_copy(update={"value": -interval.value, "low": -high, "high": -low})
-
-
-def _ends(interval: Interval) -> tuple[float, float]:
-    low = interval.value if interval.low is None else interval.low
-    high = interval.value if interval.high is None else interval.high
-    return low, high
+    low, high = (None if end is None else -end for end in (interval.low, interval.high))
+    return interval.model_copy(update={"value": -interval.value, "low": high, "high": low})

@@ -1,4 +1,4 @@
-"""Overlays: image, reference, teacher, student and where the two disagree, side by side."""
+"""Overlays: one case in a picture: image, reference, teacher, student side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,6 +59,47 @@ def draw_overlay(
     figure.suptitle(title, fontsize=10)
     _legend(figure, classes)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def draw_answers(
+    path: Path,
+    image: Volume,
+    answers: Mapping[str, np.ndarray],
+    *,
+    classes: Sequence[str],
+    title: str,
+) -> None:
+    """Write a PNG with the image (in 3D its middle slice) and the probabilities of each answer.
+
+    Args:
+        path: the file to write.
+        image: on its own grid.
+        answers: ``[classes]`` by name: ``reference``, ``teacher``, ``student``.
+        classes: names by index.
+        title: shown above; no patient id.
+    """
+    require("matplotlib", extra="train")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.4), dpi=100)
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    array = image.array if image.dims == 2 else image.array[..., image.shape[2] // 2]
+    left.imshow(_display(np.moveaxis(array, 0, -1)), cmap="gray")
+    left.set_axis_off()
+    height = 0.8 / len(answers)
+    for number, (name, probabilities) in enumerate(answers.items()):
+        places = np.arange(len(classes)) + number * height
+        right.barh(places, probabilities, height=height, label=name, color=COLOURS[number])
+    right.set_yticks(np.arange(len(classes)) + 0.4 - height / 2, classes, fontsize=8)
+    right.invert_yaxis()
+    right.set(xlim=(0, 1), xlabel="probability")
+    right.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
 

@@ -18,7 +18,7 @@ from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.device.predictor import WEIGHTS, Predictor, load
 from medkd.environment import environment
 from medkd.evaluate.compare import compare, judge, verdict
-from medkd.evaluate.overlays import draw_overlay
+from medkd.evaluate.overlays import draw_answers, draw_overlay
 from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.score import (
     Scores,
@@ -27,10 +27,11 @@ from medkd.evaluate.score import (
     score_segmentation,
 )
 from medkd.progress import console
-from medkd.results import Latency, Overlay, Part, Report, RoleResult, write_report
+from medkd.results import Comparison, Latency, Overlay, Part, Report, RoleResult, write_report
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
+COMPARISONS, ENVIRONMENT = "comparisons.json", "environment.json"
 OPENINGS = "test_openings"  # a line for every time the test split was opened
 Quiet = Callable[[], AbstractContextManager[None]]
 LATENCY_CASES = 8  # images taken in turn while latency is measured
@@ -54,7 +55,8 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
         role: RoleResult.model_validate_json((folder / f"{role}.json").read_text()) for role in Role
     }
     overlays = [Overlay(**entry) for entry in json.loads((folder / "overlays.json").read_text())]
-    report = _report(study, cohort, roles, overlays)
+    compared = [Comparison(**c) for c in json.loads((folder / COMPARISONS).read_text())]
+    report = _report(study, cohort, roles, compared, overlays)
     write_report(report, study.folder / "report.json")
     return report
 
@@ -86,6 +88,9 @@ class _Evaluation:
         scores = {role: self._score(role, predictor) for role, predictor in predictors.items()}
         overlays = self._draw(predictors, scores, folder)
         write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
+        compared = [entry.model_dump(mode="json") for entry in compare(scores, self._config)]
+        write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+        write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
         for role, scored in scores.items():
             result = self._role_result(role, scored, self._latency(role))
             write_atomic(folder / f"{role}.json", result.model_dump_json(indent=1))
@@ -141,29 +146,24 @@ class _Evaluation:
         folder: Path,
     ) -> list[dict[str, Any]]:
         """Draw the student's worst, median and best cases."""
-        if self._config.task is not Task.SEGMENTATION:
-            return []
+        is_map = self._config.task is Task.SEGMENTATION
+        figure = "dice" if is_map else "probability_of_truth"
         entries = []
         student = scores[Role.STUDENT].cases
-        for rank, index in _ranked([c.figures["dice"] for c in student], self._config):
-            case, scored = self._test[index], student[index]
+        for rank, index in _ranked([c.figures[figure] for c in student], self._config):
+            scored, value = student[index], student[index].figures[figure]
             name = f"{rank.replace(' ', '-')}-{scored.case}.png"
-            dice = scored.figures["dice"]
-            image, masks = self._masks(case, predictors)
-            draw_overlay(
-                folder / "overlays" / name,
-                image,
-                masks,
-                classes=self._config.classes,
-                title=f"{rank}: {scored.case}, student Dice {dice:.3f}",
-            )
+            title = f"{rank}: {scored.case}, student {figure.replace('_', ' ')} {value:.3f}"
+            draw = self._draw_masks if is_map else self._draw_answers
+            draw(self._test[index], predictors, folder / "overlays" / name, title)
             path = f"evaluation/overlays/{name}"
-            entries.append({"case": scored.case, "rank": rank, "dice": dice, "path": path})
+            entry = {"case": scored.case, "rank": rank, "figure": figure, "value": value}
+            entries.append(entry | {"path": path})
         return entries
 
-    def _masks(
-        self, case: Case, predictors: Mapping[Role, Predictor]
-    ) -> tuple[Any, dict[str, np.ndarray]]:
+    def _draw_masks(
+        self, case: Case, predictors: Mapping[Role, Predictor], path: Path, title: str
+    ) -> None:
         image = read_image(case.image)
         assert isinstance(case.label, Path)
         masks = {"reference": class_indices(read_label(case.label).array[0], self._config)}
@@ -171,14 +171,24 @@ class _Evaluation:
             mask = predictors[role].predict(image).mask
             assert mask is not None
             masks[str(role)] = class_indices(mask, self._config)
-        return image, masks
+        draw_overlay(path, image, masks, classes=self._config.classes, title=title)
+
+    def _draw_answers(
+        self, case: Case, predictors: Mapping[Role, Predictor], path: Path, title: str
+    ) -> None:
+        image = read_image(case.image)
+        answers = {"reference": np.eye(len(self._config.classes))[int(str(case.label))]}
+        for role in (Role.TEACHER, Role.STUDENT):
+            probabilities = predictors[role].predict(image).probabilities
+            assert probabilities is not None
+            answers[str(role)] = probabilities
+        draw_answers(path, image, answers, classes=self._config.classes, title=title)
 
 
-def _ranked(dice: Sequence[float], config: Config) -> list[tuple[str, int]]:
-    order = np.argsort(dice, kind="stable")
-    worst = [(f"worst {i + 1}", int(order[i])) for i in range(config.evaluate.overlays)][
-        : len(dice)
-    ]
+def _ranked(figures: Sequence[float], config: Config) -> list[tuple[str, int]]:
+    order = np.argsort(figures, kind="stable")
+    shown = min(config.evaluate.overlays, len(figures))
+    worst = [(f"worst {i + 1}", int(order[i])) for i in range(shown)]
     return [*worst, ("median", int(order[len(order) // 2])), ("best", int(order[-1]))]
 
 
@@ -191,10 +201,10 @@ def _report(
     study: Study,
     cohort: Cohort,
     roles: Mapping[Role, RoleResult],
+    comparisons: Sequence[Comparison],
     overlays: Sequence[Overlay],
 ) -> Report:
     config = study.config
-    comparisons = compare(roles, config)
     gates = judge(roles, comparisons, config)
     said, reasons = verdict(gates)
     releases = {
@@ -209,7 +219,7 @@ def _report(
         verdict=said,
         reasons=reasons,
         roles=dict(roles),
-        comparisons=comparisons,
+        comparisons=tuple(comparisons),
         gates=gates,
         split=_parts(cohort),
         leakage=_leakage(cohort),
@@ -217,7 +227,7 @@ def _report(
         overlays=tuple(overlays),
         config=shareable(config),
         card=_card(study),
-        environment=environment(),
+        environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
         digests={"data set": cohort.digest_of(everyone), **releases},
         notes=_notes(config),
     )

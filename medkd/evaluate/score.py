@@ -28,12 +28,17 @@ from medkd.progress import progress
 from medkd.results import CaseScores, Interval, Reliability
 from medkd.types import Case
 
+Statistic = Callable[[np.ndarray], float]  # a figure of the cases at these indices
+
 
 @dataclass(frozen=True)
 class Scores:
     """Figures of one role over the test cases.
 
     Attributes:
+        patients: the patient of each case.
+        values: per case, the figures that are means over cases.
+        statistics: the figures that are not.
         headline: the columns of the headline table.
         per_class: figures of single structures or classes, ``dice/anterior``.
         cases: figures of each case.
@@ -41,6 +46,9 @@ class Scores:
         failures: counts of misses, false alarms and failed cases.
     """
 
+    patients: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    statistics: dict[str, Statistic]
     headline: dict[str, Interval]
     per_class: dict[str, Interval]
     cases: tuple[CaseScores, ...]
@@ -63,29 +71,18 @@ def score_segmentation(
         assert prediction.probabilities is not None
         counted.update(prediction.probabilities, label)
         bins.append(counted)
-    interval = _Intervals(cases, config)
-    names = {name for case in scored for name in case.figures}
-    figures = {
-        name: interval.mean([case.figures[name] for case in scored]) for name in sorted(names)
-    }
-    calibration = {
-        "ece": interval.statistic(ece_of(bins)),
-        "brier": interval.mean([b.brier for b in bins]),
-        "nll": interval.mean([b.nll for b in bins]),
-    }
-    order = ("dice", "nsd", "hd95_mm")
+    figures = _Figures(cases, config)
+    for figure in sorted({name for case in scored for name in case.figures}):
+        figures.mean(figure, [case.figures[figure] for case in scored])
+    figures.calibration(bins)
     failed = sum(case.figures["dice"] < config.evaluate.dice_failure for case in scored)
-    return Scores(
-        headline={name: figures[name] for name in order} | calibration,
-        per_class={name: value for name, value in figures.items() if "/" in name},
-        cases=tuple(scored),
-        reliability=_reliability(bins),
-        failures={
-            "misses": sum(len(case.misses) for case in scored),
-            "false_alarms": sum(len(case.false_alarms) for case in scored),
-            "failures": failed,
-        },
-    )
+    failures = {
+        "misses": sum(len(case.misses) for case in scored),
+        "false_alarms": sum(len(case.false_alarms) for case in scored),
+        "failures": failed,
+    }
+    headline = ("dice", "nsd", "hd95_mm", "ece", "brier", "nll")
+    return figures.scores(headline, tuple(scored), bins, failures)
 
 
 def score_classification(
@@ -101,38 +98,27 @@ def score_classification(
     p, labels = _probabilities(predictor, cases, f"evaluate {name}")
     p_val, labels_val = _probabilities(predictor, validation, f"operating point {name}")
     answers = p.argmax(axis=1)
-    interval = _Intervals(cases, config)
-    bins = [_one_case(row[:, None], int(label)) for row, label in zip(p, labels, strict=True)]
-    headline = {
-        "auroc": interval.statistic(lambda i: auroc(p[i], labels[i])),
-        "balanced_accuracy": interval.statistic(
-            lambda i: balanced_accuracy(answers[i], labels[i], classes=len(config.classes))
-        ),
-        "average_precision": interval.statistic(lambda i: average_precision(p[i], labels[i])),
-    }
-    per_class: dict[str, Interval] = {}
+    figures = _Figures(cases, config)
+    figures.statistic("auroc", lambda i: auroc(p[i], labels[i]))
+    figures.statistic(
+        "balanced_accuracy",
+        lambda i: balanced_accuracy(answers[i], labels[i], classes=len(config.classes)),
+    )
+    figures.statistic("average_precision", lambda i: average_precision(p[i], labels[i]))
     for index, class_name in enumerate(config.classes):
         threshold = threshold_at_specificity(
             p_val[:, index], labels_val == index, specificity=config.evaluate.specificity
         )
         for figure, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
-            at = partial(rate, threshold=threshold)
-            per_class[f"{figure}/{class_name}"] = interval.statistic(
-                partial(_of_class, at, p[:, index], labels == index)
-            )
-    headline["sensitivity"] = per_class[f"sensitivity/{config.classes[-1]}"]
-    headline |= {
-        "ece": interval.statistic(ece_of(bins)),
-        "brier": interval.mean([b.brier for b in bins]),
-        "nll": interval.mean([b.nll for b in bins]),
-    }
-    return Scores(
-        headline=headline,
-        per_class=per_class,
-        cases=_classified_cases(cases, p, labels, config, salt),
-        reliability=_reliability(bins),
-        failures={"failures": int((p.argmax(axis=1) != labels).sum())},
-    )
+            at = partial(_of_class, rate, threshold, p[:, index], labels == index)
+            figures.statistic(f"{figure}/{class_name}", at)
+    figures.statistic("sensitivity", figures.statistics[f"sensitivity/{config.classes[-1]}"])
+    bins = [_one_case(row[:, None], int(label)) for row, label in zip(p, labels, strict=True)]
+    figures.calibration(bins)
+    failures = {"failures": int((answers != labels).sum())}
+    headline = ("auroc", "balanced_accuracy", "average_precision", "sensitivity", "ece", "brier")
+    scored = _classified_cases(cases, p, labels, config, salt)
+    return figures.scores((*headline, "nll"), scored, bins, failures)
 
 
 def class_indices(label: np.ndarray, config: Config) -> np.ndarray:
@@ -197,9 +183,13 @@ def _probabilities(
 
 
 def _of_class(
-    rate: Callable[..., float], scores: np.ndarray, positive: np.ndarray, indices: np.ndarray
+    rate: Callable[..., float],
+    threshold: float,
+    scores: np.ndarray,
+    positive: np.ndarray,
+    indices: np.ndarray,
 ) -> float:
-    return rate(scores[indices], positive[indices])
+    return rate(scores[indices], positive[indices], threshold=threshold)
 
 
 def _one_case(probabilities: np.ndarray, label: int) -> CalibrationBins:
@@ -236,18 +226,46 @@ def _reliability(bins: Sequence[CalibrationBins]) -> Reliability:
     )
 
 
-class _Intervals:
-    """Bootstraps over the patients of the test cases."""
+class _Figures:
+    """Figures as they are found, each bootstrapped over the patients of the test cases."""
 
     def __init__(self, cases: Sequence[Case], config: Config) -> None:
-        self._patients = [case.patient for case in cases]
+        self.values: dict[str, np.ndarray] = {}
+        self.statistics: dict[str, Statistic] = {}
+        self._patients = tuple(case.patient for case in cases)
+        self._intervals: dict[str, Interval] = {}
         self._options: Mapping[str, int] = {
             "draws": config.evaluate.bootstrap,
             "seed": config.study.seed,
         }
 
-    def mean(self, values: Sequence[float]) -> Interval:
-        return bootstrap_mean(np.asarray(values), self._patients, **self._options)
+    def mean(self, name: str, values: Sequence[float]) -> None:
+        self.values[name] = np.asarray(values)
+        self._intervals[name] = bootstrap_mean(self.values[name], self._patients, **self._options)
 
-    def statistic(self, function: Callable[[np.ndarray], float]) -> Interval:
-        return bootstrap_statistic(function, self._patients, **self._options)
+    def statistic(self, name: str, function: Statistic) -> None:
+        self.statistics[name] = function
+        self._intervals[name] = bootstrap_statistic(function, self._patients, **self._options)
+
+    def calibration(self, bins: Sequence[CalibrationBins]) -> None:
+        self.statistic("ece", ece_of(bins))
+        self.mean("brier", [b.brier for b in bins])
+        self.mean("nll", [b.nll for b in bins])
+
+    def scores(
+        self,
+        headline: Sequence[str],
+        cases: tuple[CaseScores, ...],
+        bins: Sequence[CalibrationBins],
+        failures: dict[str, int],
+    ) -> Scores:
+        return Scores(
+            patients=self._patients,
+            values=self.values,
+            statistics=self.statistics,
+            headline={name: self._intervals[name] for name in headline},
+            per_class={name: found for name, found in self._intervals.items() if "/" in name},
+            cases=cases,
+            reliability=_reliability(bins),
+            failures=failures,
+        )

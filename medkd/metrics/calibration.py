@@ -154,8 +154,8 @@ def fit_temperature(
 ) -> float:
     """Find the temperature in [0.05, 20] that minimises the mean NLL (Guo et al. 2017).
 
-    Above 1 the logits were overconfident. Logits that are never wrong have no best temperature and
-    end near the lower bound.
+    Above 1 the logits were overconfident. Logits that are never wrong have no best temperature:
+    the lower, the better. They say nothing about their calibration and keep temperature 1.
 
     Raises:
         ValueError: no case, numbers of cases differ, or a label is no class.
@@ -173,7 +173,8 @@ def fit_temperature(
     best = optimize.minimize_scalar(
         nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
-    return float(np.exp(best.x))
+    found = float(np.exp(best.x))
+    return found if found > 1.01 * _TEMPERATURES[0] else 1.0
 
 
 def apply_temperature(

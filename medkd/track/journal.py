@@ -37,6 +37,7 @@ class Journal:
         *,
         name: str | None = None,
         experiment: str | None = None,
+        ranked_by: str = "final/dice",
         description: str = "",
     ) -> None:
         """Open the journal at ``path``.
@@ -45,13 +46,15 @@ class Journal:
             path: ``journal.jsonl`` in the study's folder.
             name: the study's; its folder's if left out.
             experiment: studies of one experiment are compared side by side; the name if left out.
+            ranked_by: the metric that a view of the experiment is sorted by, largest first.
             description: Markdown, shown with the study.
         """
         self.path = path
         if next(read(path), None) is None:
             name = name or path.absolute().parent.name
             study = {"key": uuid.uuid4().hex, "name": name, "experiment": experiment or name}
-            self.append(STUDY_RUN, "study", study | {"description": description})
+            more = {"ranked_by": ranked_by, "description": description}
+            self.append(STUDY_RUN, "study", study | more)
 
     def run(self, name: str) -> "JournalTracker":
         """Return the tracker of one run: "study", "teacher", "baseline", "student", or any name."""

@@ -141,7 +141,7 @@ class _Store:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             place = _artifacts_of(uri)
-            return self._client.create_experiment(name, place, _experiment_tags())
+            return self._client.create_experiment(name, place, _experiment_tags(self._study))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id
@@ -267,9 +267,9 @@ def views(uri: str) -> dict[str, str]:
     }
 
 
-def _experiment_tags() -> dict[str, str]:
+def _experiment_tags(study: Mapping[str, str]) -> dict[str, str]:
     view = {
-        "orderByKey": "metrics.`final/dice`",
+        "orderByKey": f"metrics.`{study.get('ranked_by', 'final/dice')}`",
         "orderByAsc": False,
         "searchFilter": "",
         "startTime": "ALL",

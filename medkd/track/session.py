@@ -17,6 +17,7 @@ from medkd.study import Study, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal
 from medkd.track.mirror import Mirror
 from medkd.track.tracker import Status, Tracker
+from medkd.types import Role, Task
 
 OPTIONS_FILE = "options.yaml"  # config.yaml as MLflow may see it: without the paths of this machine
 
@@ -32,6 +33,7 @@ class Runs:
             study.folder / JOURNAL_FILE,
             name=config.study.name,
             experiment=config.study.experiment or config.study.name,
+            ranked_by=f"final/{'dice' if config.task is Task.SEGMENTATION else 'auroc'}",
         )
         self._begun: list[str] = []
 
@@ -68,12 +70,13 @@ class Runs:
         for role, result in report.roles.items():
             tracker = self[role]
             tracker.metrics(final_figures(result), step=0)
-            tracker.tags({"medkd.verdict": report.verdict, "medkd.model": result.model["name"]})
+            tracker.tags({"medkd.model": result.model["name"]})
             for name, part in report.split.items():
                 tracker.dataset(report.study, digest=part.digest, context=name)
             tracker.artifact(Path(f"evaluation/reliability-{role}.png"), folder="calibration")
             for overlay in report.overlays:
                 tracker.artifact(Path(overlay.path), folder="overlays")
+        self[Role.STUDENT].tags({"medkd.verdict": report.verdict})
         study = self[STUDY_RUN]
         study.tags({"medkd.verdict": report.verdict, "mlflow.note.content": describe(report)})
         for name, part in report.split.items():

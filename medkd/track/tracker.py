@@ -56,6 +56,39 @@ class NullTracker:
         """Forget."""
 
 
+@dataclass(frozen=True)
+class Prefixed:
+    """One of several trainings that share a run: its curves and settings get names of their own."""
+
+    tracker: Tracker
+    prefix: str
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Report settings as ``<prefix>/<name>``."""
+        self.tracker.params({f"{self.prefix}/{key}": value for key, value in values.items()})
+
+    def metrics(self, values: Mapping[str, float | int], *, step: int) -> None:
+        """Report figures as ``<prefix>/<name>``."""
+        named = {f"{self.prefix}/{key}": value for key, value in values.items()}
+        self.tracker.metrics(named, step=step)
+
+    def artifact(self, path: PurePath, *, folder: str = "") -> None:
+        """Report a file under ``<prefix>/<folder>``."""
+        self.tracker.artifact(path, folder=f"{self.prefix}/{folder}".rstrip("/"))
+
+    def dataset(self, name: str, *, digest: str, context: str) -> None:
+        """Report a data set."""
+        self.tracker.dataset(name, digest=digest, context=context)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Report labels as ``<prefix>/<name>``."""
+        self.tracker.tags({f"{self.prefix}/{key}": value for key, value in values.items()})
+
+    def status(self, status: Status) -> None:
+        """Report how the run stands."""
+        self.tracker.status(status)
+
+
 @dataclass
 class RecordingTracker:
     """Keep everything in memory; for tests.

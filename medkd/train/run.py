@@ -11,6 +11,7 @@ from torch import nn
 
 from medkd.config import Config, StudentOptions, TeacherOptions
 from medkd.data import phi
+from medkd.data.augment import augmentation
 from medkd.data.check import Cohort
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
@@ -25,7 +26,7 @@ from medkd.models.zoo import build_model
 from medkd.predict.infer import predict_log_probabilities
 from medkd.seeding import derive_seed
 from medkd.study import Study
-from medkd.track.tracker import Tracker
+from medkd.track.tracker import Prefixed, Tracker
 from medkd.train.loop import Fit, fit
 from medkd.train.soften import soft_target_path
 from medkd.train.steps import Step, distill_step, supervised_step
@@ -44,6 +45,7 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
     if task and config.task is not task:
         raise ConfigError(f"task: {config.task}; run pipelines/{config.task}.py")
     _check_losses(config)
+    augmentation(config.augment, config.preprocess, soft=True)
     window = torch.zeros(1, config.preprocess.channels, *config.preprocess.window)
     for key, role in (("teacher", config.teacher), ("student", config.student)):
         try:
@@ -94,7 +96,8 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
     for fold, part in enumerate(parts):
         left_out = {case.id for case in part} if folds > 1 else set()
         cases = [case for case in train if case.id not in left_out]
-        folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, tracker))
+        told = tracker if folds == 1 else Prefixed(tracker, f"fold-{fold}")
+        folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, told))
     return folders
 
 

@@ -173,14 +173,15 @@ def test_all_eight_symmetries_of_the_square_occur(patch):
     assert seen == {np.ascontiguousarray(view).tobytes() for view in turned}
 
 
+@pytest.mark.parametrize("window", [(16, 16), (16, 16, 16)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_patch_without_label_and_soft_target_passes(channels, patch):
-    image = np.random.default_rng(0).normal(size=(channels, 16, 16)).astype(np.float32)
-    before = {"image": image, "valid": np.ones((1, 16, 16), np.uint8)}
-    after = make((16, 16), **SPATIAL | INTENSITY)(before, 0)
+def test_a_patch_without_label_and_soft_target_passes(window, channels):
+    image = np.random.default_rng(0).normal(size=(channels, *window)).astype(np.float32)
+    before = {"image": image, "valid": np.ones((1, *window), np.uint8)}
+    after = make(window, **SPATIAL | INTENSITY | {"flip_axes": (0,)})(before, 0)
     assert {key: value.shape for key, value in after.items()} == {
-        "image": (channels, 16, 16),
-        "valid": (1, 16, 16),
+        "image": (channels, *window),
+        "valid": (1, *window),
     }
 
 

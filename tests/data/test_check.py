@@ -1,5 +1,6 @@
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -174,6 +175,31 @@ def test_a_patient_on_two_sides_of_a_given_split_is_found(study, tmp_path, make_
     assert "case c7: patient p0 is in test, and with case c0 in train; move all cases" in line
 
 
+def test_fewer_patients_than_folds_are_refused(study, make_study):
+    teacher = study.config.teacher.model_dump() | {"folds": 3}
+    (line,) = problems(make_study(data={"split": SPLIT}, teacher=teacher))
+    assert "teacher.folds is 3, but the train split has 2 patients" in line
+
+
+def test_a_card_that_is_missing_is_refused(study, make_study):
+    (line,) = problems(make_study(data={"split": SPLIT}, card="nowhere.md"))
+    assert "nowhere.md" in line
+
+
+def test_both_files_of_a_pair_make_its_digest(study, tmp_path):
+    table = (tmp_path / "cases.csv").read_text()
+    for number in range(8):
+        array = np.random.default_rng(number).normal(size=(6, 6, 6))
+        nibabel.save(nibabel.Nifti1Pair(array, AFFINE), tmp_path / f"pair{number}.hdr")
+        table = table.replace(f"c{number}.nii.gz,", f"pair{number}.hdr,")
+    (tmp_path / "cases.csv").write_text(table)
+    before = check(study).digests["c0"]
+    voxels = bytearray((tmp_path / "pair0.img").read_bytes())
+    voxels[8:16] = np.float64(0.5).tobytes()
+    (tmp_path / "pair0.img").write_bytes(voxels)
+    assert check(study).digests["c0"] != before
+
+
 def test_a_split_without_a_part_is_refused(study, make_study):
     (line,) = problems(make_study(data={"split": {"validation": 0.0, "test": 0.25}}))
     assert "validation split is empty" in line
@@ -188,11 +214,26 @@ def test_pictures_and_classes_are_checked(tmp_path, make_study):
     (tmp_path / "cases.csv").write_text("\n".join(lines))
     study = make_study(
         task="classification",
-        preprocess={"window": [8, 8], "orientation": None, "channels": 3},
+        preprocess={"window": [8, 8], "size": [8, 8], "orientation": None, "channels": 3},
         data={"labels": {"healthy": 0, "ill": 1}, "split": SPLIT},
     )
     cohort = check(study)
     assert {case.label for case in cohort.cases.values()} == {0, 1}
+    given = [
+        line + (",test" if i == 1 else ",validation" if i in {3, 4} else ",train")
+        for i, line in enumerate(lines)
+    ]
+    given[0] = lines[0] + ",part"
+    (tmp_path / "cases.csv").write_text("\n".join(given))
+    (line,) = problems(
+        make_study(
+            task="classification",
+            preprocess={"window": [8, 8], "size": [8, 8], "orientation": None, "channels": 3},
+            data={"labels": {"healthy": 0, "ill": 1}, "split": {"column": "part"}},
+        )
+    )
+    assert "no case of class 'ill' in the test split" in line
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
     (tmp_path / "c5.png").write_bytes((tmp_path / "c5.png").read_bytes()[:60])
     (line,) = problems(study)
     assert line.startswith(f"case c5: {tmp_path / 'c5.png'}: truncated")

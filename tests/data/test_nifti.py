@@ -122,6 +122,19 @@ def test_voxels_that_are_no_numbers_are_refused(tmp_path, dtype):
         nifti.read(tmp_path / "odd.nii")
 
 
+def test_an_affine_that_places_no_voxel_is_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header["sform_code"], image.header["qform_code"] = 1, 0
+    for row in ("srow_x", "srow_y", "srow_z"):
+        image.header[row] = 0
+    image.to_filename(tmp_path / "flat.nii")
+    raw = bytearray((tmp_path / "flat.nii").read_bytes())
+    raw[280:328] = bytes(48)  # sform rows, which nibabel writes from the affine
+    (tmp_path / "flat.nii").write_bytes(raw)
+    with pytest.raises(DataError, match=r"flat\.nii: its affine does not place voxels .* correct"):
+        nifti.read(tmp_path / "flat.nii")
+
+
 READABLE = "nibabel/[ae]*.nii* nibabel/[fs]*.nii* sct/*.nii.gz derived/*_wrong_*.gz derived/*.hdr"
 DAMAGED = "nibabel/*.hdr nibabel/*.dconn.nii derived/t2_truncated.nii.gz"
 

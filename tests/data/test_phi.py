@@ -11,7 +11,7 @@ from medkd.data.phi import key, study_salt
 def test_a_key_is_stable_and_holds_nothing_of_the_id(identifier, salt):
     one = key(identifier, salt=salt)
     assert one == key(identifier, salt=salt)
-    assert re.fullmatch(r"case-[0-9a-f]{8}", one)
+    assert re.fullmatch(r"case-[0-9a-f]{16}", one)
     assert not identifier.isascii() or identifier.lower() not in one or len(identifier) < 5
 
 
@@ -23,9 +23,9 @@ def test_another_salt_or_id_gives_another_key():
     ).removeprefix("case-")
 
 
-def test_thousands_of_ids_have_keys_of_their_own():
-    keys = {key(str(number), salt=b"fixed") for number in range(3000)}
-    assert len(keys) == 3000
+def test_as_many_ids_as_the_largest_data_sets_hold_have_keys_of_their_own():
+    keys = {key(str(number), salt=b"fixed") for number in range(200_000)}
+    assert len(keys) == 200_000
 
 
 def test_a_study_keeps_its_salt_and_shares_it_with_no_other(tmp_path):

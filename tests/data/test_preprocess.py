@@ -183,6 +183,17 @@ def test_the_scale_and_offset_of_the_scanner_do_not_matter(array, scale, offset,
         np.testing.assert_allclose(one, other, atol=1e-3)
 
 
+@pytest.mark.parametrize("intensity", ["zscore", "percentile"])
+def test_the_channels_of_a_volume_are_scaled_one_by_one_and_colours_together(intensity):
+    rng = np.random.default_rng(0)
+    channels = np.stack([rng.normal(1000, 300, (8, 8, 8)), rng.normal(1, 0.3, (8, 8, 8))])
+    volume = normalise(channels.astype(np.float32), intensity, dtype=np.dtype("f4"))
+    np.testing.assert_allclose(volume.std(axis=(1, 2, 3)), 1, rtol=0.01)
+    colours = normalise(channels[:, 0].astype(np.float32), intensity, dtype=np.dtype("f4"))
+    assert colours.std() == pytest.approx(1, rel=0.01)
+    assert colours[0].mean() > colours[1].mean() + 1
+
+
 def test_percentiles_cut_off_what_is_extreme():
     array = np.append(RNG.normal(size=999), 1e6).reshape(1, 10, 10, 10)
     assert normalise(array, "zscore", dtype=array.dtype).max() > 30

@@ -57,6 +57,14 @@ def test_each_part_has_its_share_of_the_patients(cases):
         assert abs(len(patients_of(cases, part)) - patients / 4) <= 0.5
 
 
+@pytest.mark.parametrize("rare", [3, 4])
+def test_a_rare_class_has_a_patient_in_every_part(rare):
+    cases = [case(n, n, label=int(n < rare)) for n in range(60)]
+    split = split_cases(cases, SplitOptions(validation=0.1, test=0.2))
+    for part in vars(split).values():
+        assert any(c.label == 1 for c in cases if c.id in part)
+
+
 def test_another_seed_gives_another_split():
     cases = [case(number, number) for number in range(40)]
     tests = {split_cases(cases, HALF.model_copy(update={"seed": s})).test for s in range(5)}

@@ -68,6 +68,12 @@ def test_an_existing_folder_takes_the_mask_of_one_file(release_3d, folder, tmp_p
     assert summary.written == {"a.nii.gz": tmp_path / "a.nii.gz"}
 
 
+def test_a_folder_of_masks_inside_the_folder_of_images_is_no_image(release_3d, folder):
+    for _ in range(2):
+        summary = answer(release_3d, folder, folder / "masks")
+        assert "masks" not in summary.failed
+
+
 def test_a_picture_gets_a_png(release_2d, scan, tmp_path):
     picture = np.clip(scan((20, 31)), 0, 255).astype(np.uint8)
     images.write(tmp_path / "p.png", picture)

@@ -28,6 +28,11 @@ def test_answers_as_the_network_in_torch(exported, batch, threads):
     np.testing.assert_allclose(Engine(path, threads=threads)(windows), expected, atol=1e-5)
 
 
+def test_windows_of_another_shape_are_refused(exported):
+    with pytest.raises(ReleaseError, match=r"takes windows of .*6, 7, 8.*not \[1, 2, 5, 7, 8\]"):
+        Engine(exported[1])(np.zeros((1, 2, 5, 7, 8), np.float32))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a network"])
 def test_what_is_no_network_is_refused(tmp_path, content):
     (tmp_path / "model.onnx").write_bytes(content)

@@ -24,6 +24,11 @@ def test_one_changed_byte_is_found(release_3d, changed, place):
         load(weights.parent)
 
 
+def test_weights_that_the_manifest_does_not_name_are_not_loaded(release_3d, changed):
+    with pytest.raises(ReleaseError, match=r"no digest of model\.onnx; export it again"):
+        load(changed(release_3d, files={}))
+
+
 def test_a_missing_file_is_found(release_3d, changed):
     folder = changed(release_3d)
     (folder / WEIGHTS).unlink()

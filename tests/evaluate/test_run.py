@@ -70,6 +70,28 @@ def test_nothing_leaks_and_the_report_says_so(evaluated):
     assert set(leakage.values()) == {0}
 
 
+def test_what_lies_on_two_sides_is_counted(evaluated):
+    _, cohort, _ = evaluated
+    leaking, held = cohort.split.train[0], cohort.split.test[0]
+    moved = replace(cohort.cases[held], patient=cohort.cases[leaking].patient)
+    copied = cohort.digests | {held: cohort.digests[leaking]}
+    leaks = run._leakage(replace(cohort, cases=cohort.cases | {held: moved}, digests=copied))
+    assert leaks == {
+        "patients in more than one part": 1,
+        "identical files in more than one part": 1,
+    }
+
+
+@pytest.mark.parametrize("cases", [1, 2, 5])
+def test_as_many_worst_cases_are_shown_as_there_are(evaluated, cases):
+    config = evaluated[0].config
+    config = config.model_copy(
+        update={"evaluate": config.evaluate.model_copy(update={"overlays": 3})}
+    )
+    ranks = [rank for rank, _ in run._ranked([0.5] * cases, config)]
+    assert ranks == [f"worst {n + 1}" for n in range(min(3, cases))] + ["median", "best"]
+
+
 def test_no_patient_no_case_and_no_path_is_in_the_report(evaluated):
     study, cohort, _ = evaluated
     said = json.loads((study.folder / "report.json").read_text())
@@ -87,8 +109,8 @@ def test_every_overlay_was_drawn(evaluated):
     assert [overlay.rank for overlay in report.overlays] == ["worst 1", "median", "best"]
     assert all((study.folder / overlay.path).is_file() for overlay in report.overlays)
     dice = [case.figures["dice"] for case in report.roles[Role.STUDENT].cases]
-    assert report.overlays[0].dice == min(dice)
-    assert report.overlays[-1].dice == max(dice)
+    assert report.overlays[0].value == min(dice)
+    assert report.overlays[-1].value == max(dice)
 
 
 def test_a_second_look_at_the_report_does_not_open_the_test_split(evaluated, monkeypatch):
@@ -144,5 +166,9 @@ def test_a_study_of_images_ends_with_a_report(make_study, task):
     for role in Role:
         export(study, cohort, role=role)
     report = evaluate(study, cohort)
-    assert report.roles[Role.STUDENT].headline["dice" if task == "segmentation" else "auroc"]
+    figure = "dice" if task == "segmentation" else "auroc"
+    assert 0 <= report.roles[Role.STUDENT].headline[figure].value <= 1
+    assert figure in {comparison.figure for comparison in report.comparisons}
+    assert len(report.overlays) == 3
+    assert all((study.folder / overlay.path).is_file() for overlay in report.overlays)
     assert read_report(study.folder / "report.json") == report

@@ -66,7 +66,9 @@ def segmentation() -> Report:
         },
         test_openings=1,
         overlays=tuple(
-            Overlay(case=f"case-{i:08x}", rank=rank, dice=dice, path=f"overlays/{i}.png")
+            Overlay(
+                case=f"case-{i:08x}", rank=rank, figure="dice", value=dice, path=f"overlays/{i}.png"
+            )
             for i, (rank, dice) in enumerate(
                 [("worst 1", 0.4312), ("worst 2", 0.7121), ("median", 0.8893), ("best", 0.9312)]
             )

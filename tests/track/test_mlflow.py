@@ -284,6 +284,7 @@ def test_an_experiment_has_a_view_that_ranks_models(folder, student, uri, stored
     assert f"/{experiment.experiment_id}/" in path
     key = path.partition("viewStateShareKey=")[2]
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
+    assert view["orderByKey"] == "metrics.`final/dice`"
     assert view["orderByKey"] in view["selectedColumns"]
     assert "metrics.`final/latency_p50_ms`" in view["selectedColumns"]
 

@@ -3,13 +3,15 @@ from pathlib import PurePath
 import pytest
 
 from medkd.track.journal import Journal
-from medkd.track.tracker import NullTracker, RecordingTracker
+from medkd.track.tracker import NullTracker, Prefixed, RecordingTracker
 
 
-@pytest.fixture(params=["null", "recording", "journal"])
+@pytest.fixture(params=["null", "recording", "journal", "prefixed"])
 def tracker(request, tmp_path):
     if request.param == "journal":
         return Journal(tmp_path / "journal.jsonl").run("student")
+    if request.param == "prefixed":
+        return Prefixed(RecordingTracker(), "fold-0")
     return NullTracker() if request.param == "null" else RecordingTracker()
 
 
@@ -23,6 +25,23 @@ def test_every_tracker_takes_everything_and_answers_nothing(tracker):
         tracker.status("FINISHED"),
     ]
     assert answers == [None] * 6
+
+
+def test_a_prefix_keeps_trainings_that_share_a_run_apart():
+    tracker = RecordingTracker()
+    for number in range(2):
+        fold = Prefixed(tracker, f"fold-{number}")
+        fold.params({"cases": 10 + number})
+        fold.metrics({"train/loss": 1.0 + number}, step=5)
+        fold.artifact(PurePath("a.png"), folder="worst")
+        fold.tags({"model": "m"})
+        fold.dataset("phantom", digest="d", context="training")
+        fold.status("RUNNING")
+    assert tracker.recorded_params == {"fold-0/cases": 10, "fold-1/cases": 11}
+    assert tracker.curve("fold-1/train/loss") == {5: 2.0}
+    assert tracker.recorded_artifacts[1] == ("a.png", "fold-1/worst")
+    assert "fold-0/model" in tracker.recorded_tags
+    assert tracker.statuses == ["RUNNING"] * 2
 
 
 def test_the_recording_tracker_gives_everything_back():

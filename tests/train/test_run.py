@@ -134,7 +134,8 @@ def test_a_changed_option_is_refused_by_the_stage_it_made(make_study):
     study, cohort = make_study(dims=2)
     folder = train_baseline(study, cohort, tracker=NullTracker())
     made = json.loads((folder / "stage.json").read_text())
-    (folder / "stage.json").write_text(json.dumps(made | {"seed": "another"}))
+    made["inputs"]["seed"] = "another"
+    (folder / "stage.json").write_text(json.dumps(made))
     with pytest.raises(StudyError, match="made before seed changed; delete this folder"):
         train_baseline(study, cohort, tracker=NullTracker())
 
