@@ -5,6 +5,8 @@ config; it returns a network from ``[batch, in_channels, *space]`` to logits
 ``[batch, classes, *space]`` (segmentation) or ``[batch, classes]`` (classification).
 """
 
+from collections.abc import Callable
+
 from torch import nn
 
 from medkd.config import NamedOptions
@@ -12,12 +14,21 @@ from medkd.models import students, teachers
 from medkd.registry import Registry
 from medkd.types import Task
 
+NETWORKS: dict[Task, tuple[Callable[..., nn.Module], ...]] = {
+    Task.SEGMENTATION: (
+        *(teachers.dynunet, teachers.segresnet, teachers.swin_unetr, teachers.mednext),
+        *(students.plain_unet, students.separable_unet, students.basic_unet),
+        students.flexible_unet,
+    ),
+    Task.CLASSIFICATION: (
+        *(teachers.densenet, teachers.resnet, teachers.vit),
+        students.efficientnet,
+    ),
+}
 MODELS: dict[Task, Registry[nn.Module]] = {task: Registry(f"{task} model") for task in Task}
-MODELS[Task.SEGMENTATION].register("dynunet")(teachers.dynunet)
-MODELS[Task.SEGMENTATION].register("segresnet")(teachers.segresnet)
-MODELS[Task.SEGMENTATION].register("plain_unet")(students.plain_unet)
-MODELS[Task.CLASSIFICATION].register("densenet")(teachers.densenet)
-MODELS[Task.CLASSIFICATION].register("resnet")(teachers.resnet)
+for _task, _networks in NETWORKS.items():
+    for _network in _networks:
+        MODELS[_task].register(_network.__name__)(_network)
 
 
 def build_model(

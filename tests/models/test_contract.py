@@ -15,29 +15,49 @@ SMALL = {
     "segresnet": {"init_filters": 8},
     "plain_unet": {"channels": [4, 8]},
     "densenet": {"init_features": 8, "growth_rate": 4, "blocks": [1, 1]},
+    "swin_unetr": {"feature_size": 12, "depths": [1, 1, 1, 1]},
+    "mednext": {"init_filters": 4, "blocks": [1, 1, 1, 1]},
+    "separable_unet": {"channels": [4, 8]},
+    "basic_unet": {"features": [4, 4, 4, 4, 4, 4]},
+    "flexible_unet": {"decoder_channels": [8, 8, 4, 4, 4]},
+    "vit": {"patch_size": 8, "width": 16, "layers": 2},
     "resnet": {"widths": [4, 4, 8, 8], "blocks": [1, 1, 1, 1], "stem_stride": 1},
 }
 NETWORKS = [(task, name) for task in Task for name in MODELS[task]]
-SIZE = 16
+SIZES = {"swin_unetr": 64, "mednext": 32, "basic_unet": 32, "flexible_unet": 32, "efficientnet": 32}
+HEAVY = {"swin_unetr"}  # in 3D, where a small one takes seconds
+CASES = [
+    pytest.param(task, name, dims, marks=[pytest.mark.slow] if dims == 3 and name in HEAVY else [])
+    for task, name in NETWORKS
+    for dims in (2, 3)
+]
 
 
 @pytest.fixture
-def model(task, name, dims):
+def size(name):
+    return SIZES.get(name, 16)
+
+
+@pytest.fixture
+def model(task, name, dims, size):
     torch.manual_seed(0)
-    options = NamedOptions(name=name, **SMALL[name])
+    options = NamedOptions(name=name, **SMALL.get(name, {}))
+    if name == "vit":
+        options = NamedOptions(name=name, **SMALL[name], image_size=[size] * dims)
     return build_model(options, task=task, in_channels=2, classes=3, spatial_dims=dims)
 
 
 @pytest.fixture
-def image(dims):
-    return torch.randn(2, 2, *[SIZE] * dims, generator=torch.Generator().manual_seed(1))
+def image(dims, size):
+    return torch.randn(2, 2, *[size] * dims, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("task", "name"), NETWORKS)
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("task", "name", "dims"), CASES)
 class TestContract:
-    def test_logits_have_the_size_of_the_image_or_one_row_an_image(self, model, image, task, dims):
-        space = [SIZE] * dims if task is Task.SEGMENTATION else []
+    def test_logits_have_the_size_of_the_image_or_one_row_an_image(
+        self, model, image, task, dims, size
+    ):
+        space = [size] * dims if task is Task.SEGMENTATION else []
         assert model(image).shape == (2, 3, *space)
 
     def test_every_parameter_gets_a_gradient(self, model, image):
@@ -53,8 +73,8 @@ class TestContract:
 @pytest.mark.parametrize(("task", "name"), NETWORKS)
 @pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("task", "name")
-def test_onnx_runtime_answers_the_same(model, tmp_path, dims):
-    shape = (2, *[SIZE] * dims)
+def test_onnx_runtime_answers_the_same(model, tmp_path, dims, size):
+    shape = (2, *[size] * dims)
     export_onnx(model.eval(), tmp_path / "model.onnx", shape=shape)
     found = parity(model, tmp_path / "model.onnx", shape=shape)
     assert found["largest_logit_difference"] < 1e-3 * max(1, found["largest_logit"])
