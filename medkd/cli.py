@@ -103,15 +103,24 @@ def train(
 
 
 @app.command()
-def soften(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+def soften(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    budget: Budget = "quick",
+    verify: Annotated[int, typer.Option(help="Compute this many cases anew and compare.")] = 0,
+) -> None:
     """Write the teacher's soft targets, once a case.
 
-    Example: medkd soften configs/hippocampus.yaml
+    Example: medkd soften configs/hippocampus.yaml --verify 5
     """
-    from medkd.train.soften import soften as write_soft_targets
+    from medkd.progress import console
+    from medkd.train import soften as soft_targets
 
     with _checked(config, overrides, budget) as (study, cohort):
-        write_soft_targets(study, cohort)
+        soft_targets.soften(study, cohort)
+        if verify:
+            largest = soft_targets.verify(study, cohort, cases=verify)
+            console.print(f"largest difference of a probability: {largest:.2g}")
 
 
 @app.command()

@@ -187,6 +187,7 @@ class DistillOptions(Options):
 
     supervised: NotNegative = 1.0
     losses: tuple[LossOptions, ...] = Field(min_length=1)
+    store: str | None = None  # of soft targets: a folder, s3://…; null: in the study's folder
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # the terms' weights rise linearly from 0
 
     @field_validator("losses")
@@ -389,6 +390,7 @@ def shareable(config: Config) -> dict[str, Any]:
     for key in ("root", "source", "table", "image", "label"):
         values["data"].pop(key)
     values["study"].pop("root")
+    values["distill"].pop("store")
     values.pop("card")
     return values
 

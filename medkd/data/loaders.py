@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,22 @@ from medkd.types import Case
 PLACES_PER_CLASS = 512  # voxels remembered per class and case, to centre patches on
 
 
+@runtime_checkable
+class Sliceable(Protocol):
+    """An array that may lie on disk; cutting a patch reads the patch."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def __getitem__(self, place: Any) -> np.ndarray:  # noqa: ANN401
+        """Read a part."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One preprocessed case.
@@ -29,14 +46,14 @@ class Sample:
         image: ``[channels, *space]`` float32.
         label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image.
         grid: how it lies in the image's own grid.
-        soft: file of the teacher's log-probabilities ``[classes, *space]``, or None.
+        soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None.
     """
 
     case: Case
     image: np.ndarray
     label: np.ndarray
     grid: Grid
-    soft: Path | None = None
+    soft: Sliceable | None = None
 
 
 def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
@@ -63,7 +80,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._samples = samples
         self._config = config
         self._options = options
-        soft = any(sample.soft for sample in samples)
+        soft = any(sample.soft is not None for sample in samples)
         self._augment = augmentation(config.augment, config.preprocess, soft=soft)
         self._places = [_places(sample, config.study.seed) for sample in samples]
 
@@ -93,10 +110,9 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         patch["valid"] = _crop(np.ones((1, *shape), np.uint8), start, window)
         is_map = sample.label.ndim > 1
         patch["label"] = _crop(sample.label, start, window) if is_map else sample.label
-        if sample.soft:
-            log_p = np.load(sample.soft, mmap_mode="r")  # cutting a patch reads the patch
-            cut = _crop(log_p, start, window, outside=-np.inf) if is_map else log_p
-            patch["soft"] = np.exp(cut.astype(np.float32))
+        if sample.soft is not None:
+            cut = _crop(sample.soft, start, window, outside=-np.inf) if is_map else sample.soft[:]
+            patch["soft"] = np.exp(cut)
         return patch
 
     def _start(self, which: int, rng: np.random.Generator) -> tuple[int, ...]:
@@ -154,7 +170,7 @@ def _tensors(patch: Patch) -> dict[str, torch.Tensor]:
 
 
 def _crop(
-    array: np.ndarray, start: Sequence[int], window: Sequence[int], *, outside: float = 0
+    array: Sliceable, start: Sequence[int], window: Sequence[int], *, outside: float = 0
 ) -> np.ndarray:
     """Cut ``window`` from ``[channels, *space]`` at ``start``; what lies outside is padded.
 

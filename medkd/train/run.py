@@ -16,6 +16,7 @@ from medkd.data.check import Cohort
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
 from medkd.distill.objective import Objective
+from medkd.distill.soft_targets import SoftTarget
 from medkd.errors import ConfigError
 from medkd.metrics.calibration import fit_temperature
 from medkd.metrics.classification import auroc
@@ -28,7 +29,7 @@ from medkd.seeding import derive_seed
 from medkd.study import Study
 from medkd.track.tracker import Prefixed, Tracker
 from medkd.train.loop import Fit, fit
-from medkd.train.soften import soft_target_path
+from medkd.train.soften import open_soft_targets
 from medkd.train.steps import Step, distill_step, supervised_step
 from medkd.types import Case, Task
 
@@ -126,7 +127,7 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
         "validation cases": cohort.digest_of(cohort.split.validation),
     }
     if name == "student":
-        inputs["distill"] = config.distill.model_dump()
+        inputs["distill"] = config.distill.model_dump(exclude={"store"})
         inputs["soft targets"] = study.stage_digest("soft_targets")
     return inputs
 
@@ -141,11 +142,8 @@ def _train(
     def make(folder: Path) -> None:
         samples = load_samples(cases, study.config)
         if name == "student":
-            targets = study.path("soft_targets")
-            samples = [
-                replace(sample, soft=soft_target_path(targets, sample.case, salt))
-                for sample in samples
-            ]
+            targets = open_soft_targets(study, cohort)
+            samples = [replace(s, soft=_within_reach(targets[s.case.id])) for s in samples]
         job = _Job(
             config=study.config,
             name=name,
@@ -157,6 +155,11 @@ def _train(
         job.run(patients)
 
     return study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
+
+
+def _within_reach(target: SoftTarget) -> SoftTarget | np.ndarray:
+    """Leave maps on disk, of which patches are cut; a class's few numbers come into memory."""
+    return target[...] if len(target.shape) == 1 else target
 
 
 @dataclass(frozen=True)

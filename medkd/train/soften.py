@@ -1,21 +1,26 @@
 """Soften: the teacher writes its soft targets, once a case, out of fold where there are folds."""
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from medkd.config import Config
 from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import load_samples
 from medkd.data.splits import split_folds
-from medkd.distill.soft_targets import write_soft_target
+from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
 from medkd.distill.teacher import FrozenTeacher
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
 from medkd.progress import progress
-from medkd.study import Study
+from medkd.study import Study, digest
 from medkd.types import Case
+
+STORE = "targets.zarr"
 
 
 def soften(study: Study, cohort: Cohort) -> Path:
@@ -24,20 +29,49 @@ def soften(study: Study, cohort: Cohort) -> Path:
     A killed run goes on with the first case that has none.
     """
     config = study.config
-    folds = config.teacher.folds
-    members = [study.path(f"teacher/fold-{fold}") for fold in range(folds)]
     inputs = {
-        "teacher": [study.stage_digest(f"teacher/fold-{fold}") for fold in range(folds)],
+        "teacher": [study.stage_digest(member) for member in _members(config)],
         "flips": config.teacher.flip_axes,
+        "store": config.distill.store,
     }
 
     def make(folder: Path) -> None:
-        train = cohort.of(cohort.split.train)
-        parts = split_folds(train, folds=folds, seed=config.study.seed)
-        for member, part in zip(members, parts, strict=True):
-            _soften_part(study, frozen_teacher([member]), part, folder)
+        store = SoftTargetStore(config.distill.store or str(folder / STORE))
+        for member, part in _parts(study, cohort):
+            _soften_part(study, cohort, store, frozen_teacher([study.path(member)]), part)
 
     return study.stage("soft_targets", inputs=inputs, make=make)
+
+
+def open_soft_targets(study: Study, cohort: Cohort) -> dict[str, SoftTarget]:
+    """Open the soft targets of all training cases, by case id.
+
+    Raises:
+        StudyError: one is missing, or was made from something else.
+    """
+    store = SoftTargetStore(study.config.distill.store or str(study.path("soft_targets") / STORE))
+    names = _names(study, cohort)
+    return {
+        case_id: store.read(names[case_id], key=key)
+        for case_id, key in _keys(study, cohort).items()
+    }
+
+
+def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
+    """Compute the soft targets of some cases anew; return the largest difference of a probability.
+
+    Raises:
+        StudyError: a soft target is missing or was made from something else.
+    """
+    drawn = set(random.sample(cohort.split.train, min(cases, len(cohort.split.train))))
+    targets, largest = open_soft_targets(study, cohort), 0.0
+    for member, part in _parts(study, cohort):
+        teacher = frozen_teacher([study.path(member)])
+        for sample in load_samples([case for case in part if case.id in drawn], study.config):
+            stored = targets[sample.case.id][...]
+            said = _said(teacher, sample.image, study.config)
+            largest = max(largest, float(np.abs(np.exp(stored) - np.exp(said)).max()))
+    return largest
 
 
 def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
@@ -49,17 +83,49 @@ def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
     return teacher.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def soft_target_path(folder: Path, case: Case, salt: bytes) -> Path:
-    """Where the soft target of a case lies; the name tells nothing about the patient."""
-    return folder / f"{phi.key(case.id, salt=salt)}.npy"
+def _members(config: Config) -> list[str]:
+    return [f"teacher/fold-{fold}" for fold in range(config.teacher.folds)]
 
 
-def _soften_part(study: Study, teacher: FrozenTeacher, part: Sequence[Case], folder: Path) -> None:
+def _parts(study: Study, cohort: Cohort) -> list[tuple[str, list[Case]]]:
+    """Return each fold of the teacher with the cases it softens: those it never saw, if any."""
+    train = cohort.of(cohort.split.train)
+    parts = split_folds(train, folds=study.config.teacher.folds, seed=study.config.study.seed)
+    return list(zip(_members(study.config), parts, strict=True))
+
+
+def _names(study: Study, cohort: Cohort) -> dict[str, str]:
+    """By case id; a name tells nothing about the patient."""
     salt = phi.study_salt(study.folder)
-    todo = [case for case in part if not soft_target_path(folder, case, salt).exists()]
+    return {case_id: phi.key(case_id, salt=salt) for case_id in cohort.split.train}
+
+
+def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
+    """Identity of all that each soft target is made from, by case id."""
+    config = study.config
+    common = [SCHEMA, config.teacher.flip_axes, config.preprocess.model_dump()]
+    return {
+        case.id: digest(*common, study.stage_digest(member), cohort.digests[case.id])
+        for member, part in _parts(study, cohort)
+        for case in part
+    }
+
+
+def _soften_part(
+    study: Study,
+    cohort: Cohort,
+    store: SoftTargetStore,
+    teacher: FrozenTeacher,
+    part: Sequence[Case],
+) -> None:
+    names, keys = _names(study, cohort), _keys(study, cohort)
+    todo = [case for case in part if not store.holds(names[case.id], key=keys[case.id])]
     samples = load_samples(todo, study.config)
     for sample in progress(samples, "soft targets", total=len(part), done=len(part) - len(todo)):
-        log_p = predict_log_probabilities(
-            teacher, sample.image, study.config, flip_axes=study.config.teacher.flip_axes
-        )
-        write_soft_target(soft_target_path(folder, sample.case, salt), log_p)
+        said = _said(teacher, sample.image, study.config)
+        store.write(names[sample.case.id], said, key=keys[sample.case.id])
+
+
+def _said(teacher: FrozenTeacher, image: np.ndarray, config: Config) -> np.ndarray:
+    flips = config.teacher.flip_axes
+    return predict_log_probabilities(teacher, image, config, flip_axes=flips)

@@ -1,6 +1,5 @@
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from monai.inferers import sliding_window_inference
 from medkd.config import TrainOptions
 from medkd.data import images, nifti
 from medkd.data.loaders import PatchDataset, batches, load_samples
-from medkd.distill.soft_targets import write_soft_target
+from medkd.distill.soft_targets import SoftTargetStore
 from medkd.types import Case, Task
 
 CLASSES = 3
@@ -46,9 +45,10 @@ def with_soft(sample, folder):
     """Give a sample the soft target of a teacher that is nearly sure of the label."""
     odds = 8.0 * (sample.label == np.arange(CLASSES).reshape(-1, *[1] * len(sample.label[0].shape)))
     log_p = torch.from_numpy(odds).log_softmax(0).numpy()
-    path = folder / f"{sample.case.id}.npy"
-    write_soft_target(path, log_p)
-    return type(sample)(sample.case, sample.image, sample.label, sample.grid, soft=path)
+    store = SoftTargetStore(str(folder / "targets.zarr"))
+    store.write(sample.case.id, log_p, key="k")
+    soft = store.read(sample.case.id, key="k")
+    return type(sample)(sample.case, sample.image, sample.label, sample.grid, soft=soft)
 
 
 def assert_same(one, other):
@@ -185,7 +185,7 @@ def test_images_with_one_class_each(make_study, tmp_path):
     rng = np.random.default_rng(0)
     study = make_study(
         task=Task.CLASSIFICATION,
-        preprocess={"window": (8, 8), "orientation": None, "channels": 3},
+        preprocess={"window": (8, 8), "size": (8, 8), "orientation": None, "channels": 3},
         augment=AUGMENT,
         data={"labels": {"healthy": 0, "ill": 1}},
     )
@@ -194,13 +194,8 @@ def test_images_with_one_class_each(make_study, tmp_path):
         images.write(tmp_path / f"c{number}.png", picture)
     cases = [Case(f"c{n}", tmp_path / f"c{n}.png", n % 2, patient=str(n)) for n in range(4)]
     samples = load_samples(cases, study.config)
-    for sample in samples:
-        path = Path(tmp_path / f"{sample.case.id}.npy")
-        write_soft_target(path, np.log([[0.9, 0.1], [0.2, 0.8]][sample.case.label]))
-    softened = [
-        type(s)(s.case, s.image, s.label, s.grid, soft=tmp_path / f"{s.case.id}.npy")
-        for s in samples
-    ]
+    said = np.log([[0.9, 0.1], [0.2, 0.8]])
+    softened = [type(s)(s.case, s.image, s.label, s.grid, soft=said[s.case.label]) for s in samples]
     patches = PatchDataset(softened, study.config, options=options(steps=2, batch=4))
     (batch, _) = batches(patches, options=options(steps=2, batch=4), first_step=0)
     assert batch["image"].shape == (4, 3, 8, 8)

@@ -1,45 +1,133 @@
+import multiprocessing
+import uuid
+
 import numpy as np
 import pytest
+import zarr
 from scipy.special import log_softmax, rel_entr, softmax
 
 from medkd.distill import soft_targets
-from medkd.distill.soft_targets import FLOOR, write_soft_target
+from medkd.distill.soft_targets import FLOOR, SoftTargetStore, chunks, decode, encode
+from medkd.errors import StudyError
 
 
-@pytest.fixture
-def log_p():
-    logits = 12 * np.random.default_rng(0).normal(size=(4, 8, 8, 8))
+def believed(shape, *, seed=0, scale=6.0):
+    logits = scale * np.random.default_rng(seed).normal(size=shape)
     return log_softmax(logits, axis=0).astype(np.float32)
 
 
-def test_tempered_probabilities_survive_the_file(tmp_path, log_p):
-    write_soft_target(tmp_path / "case.npy", log_p)
-    stored = np.load(tmp_path / "case.npy")
-    assert stored.dtype == np.float16
-    tempered = softmax(np.maximum(log_p, FLOOR) / 4, axis=0)
-    read = softmax(stored.astype(np.float32) / 4, axis=0)
-    assert rel_entr(tempered, read).sum(axis=0).mean() < 1e-6
+@pytest.fixture(params=["folder", "memory"])
+def store(request, tmp_path):
+    """A store on disk, and one behind fsspec."""
+    if request.param == "folder":
+        return SoftTargetStore(str(tmp_path / "targets.zarr"))
+    return SoftTargetStore(f"memory://{uuid.uuid4().hex}")
 
 
-def test_probabilities_in_float16_would_not_survive(log_p):
+@pytest.mark.parametrize("shape", [(2,), (4, 40, 30), (3, 20, 40, 33)])
+def test_what_is_written_is_read_back_within_a_step(store, shape):
+    log_p = believed(shape)
+    store.write("case", log_p, key="k")
+    target = store.read("case", key="k")
+    assert target.shape == shape
+    half_a_step = 0.5 * -FLOOR / 255 + 1e-6
+    np.testing.assert_allclose(target[...], np.maximum(log_p, FLOOR), atol=half_a_step)
+    np.testing.assert_array_equal(target[..., 1:2], target[...][..., 1:2])
+
+
+def test_tempered_probabilities_survive():
+    log_p = believed((3, 16, 16, 16), scale=4.0)
+    codes = encode(log_p)
+    assert codes.dtype == np.uint8
+    for temperature in (1, 4):
+        said, stored = (softmax(x / temperature, axis=0) for x in (log_p, decode(codes)))
+        entropy = -(said * np.log(said)).sum(axis=0).mean()
+        assert rel_entr(said, stored).sum(axis=0).mean() < 1e-3 * entropy
+
+
+def test_probabilities_in_float16_would_not_survive():
     """Why log-probabilities are kept: small probabilities round to 0 and cannot be tempered."""
+    log_p = believed((4, 8, 8, 8), scale=12.0)
     stored = np.exp(log_p).astype(np.float16).astype(np.float32)
-    tempered = softmax(log_p / 4, axis=0)
-    read = softmax(np.log(np.maximum(stored, 1e-10)) / 4, axis=0)
-    assert rel_entr(tempered, read).sum(axis=0).mean() > 1e-3
+    said, read = softmax(log_p / 4, axis=0), softmax(np.log(np.maximum(stored, 1e-10)) / 4, axis=0)
+    assert rel_entr(said, read).sum(axis=0).mean() > 1e-3
 
 
-def test_certainty_is_written_as_the_floor(tmp_path):
-    write_soft_target(tmp_path / "case.npy", np.array([0, -np.inf], np.float32))
-    np.testing.assert_array_equal(np.load(tmp_path / "case.npy"), [0, FLOOR])
+def test_a_case_that_8_bits_would_spoil_is_kept_in_16(monkeypatch, store):
+    log_p = believed((3, 8, 8))
+    monkeypatch.setattr(soft_targets, "LOSS_LIMIT", 0.0)
+    assert encode(log_p).dtype == np.float16
+    store.write("case", log_p, key="k")
+    stored = store.read("case", key="k")[...]
+    np.testing.assert_allclose(stored, np.maximum(log_p, FLOOR), atol=0.02)
 
 
-def test_a_write_that_is_killed_leaves_no_soft_target(tmp_path, log_p, monkeypatch):
-    def half(file, array):
-        file.write(array.tobytes()[:100])
+def test_certainty_is_kept_as_the_floor(store):
+    store.write("case", np.array([0, -np.inf], np.float32), key="k")
+    np.testing.assert_array_equal(store.read("case", key="k")[:], [0, FLOOR])
+
+
+def test_a_patch_is_read_without_the_volume(tmp_path, monkeypatch):
+    store = SoftTargetStore(str(tmp_path / "targets.zarr"))
+    store.write("case", believed((3, 96, 96, 96)), key="k")
+    reads = []
+    get = zarr.storage.LocalStore.get
+
+    async def counted(self, key, *args, **options):
+        reads.append(key)
+        return await get(self, key, *args, **options)
+
+    target = store.read("case", key="k")
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counted)
+    target[:, 33:60, 0:30, 70:90]
+    assert len([key for key in reads if "/c/" in key]) == 1
+    assert chunks((3, 96, 96, 96)) == (3, 32, 32, 32)
+
+
+def test_what_was_made_from_something_else_is_refused_and_never_read(store):
+    store.write("case", believed((2, 4, 4)), key="one")
+    assert store.holds("case", key="one")
+    assert not store.holds("case", key="other")
+    with pytest.raises(StudyError, match="made from another teacher, image or preprocessing"):
+        store.read("case", key="other")
+    with pytest.raises(StudyError, match="no soft target for missing; run medkd soften"):
+        store.read("missing", key="one")
+
+
+def test_a_write_that_is_killed_leaves_no_soft_target(store, monkeypatch):
+    store.write("whole", believed((2, 4, 4)), key="k")
+
+    def die(self, place, value):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(soft_targets.np, "save", half)
-    with pytest.raises(KeyboardInterrupt):
-        write_soft_target(tmp_path / "fold" / "case.npy", log_p)
-    assert not (tmp_path / "fold" / "case.npy").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__setitem__", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.write("torn", believed((2, 4, 4)), key="k")
+    assert store.holds("whole", key="k")
+    assert not store.holds("torn", key="k")
+    with pytest.raises(StudyError, match="no soft target for torn"):
+        store.read("torn", key="k")
+    store.write("torn", believed((2, 4, 4)), key="k")
+    assert store.holds("torn", key="k")
+
+
+def _write(location, number):
+    SoftTargetStore(location).write(f"c{number}", believed((2, 8, 8), seed=number), key=str(number))
+
+
+def test_several_processes_write_different_cases_of_one_store(tmp_path):
+    location = str(tmp_path / "targets.zarr")
+    processes = multiprocessing.get_context("fork")
+    writers = [processes.Process(target=_write, args=(location, number)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    store = SoftTargetStore(location)
+    for number in range(3):
+        expected = believed((2, 8, 8), seed=number)
+        np.testing.assert_allclose(
+            store.read(f"c{number}", key=str(number))[...], expected, atol=0.05
+        )

@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from medkd.data import phi
 from medkd.data.loaders import load_samples
+from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
 from medkd.track.tracker import NullTracker
 from medkd.train import soften as soften_module
 from medkd.train.run import train_teacher
-from medkd.train.soften import frozen_teacher, soft_target_path, soften
+from medkd.train.soften import STORE, frozen_teacher, open_soft_targets, soften, verify
 
 FOLDS = 3
 
@@ -33,19 +36,46 @@ def fold_that_never_saw(study, patient):
 def test_every_training_case_has_one_and_no_other_case(softened):
     study, cohort = softened
     salt = phi.study_salt(study.folder)
-    expected = {f"{phi.key(case, salt=salt)}.npy" for case in cohort.split.train}
-    assert {path.name for path in study.path("soft_targets").glob("*.npy")} == expected
+    expected = {phi.key(case, salt=salt) for case in cohort.split.train}
+    stored = (study.path("soft_targets") / STORE).iterdir()
+    assert {path.name for path in stored if path.is_dir()} == expected
 
 
 def test_each_comes_from_the_fold_that_never_saw_the_patient(softened):
     study, cohort = softened
-    salt = phi.study_salt(study.folder)
+    targets = open_soft_targets(study, cohort)
     for sample in load_samples(cohort.of(cohort.split.train), study.config):
         teacher = frozen_teacher([fold_that_never_saw(study, sample.case.patient)])
         expected = predict_log_probabilities(teacher, sample.image, study.config, flip_axes=[1])
-        stored = np.load(soft_target_path(study.path("soft_targets"), sample.case, salt))
+        stored = targets[sample.case.id][...]
         assert stored.shape == (len(study.config.classes), *sample.image.shape[1:])
-        np.testing.assert_allclose(np.exp(stored.astype(np.float32)), np.exp(expected), atol=2e-3)
+        np.testing.assert_allclose(np.exp(stored), np.exp(expected), atol=0.02)
+
+
+def test_verifying_computes_them_anew(softened, monkeypatch):
+    study, cohort = softened
+    assert verify(study, cohort, cases=3) < 0.02
+
+    def other(*args, **options):
+        return predict_log_probabilities(*args, **options)[::-1]
+
+    monkeypatch.setattr(soften_module, "predict_log_probabilities", other)
+    assert verify(study, cohort, cases=3) > 0.02
+
+
+def test_they_are_refused_for_another_image(softened):
+    study, cohort = softened
+    changed = replace(cohort, digests=cohort.digests | {cohort.split.train[0]: "another"})
+    with pytest.raises(StudyError, match="made from another teacher, image or preprocessing"):
+        open_soft_targets(study, changed)
+
+
+def test_they_may_lie_elsewhere(make_study, tmp_path):
+    study, cohort = make_study(f"distill.store={tmp_path}/elsewhere", dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    assert len(open_soft_targets(study, cohort)) == len(cohort.split.train)
+    assert not (study.path("soft_targets") / STORE).exists()
 
 
 def test_its_teacher_is_calibrated(softened):
