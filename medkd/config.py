@@ -151,6 +151,8 @@ class TrainOptions(Options):
     clip_norm: Positive = 5.0
     ema: Fraction = 0.99  # decay of the averaged weights, which are the ones validated and kept
     validate_every: Count = 250  # steps; also how much work a kill can cost
+    patience: Count | None = None  # validations without a better one, after which training ends
+    minutes: Positive | None = None  # ends at the first validation after so long
     foreground: Fraction = 0.5  # share of patches centred on a labelled voxel
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment

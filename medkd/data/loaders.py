@@ -87,11 +87,21 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return self._options.steps * self._options.batch
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        seed = self._config.study.seed
+    def indices_of(self, step: int) -> range:
+        """Return the numbers of the patches that make the batch of a step."""
+        return range(step * self._options.batch, (step + 1) * self._options.batch)
+
+    def case_of(self, index: int) -> str:
+        """Return the id of the case that a patch is cut from."""
+        return self._samples[self._which(index)].case.id
+
+    def _which(self, index: int) -> int:
         epoch, position = divmod(index, len(self._samples))
-        order = np.random.default_rng(derive_seed(seed, "epoch", epoch))
-        which = int(order.permutation(len(self._samples))[position])
+        order = np.random.default_rng(derive_seed(self._config.study.seed, "epoch", epoch))
+        return int(order.permutation(len(self._samples))[position])
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        seed, which = self._config.study.seed, self._which(index)
         rng = np.random.default_rng(derive_seed(seed, "patch", index))
         patch = self._patch(which, rng)
         is_map = self._samples[which].label.ndim > 1

@@ -4,8 +4,8 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medkd.config import TrainOptions
 from medkd.environment import cpu_flags
 from medkd.errors import TrainingError
-from medkd.progress import progress
+from medkd.progress import console, progress
 from medkd.seeding import derive_seed
 from medkd.track.tracker import Tracker
 from medkd.train.optim import WeightAverage, adamw, learning_rate
@@ -41,6 +41,7 @@ class Fit:
         tracker: receives the curves.
         seed: of the network's own draws.
         epoch_steps: steps that make one pass over the training cases.
+        cases: ids of the cases in the batch of a step, to name them when it goes wrong.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Fit:
     tracker: Tracker
     seed: int
     epoch_steps: int
+    cases: Callable[[int], Sequence[str]] = lambda _: ()
 
 
 def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
@@ -60,7 +62,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     bit, as one that was not.
 
     Raises:
-        TrainingError: the loss is not finite, or the validation figure is undefined.
+        TrainingError: the loss is not finite, the validation figure is undefined, or the device's
+            memory is too small. What was saved at the last validation stays.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces precision
     fabric = Fabric(accelerator="auto", devices=1, precision=_precision(options))
@@ -71,7 +74,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     first = state.resume(run.folder)
     numbered = enumerate(run.batches(first), start=first)
     curves = _Curves(run)
-    for step, batch in progress(numbered, run.name, total=options.steps, done=first):
+    todo = progress(numbered, run.name, total=options.steps, done=first)
+    for step, batch in () if state.is_over(options) else todo:
         rate = learning_rate(step, options)
         terms = _update(state, run, fabric.to_device(batch), step=step, rate=rate, options=options)
         average.update(wrapped.module, step=step)
@@ -80,6 +84,9 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
             _validate(state, run, step)
             state.save(run.folder, step + 1)
             curves.restart_clock()
+            if state.is_over(options):
+                console.print(f"{run.name}: ends after step {step + 1} (train.patience or minutes)")
+                break
     best = torch.load(run.folder / "best.pt", weights_only=True)
     model.load_state_dict(best["weights"])
     return best["figures"]
@@ -97,15 +104,22 @@ def _update(
     torch.manual_seed(derive_seed(run.seed, "step", step))  # dropout resumes where it was
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    terms = run.step(state.model.train(), batch, step)
-    values = {name: float(term.detach()) for name, term in terms.items()}
-    if not all(map(math.isfinite, values.values())):
+    try:
+        terms = run.step(state.model.train(), batch, step)
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise TrainingError(
+                f"{run.name}: step {step}: the loss is not finite ({values}) on the cases "
+                f"{', '.join(run.cases(step))}; look at them, lower train.learning_rate or set "
+                f"train.precision: 32-true"
+            )
+        state.optimizer.zero_grad()
+        state.fabric.backward(terms["loss"])
+    except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"{run.name}: step {step}: the loss is not finite ({values}); lower "
-            f"train.learning_rate or set train.precision: 32-true"
-        )
-    state.optimizer.zero_grad()
-    state.fabric.backward(terms["loss"])
+            f"{run.name}: step {step}: out of memory ({str(error).partition('.')[0]}); lower "
+            f"train.batch ({options.batch}) or preprocess.window"
+        ) from None
     state.fabric.clip_gradients(state.model, state.optimizer, max_norm=options.clip_norm)
     state.optimizer.step()
     return values
@@ -120,6 +134,18 @@ class _State:
     optimizer: Any
     average: WeightAverage
     best: float = -math.inf
+    stale: int = 0  # validations since the best one
+    spent_s: float = 0.0  # before this process
+    began: float = field(default_factory=time.monotonic)
+
+    def is_over(self, options: TrainOptions) -> bool:
+        """Whether patience or time has run out."""
+        impatient = options.patience is not None and self.stale >= options.patience
+        late = options.minutes is not None and self._spent_s() >= 60 * options.minutes
+        return impatient or late
+
+    def _spent_s(self) -> float:
+        return self.spent_s + time.monotonic() - self.began
 
     def resume(self, folder: Path) -> int:
         if not (folder / "last.pt").exists():
@@ -128,7 +154,7 @@ class _State:
         self.model.module.load_state_dict(saved["weights"])
         self.average.weights = saved["average"]
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.best = saved["best"]
+        self.best, self.stale, self.spent_s = saved["best"], saved["stale"], saved["spent_s"]
         return saved["step"]
 
     def save(self, folder: Path, step: int) -> None:
@@ -138,6 +164,8 @@ class _State:
             "average": self.average.weights,
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
+            "stale": self.stale,
+            "spent_s": self._spent_s(),
         }
         _save(saved, folder / "last.pt")
 
@@ -154,8 +182,9 @@ def _validate(state: _State, run: Fit, step: int) -> None:
             f"{run.name}: step {step}: {name} is undefined on the validation cases; give every "
             f"class a validation case (data.split)"
         )
+    state.stale += 1
     if score > state.best:
-        state.best = score
+        state.best, state.stale = score, 0
         kept = {"weights": state.average.weights, "figures": figures, "step": step + 1}
         _save(kept, run.folder / "best.pt")
     network.load_state_dict(trained)

@@ -196,6 +196,7 @@ class _Job:
             tracker=self.tracker,
             seed=seed,
             epoch_steps=max(1, len(self.samples) // options.batch),
+            cases=lambda step: [dataset.case_of(i) for i in dataset.indices_of(step)],
         )
         figures = fit(model, options, fitting)
         temperature = calibrate(model.eval(), self.validation, self.config)

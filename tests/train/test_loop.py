@@ -155,9 +155,60 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(run, bad):
         return terms if number < 2 else {"loss": terms["loss"] * bad}
 
     model = network()
-    with pytest.raises(TrainingError, match=r"student: step 2: .*lower train\.learning_rate"):
-        fit(model, OPTIONS, replace(run, step=explode))
+    named = replace(run, step=explode, cases=lambda step: [f"case-{step}a", f"case-{step}b"])
+    message = r"student: step 2: .* on the cases case-2a, case-2b; .*lower train\.learning_rate"
+    with pytest.raises(TrainingError, match=message):
+        fit(model, OPTIONS, named)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_too_little_memory_names_the_knobs_and_keeps_what_was_saved(run):
+    def overflow(model, batch, number):
+        if number == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return step(model, batch, number)
+
+    message = r"step 4: out of memory \(CUDA out of memory\); lower train\.batch \(4\) or preproc"
+    with pytest.raises(TrainingError, match=message):
+        fit(network(), OPTIONS, replace(run, step=overflow))
+    assert _steps_done(run.folder) == 3
+
+
+def test_training_ends_when_patience_runs_out_and_not_before(run):
+    scores = iter([0.5, 0.4, 0.6, 0.1, 0.2, 0.9])
+    options = OPTIONS.model_copy(update={"patience": 2, "validate_every": 1})
+    patient = replace(run, validate=lambda _: {"dice": next(scores)})
+    assert fit(network(), options, patient) == {"dice": 0.6}
+    assert list(run.tracker.curve("validation/dice")) == [1, 2, 3, 4, 5]
+
+
+def test_patience_is_remembered_over_a_kill(run):
+    scores = iter([0.5, 0.4, 0.3, 0.9])
+    options = OPTIONS.model_copy(update={"patience": 2, "validate_every": 1})
+    patient = replace(run, validate=lambda _: {"dice": next(scores)})
+    with pytest.raises(Killed):
+        fit(network(), options, replace(patient, step=killed_at(step, 2)))
+    assert fit(network(), options, patient) == {"dice": 0.5}
+    assert list(run.tracker.curve("validation/dice")) == [1, 2, 3]
+
+
+def test_training_ends_at_the_first_validation_after_its_time(run):
+    options = OPTIONS.model_copy(update={"minutes": 1e-9})
+    fit(network(), options, run)
+    assert _steps_done(run.folder) == OPTIONS.validate_every
+    again = replace(run, step=killed_at(step, 0))
+    fit(network(), options, again)
+    assert _steps_done(run.folder) == OPTIONS.validate_every
+
+
+def test_time_spent_before_a_kill_counts(run):
+    options = OPTIONS.model_copy(update={"minutes": 5.0})
+    with pytest.raises(Killed):
+        fit(network(), options, replace(run, step=killed_at(step, 4)))
+    saved = torch.load(run.folder / "last.pt", weights_only=True)
+    torch.save(saved | {"spent_s": 301.0}, run.folder / "last.pt")
+    fit(network(), options, replace(run, step=killed_at(step, 0)))
+    assert _steps_done(run.folder) == 3
 
 
 def test_a_figure_that_is_undefined_stops_the_run_with_a_remedy(run):
