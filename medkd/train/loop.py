@@ -75,7 +75,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     numbered = enumerate(run.batches(first), start=first)
     curves = _Curves(run)
     todo = progress(numbered, run.name, total=options.steps, done=first)
-    for step, batch in () if state.is_over(options) else todo:
+    for step, batch in () if first and state.is_over(options) else todo:
         rate = learning_rate(step, options)
         terms = _update(state, run, fabric.to_device(batch), step=step, rate=rate, options=options)
         average.update(wrapped.module, step=step)
