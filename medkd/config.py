@@ -97,7 +97,9 @@ class PreprocessOptions(Options):
     channels: Count = 1
     orientation: str | None = "RAS"  # axis codes; null for 2D
     spacing_mm: tuple[Positive, ...] | None = None  # null keeps each image's own
-    size: tuple[Count, ...] | None = None  # resize to this shape whatever the spacing (2D classes)
+    size: tuple[Count, ...] | None = (
+        None  # resize to this shape whatever the spacing; for classes the window
+    )
     intensity: Literal["zscore", "percentile", "unit"] = "zscore"
     window: tuple[Count, ...]  # what the network sees at once, in training and in use
     overlap: Fraction = 0.25  # of neighbouring windows in use
@@ -294,12 +296,22 @@ class Config(Options):
             raise ValueError(f"data.labels: values lie between 0 and {LARGEST_LABEL}, not {high}")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_classifier_resizes(cls, values: Any) -> Any:  # noqa: ANN401
+        given = values.get("preprocess") if isinstance(values, dict) else None
+        if not isinstance(given, dict) or "spacing_mm" in given:
+            return values
+        if values.get("task") != Task.CLASSIFICATION:
+            return values
+        return values | {"preprocess": {"size": given.get("window")} | given}
+
     @model_validator(mode="after")
     def _a_class_is_of_the_whole_image(self) -> "Config":
         if self.task is Task.CLASSIFICATION and self.preprocess.size != self.preprocess.window:
             raise ValueError(
-                "preprocess.size: a classifier looks at whole images; make it the same as "
-                f"preprocess.window, {list(self.preprocess.window)}"
+                "preprocess.size: a classifier looks at whole images; leave size and spacing_mm out "
+                f"or make size the same as preprocess.window, {list(self.preprocess.window)}"
             )
         return self
 

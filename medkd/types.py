@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+UNLABELLED = 255  # class index, of every voxel or of the image, where nobody has given a label
+
 
 class Task(StrEnum):
     """What a network answers."""
@@ -35,7 +37,8 @@ class Case:
     Attributes:
         id: unique in the datalist.
         image: the image file.
-        label: the label map's file (segmentation), the class index (classification), or None.
+        label: the label map's file (segmentation), the class index (classification), or None: such
+            a case is distilled from its soft target alone.
         patient: cases of one patient never part company in a split.
         attributes: further columns of the datalist (site, sex, age, scanner, ...).
     """

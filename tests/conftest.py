@@ -68,8 +68,7 @@ def tiny_values(root, *, dims, task):
         "study": {"name": "tiny", "root": str(root / "runs")},
         "task": task,
         "data": {"source": "data/cases.csv", "split": {"column": "part"}} | named["data"],
-        "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims}
-        | ({"size": [SIZE] * dims} if task == "classification" else {}),
+        "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims},
         "teacher": named["teacher"] | {"train": train},
         "student": named["student"] | {"train": train},
         "distill": {"losses": [{"name": "pixel_kd"}]},

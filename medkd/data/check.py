@@ -46,6 +46,11 @@ class Cohort:
         return digest([self.digests[case_id] for case_id in part])
 
 
+def labelled(cases: Iterable[Case]) -> list[Case]:
+    """Return the cases that have a label."""
+    return [case for case in cases if case.label is not None]
+
+
 def check(study: Study) -> Cohort:
     """Read and judge every case; a cohort comes back only if nothing is wrong.
 
@@ -81,7 +86,9 @@ def _refuse_unfit(study: Study, cases: Mapping[str, Case], split: Split) -> None
     config = study.config
     if config.card:
         read_card(expand(config.card, key="card", root=study.config_path.parent))
-    train = [cases[case_id] for case_id in split.train]
+    train = labelled([cases[case_id] for case_id in split.train])
+    if not train:
+        raise DataError("no case of the train split has a label; the teacher needs some")
     splits.split_folds(train, folds=config.teacher.folds, seed=config.study.seed)
     if config.task is Task.CLASSIFICATION:
         missing = [

@@ -67,13 +67,17 @@ def _decathlon(path: Path) -> list[Row]:
     try:
         training = json.loads(path.read_text(encoding="utf-8-sig"))["training"]
         rows = [
-            {"case": stem(Path(e["image"])), "image": e["image"], "label": str(e["label"])}
+            {
+                "case": stem(Path(e["image"])),
+                "image": e["image"],
+                "label": str(e.get("label") or ""),
+            }
             for e in training
         ]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a Decathlon datalist ({error!r}); it needs "
-            f'"training": [{{"image": …, "label": …}}, …]'
+            f'"training": [{{"image": …, "label": …}}, …] (without "label": unlabelled)'
         ) from None
     if not rows:
         raise DataError(f"{path}: holds no cases")
@@ -140,10 +144,10 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
     )
 
 
-def _label(row: Mapping[str, str], config: Config, source: Path) -> Path | int:
+def _label(row: Mapping[str, str], config: Config, source: Path) -> Path | int | None:
     text = row["label"]
     if not text:
-        raise DataError(f"{source}: case {row['case']} has no label; add one or remove the row")
+        return None
     if config.task is Task.SEGMENTATION:
         return source.parent / text
     if text in config.data.labels:

@@ -16,7 +16,7 @@ from medkd.data.preprocess import Grid, preprocess, to_grid
 from medkd.data.reader import read_image, read_label
 from medkd.progress import progress
 from medkd.seeding import derive_seed
-from medkd.types import Case
+from medkd.types import UNLABELLED, Case, Task
 
 PLACES_PER_CLASS = 512  # voxels remembered per class and case, to centre patches on
 
@@ -44,7 +44,8 @@ class Sample:
     Attributes:
         case: where it comes from.
         image: ``[channels, *space]`` float32.
-        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image.
+        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image; all
+            ``UNLABELLED`` where there is none.
         grid: how it lies in the image's own grid.
         soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None.
     """
@@ -63,8 +64,13 @@ def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
 
 def _sample(case: Case, config: Config) -> Sample:
     image, grid = preprocess(read_image(case.image), config.preprocess)
-    if not isinstance(case.label, Path):
-        return Sample(case=case, image=image, label=np.array([case.label]), grid=grid)
+    if config.task is Task.CLASSIFICATION:
+        index = UNLABELLED if case.label is None else case.label
+        return Sample(case=case, image=image, label=np.array([index]), grid=grid)
+    if case.label is None:
+        label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
+        return Sample(case=case, image=image, label=label, grid=grid)
+    assert isinstance(case.label, Path)
     values = np.array(config.label_values)
     label = np.searchsorted(values, read_label(case.label).array).astype(np.uint8)
     return Sample(case=case, image=image, label=to_grid(label, grid, order=0), grid=grid)
@@ -200,12 +206,17 @@ def _crop(
 
 
 def _places(sample: Sample, seed: int) -> list[np.ndarray]:
-    """Up to ``PLACES_PER_CLASS`` voxels of each foreground class that occurs in the case."""
+    """Up to ``PLACES_PER_CLASS`` voxels of each foreground class that occurs in the case.
+
+    Where there is no label, the teacher's answer says what occurs.
+    """
     if sample.label.ndim == 1:
         return []
     rng = np.random.default_rng(derive_seed(seed, "places", sample.case.id))
-    places = []
-    for index in np.unique(sample.label[sample.label > 0]):
-        voxels = np.argwhere(sample.label[0] == index)
+    places, label = [], sample.label[0]
+    if (label == UNLABELLED).all():
+        label = np.zeros_like(label) if sample.soft is None else sample.soft[...].argmax(axis=0)
+    for index in np.unique(label[label > 0]):
+        voxels = np.argwhere(label == index)
         places.append(rng.permutation(voxels)[:PLACES_PER_CLASS])
     return places

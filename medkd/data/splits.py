@@ -16,7 +16,8 @@ PARTS = {"train": "train", "validation": "validation", "val": "validation", "tes
 def split_cases(cases: Sequence[Case], options: SplitOptions) -> Split:
     """Deal patients by ``options``, stratified by class where the label is one.
 
-    The same cases and seed give the same split, whatever the cases' order.
+    Patients with an unlabelled case are all for training: nothing can be validated or tested on
+    them. The same cases and seed give the same split, whatever the cases' order.
 
     Raises:
         DataError: a part would be empty.
@@ -62,6 +63,11 @@ def problems_of_given(cases: Sequence[Case], options: SplitOptions) -> list[str]
                 f"it may say train, validation or test"
             )
             continue
+        if case.label is None and PARTS[said.lower()] != "train":
+            problems.append(
+                f"case {case.id}: has no label and is in {PARTS[said.lower()]}; add the label or "
+                f"move it to train"
+            )
         first, side = side_of.setdefault(case.patient, (case.id, PARTS[said.lower()]))
         if side != PARTS[said.lower()]:
             problems.append(
@@ -80,7 +86,9 @@ def _given(cases: Sequence[Case], column: str) -> dict[str, list[str]]:
 
 def _dealt(cases: Sequence[Case], options: SplitOptions) -> dict[str, list[str]]:
     part_of: dict[str, str] = {}
-    for stratum, patients in sorted(_strata(cases).items()):
+    unlabelled = {case.patient for case in cases if case.label is None}
+    cases_with = [case for case in cases if case.patient not in unlabelled]
+    for stratum, patients in sorted(_strata(cases_with).items()):
         order = sorted(patients)
         np.random.default_rng(derive_seed(options.seed, "split", stratum)).shuffle(order)
         tests, validations = (

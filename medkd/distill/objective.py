@@ -18,6 +18,7 @@ from medkd.distill.losses.pixel import pixel_kd
 from medkd.distill.losses.weights import voxel_weights
 from medkd.errors import ConfigError, TrainingError
 from medkd.registry import Registry
+from medkd.types import UNLABELLED
 
 Terms = dict[str, Tensor]
 LOSSES: Registry[Terms] = Registry("distillation loss")
@@ -97,8 +98,10 @@ def _evaluate(
     if entry.standardise:
         logits, teacher = standardised(logits), standardised(teacher.clamp_min(TINY).log())
         teacher = teacher.softmax(dim=1)
-    labels = {"label": batch["label"]} if "label" in inspect.signature(function).parameters else {}
-    return function(logits, teacher, weights, **labels)
+    more = {}
+    if "label" in inspect.signature(function).parameters:
+        more["label"] = batch["label"].where(batch["label"] != UNLABELLED, teacher.argmax(dim=1))
+    return function(logits, teacher, weights, **more)
 
 
 def standardised(

@@ -11,7 +11,7 @@ import numpy as np
 from medkd.config import Config, expand, shareable
 from medkd.data import phi
 from medkd.data.cards import read_card
-from medkd.data.check import Cohort
+from medkd.data.check import Cohort, labelled
 from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
@@ -229,7 +229,7 @@ def _report(
         card=_card(study),
         environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
         digests={"data set": cohort.digest_of(everyone), **releases},
-        notes=_notes(config),
+        notes=_notes(config, cohort),
     )
 
 
@@ -263,16 +263,22 @@ def _card(study: Study) -> dict[str, Any] | None:
     return json.loads(read_card(path).model_dump_json())
 
 
-def _notes(config: Config) -> tuple[str, ...]:
-    notes = []
+def _notes(config: Config, cohort: Cohort) -> tuple[str, ...]:
+    notes, train = [], cohort.of(cohort.split.train)
+    without = len(train) - len(labelled(train))
+    if without:
+        notes.append(
+            f"{without} of {len(train)} training cases have no label: the student alone learned "
+            f"from them, by the teacher's soft targets."
+        )
     if config.teacher.folds == 1:
         notes.append(
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
             "teacher.folds of 2 or more they come from a teacher that never saw the patient."
         )
     notes.append(
-        f"Student and baseline share network, initial weights, patches and number of steps "
-        f"({config.student.train.steps}); one seed."
+        f"Student and baseline share network, initial weights{'' if without else ', patches'} and "
+        f"number of steps ({config.student.train.steps}); one seed."
     )
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")

@@ -12,7 +12,7 @@ from torch import nn
 from medkd.config import Config, StudentOptions, TeacherOptions
 from medkd.data import phi
 from medkd.data.augment import augmentation
-from medkd.data.check import Cohort
+from medkd.data.check import Cohort, labelled
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
 from medkd.distill.objective import Objective
@@ -90,7 +90,7 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
     With one fold the teacher learns from all training cases and its soft targets are in fold.
     With more, fold i never sees the patients of part i, and gives them their soft targets.
     """
-    train = cohort.of(cohort.split.train)
+    train = labelled(cohort.of(cohort.split.train))
     folds = study.config.teacher.folds
     parts = split_folds(train, folds=folds, seed=study.config.study.seed)
     folders = []
@@ -104,7 +104,7 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
 
 def train_baseline(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
     """Train the student's network on labels alone; return its checkpoint folder."""
-    return _train(study, cohort, "baseline", cohort.of(cohort.split.train), tracker)
+    return _train(study, cohort, "baseline", labelled(cohort.of(cohort.split.train)), tracker)
 
 
 def distill(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:

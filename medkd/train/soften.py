@@ -9,7 +9,7 @@ import torch
 
 from medkd.config import Config
 from medkd.data import phi
-from medkd.data.check import Cohort
+from medkd.data.check import Cohort, labelled
 from medkd.data.loaders import load_samples
 from medkd.data.splits import split_folds
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
@@ -89,9 +89,11 @@ def _members(config: Config) -> list[str]:
 
 def _parts(study: Study, cohort: Cohort) -> list[tuple[str, list[Case]]]:
     """Return each fold of the teacher with the cases it softens: those it never saw, if any."""
-    train = cohort.of(cohort.split.train)
-    parts = split_folds(train, folds=study.config.teacher.folds, seed=study.config.study.seed)
-    return list(zip(_members(study.config), parts, strict=True))
+    train, config = cohort.of(cohort.split.train), study.config
+    parts = split_folds(labelled(train), folds=config.teacher.folds, seed=config.study.seed)
+    for number, case in enumerate(case for case in train if case.label is None):
+        parts[number % len(parts)].append(case)  # no fold has seen it
+    return list(zip(_members(config), parts, strict=True))
 
 
 def _names(study: Study, cohort: Cohort) -> dict[str, str]:

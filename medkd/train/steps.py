@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from medkd.config import Config
 from medkd.distill.objective import Objective
-from medkd.types import Task
+from medkd.types import UNLABELLED, Task
 
 Terms = dict[str, Tensor]
 Step = Callable[[nn.Module, dict[str, Tensor], int], Terms]  # (model, batch, step number)
@@ -45,9 +45,19 @@ def distill_step(config: Config) -> Step:
 
 
 def _supervised(logits: Tensor, batch: dict[str, Tensor], task: Task) -> Terms:
-    cross_entropy = F.cross_entropy(logits, batch["label"])
+    """Return the terms of the images that have a label; 0 where none of the batch has."""
+    label = batch["label"]
+    has_label = (label != UNLABELLED).flatten(1).all(1) if label.ndim > 1 else label != UNLABELLED
+    if not has_label.all():
+        logits, label = logits[has_label], label[has_label]
+    if not len(label):
+        nothing = logits.sum()
+        return {"cross_entropy": nothing} | (
+            {} if task is Task.CLASSIFICATION else {"dice_loss": nothing}
+        )
+    cross_entropy = F.cross_entropy(logits, label)
     if task is Task.CLASSIFICATION:
         return {"cross_entropy": cross_entropy}
     # batch=True: a class that is absent from one patch is judged with the others
     dice = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
-    return {"dice_loss": dice(logits, batch["label"][:, None]), "cross_entropy": cross_entropy}
+    return {"dice_loss": dice(logits, label[:, None]), "cross_entropy": cross_entropy}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,25 @@ def test_each_part_has_its_share_of_the_patients(cases):
     split, patients = split_cases(cases, HALF), len({case.patient for case in cases})
     for part in (split.validation, split.test):
         assert abs(len(patients_of(cases, part)) - patients / 4) <= 0.5
+
+
+UNLABELLED = Case("u", Path("u.nii"), None, patient="0")
+
+
+def test_a_patient_with_an_unlabelled_case_is_for_training():
+    cases = [case(n, n) for n in range(12)]
+    for patient in range(12):
+        unlabelled = replace(UNLABELLED, patient=str(patient))
+        split = split_cases([*cases, unlabelled], HALF)
+        assert {"u", f"c{patient}"} <= set(split.train)
+        assert split.validation
+        assert split.test
+
+
+def test_an_unlabelled_case_in_a_given_test_split_is_named():
+    held = replace(UNLABELLED, patient="9", attributes={"part": "test"})
+    (problem,) = problems_of_given([case(1, 1, part="train"), held], GIVEN)
+    assert problem == "case u: has no label and is in test; add the label or move it to train"
 
 
 @pytest.mark.parametrize("rare", [3, 4])

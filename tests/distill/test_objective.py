@@ -8,6 +8,7 @@ import torch
 from medkd.config import DistillOptions, LossOptions, NamedOptions
 from medkd.distill.objective import IDLE_STEPS, LOSSES, Objective, standardised
 from medkd.errors import ConfigError, TrainingError
+from medkd.types import UNLABELLED
 
 SPACES = [(), (6, 5), (4, 3, 5)]
 SPACELESS = {"cwd"}  # losses that compare places
@@ -171,6 +172,12 @@ def test_weighting_changes_the_loss_and_not_its_zero(logits, batch, option):
     assert abs(weighted - plain) > 1e-4
     agrees = batch["soft"].log().requires_grad_()
     assert abs(objective({"name": "pixel_kd", **option})(agrees, batch, 0)[0].item()) < 1e-5
+
+
+def test_where_there_is_no_label_the_teachers_answer_is_the_target(logits, batch):
+    without = batch | {"label": torch.full_like(batch["label"], UNLABELLED)}
+    composed = objective({"name": "dkd"})
+    torch.testing.assert_close(composed(logits, without, 0), composed(logits, batch, 0))
 
 
 def test_standardised_the_size_of_the_logits_does_not_matter(logits, batch):

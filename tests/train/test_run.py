@@ -6,17 +6,19 @@ import torch
 
 from medkd.config import NamedOptions, load
 from medkd.data import phi
+from medkd.data.check import check
 from medkd.data.loaders import load_samples
 from medkd.errors import ConfigError, StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
+from medkd.study import Study
 from medkd.track.tracker import NullTracker, RecordingTracker
 from medkd.train import loop, run
 from medkd.train.run import check_models, distill, train_baseline, train_teacher, validation_figures
 from medkd.train.soften import soften
 from medkd.types import Task
 
-KINDS = [(3, "segmentation"), (2, "segmentation"), (2, "classification")]
+KINDS = [(dims, task) for task in ("segmentation", "classification") for dims in (3, 2)]
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: f"{kind[0]}D-{kind[1]}")
@@ -98,6 +100,33 @@ def test_baseline_and_student_start_alike_and_see_the_same_patches(make_study, m
     distill(study, cohort, tracker=NullTracker())
     torch.testing.assert_close(starts[0], starts[1], rtol=0, atol=0)
     torch.testing.assert_close(patches[0], patches[1], rtol=0, atol=0)
+
+
+def test_cases_without_a_label_are_distilled_and_nothing_else(make_config, monkeypatch):
+    path = make_config(dims=2)
+    table = path.parent / "data" / "cases.csv"
+    rows = table.read_text().splitlines()
+    for number in (1, 2):  # the first patient's cases
+        rows[number] = rows[number].replace(f"c{number - 1}-label.png", "")
+    table.write_text("\n".join(rows) + "\n")
+    study = Study(load(path), config_path=path)
+    cohort = check(study)
+    study.begin(cohort.split)
+    trained_on = []
+    samples = run.load_samples
+
+    def watch(cases, config):
+        trained_on.append({case.id for case in cases})
+        return samples(cases, config)
+
+    monkeypatch.setattr(run, "load_samples", watch)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+    teacher, _, baseline, _, student, _ = trained_on
+    assert teacher == baseline == {"c2", "c3", "c4", "c5"}
+    assert student == {"c0", "c1"} | teacher
 
 
 def test_a_study_that_is_killed_and_run_again_ends_with_the_same_weights(make_study, monkeypatch):

@@ -7,7 +7,7 @@ from medkd.config import Config
 from medkd.distill.losses.pixel import pixel_kd
 from medkd.errors import ConfigError
 from medkd.train.steps import distill_step, supervised_step
-from medkd.types import Task
+from medkd.types import UNLABELLED, Task
 from tests.conftest import tiny_values
 
 
@@ -77,6 +77,30 @@ def test_without_the_term_distillation_is_supervision(options, batch):
     distilled = distill_step(options(losses=losses))(nn.Identity(), batch, 0)
     supervised = supervised_step(Task.SEGMENTATION)(nn.Identity(), batch, 0)
     torch.testing.assert_close(distilled["loss"], supervised["loss"])
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch, task):
+    if task is Task.CLASSIFICATION:
+        batch = {key: value[(..., *[0] * (value.ndim - 2))] for key, value in batch.items()}
+        batch["label"] = torch.tensor([1, 0])
+    logits = batch.pop("image").requires_grad_()
+    half = batch | {"image": logits, "label": batch["label"].clone()}
+    half["label"][1] = UNLABELLED
+    config = options().model_copy(update={"task": task})
+    terms = distill_step(config)(nn.Identity(), half, 0)
+    first = {key: value[:1] for key, value in (batch | {"image": logits}).items()}
+    alone = supervised_step(task)(nn.Identity(), first, 0)
+    torch.testing.assert_close(terms["cross_entropy"], alone["cross_entropy"])
+    valid = half["valid"] if task is Task.SEGMENTATION else None
+    soft = pixel_kd(logits, batch["soft"], valid)["pixel_kd"]
+    torch.testing.assert_close(terms["loss"], alone["loss"] + soft)
+
+    half["label"][:] = UNLABELLED
+    terms = distill_step(config)(nn.Identity(), half, 0)
+    torch.testing.assert_close(terms["loss"], soft)
+    terms["loss"].backward()
+    assert logits.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
