@@ -310,8 +310,8 @@ class Config(Options):
     def _a_class_is_of_the_whole_image(self) -> "Config":
         if self.task is Task.CLASSIFICATION and self.preprocess.size != self.preprocess.window:
             raise ValueError(
-                "preprocess.size: a classifier looks at whole images; leave size and spacing_mm out "
-                f"or make size the same as preprocess.window, {list(self.preprocess.window)}"
+                "preprocess.size: a classifier looks at whole images; leave out size and "
+                f"spacing_mm, or make size the same as window, {list(self.preprocess.window)}"
             )
         return self
 
