@@ -58,8 +58,7 @@ def _checked(
     study = open_study(config, overrides, budget)
     check_models(study.config)
     cohort = check_cohort(study)
-    study.begin(cohort.split)
-    with study.lock():
+    with study.hold(cohort.split):
         yield study, cohort
 
 
@@ -70,6 +69,7 @@ def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "qui
     Example: medkd check configs/hippocampus.yaml
     """
     from medkd.data.check import check as check_cohort
+    from medkd.data.check import labelled
     from medkd.progress import console
     from medkd.train.run import check_models
 
@@ -79,6 +79,9 @@ def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "qui
     parts = ", ".join(f"{len(ids)} {name}" for name, ids in vars(cohort.split).items())
     patients = len({case.patient for case in cohort.cases.values()})
     console.print(f"{len(cohort.cases)} cases of {patients} patients are sound: {parts}")
+    without = len(cohort.cases) - len(labelled(cohort.cases.values()))
+    if without:
+        console.print(f"{without} have no label: they are in train, for distillation alone")
 
 
 @app.command()

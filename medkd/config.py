@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from medkd.errors import ConfigError
 from medkd.registry import did_you_mean
-from medkd.types import Role, Task
+from medkd.types import UNLABELLED, Role, Task
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -292,6 +292,8 @@ class Config(Options):
     @model_validator(mode="after")
     def _labels_fit_a_mask(self) -> "Config":
         high = [v for v in self.data.labels.values() if not 0 <= v <= LARGEST_LABEL]
+        if len(self.classes) > UNLABELLED:
+            raise ValueError(f"data.labels: at most {UNLABELLED} classes, background among them")
         if high:
             raise ValueError(f"data.labels: values lie between 0 and {LARGEST_LABEL}, not {high}")
         return self

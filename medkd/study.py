@@ -44,10 +44,20 @@ class Study:
     config_path: Path
 
     def begin(self, split: Split) -> None:
-        """Make the study's folder if need be; write the resolved config and the split into it."""
+        """Write the resolved config and the split into the study's folder.
+
+        Raises:
+            StudyError: a teacher is there that was trained on another split.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        path, text = self.folder / "split.json", json.dumps(vars(split), indent=1)
+        if path.exists() and path.read_text() != text and self.path("teacher").exists():
+            raise StudyError(
+                f"{self.folder}: made with another split of the cases (split.json); delete this "
+                f"folder, or choose another name with --set study.name=NAME"
+            )
         write_atomic(self.folder / "config.yaml", config_module.dump(self.config))
-        write_atomic(self.folder / "split.json", json.dumps(vars(split), indent=1))
+        write_atomic(path, text)
 
     @property
     def folder(self) -> Path:
@@ -108,8 +118,20 @@ class Study:
             )
 
     @contextmanager
+    def hold(self, split: Split) -> Iterator[None]:
+        """Lock the study, then begin it, or go on with it."""
+        with self.lock():
+            self.begin(split)
+            yield
+
+    @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the study; a second process is refused instead of racing the first."""
+        """Hold the study; a second process is refused instead of racing the first.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +141,12 @@ class Study:
 
 
 def _read_inputs(folder: Path) -> dict[str, str]:
-    return json.loads((folder / STAGE_FILE).read_text())["inputs"]
+    try:
+        return json.loads((folder / STAGE_FILE).read_text())["inputs"]
+    except (ValueError, KeyError):
+        raise StudyError(
+            f"{folder}: made by another version of medkd; delete this folder to redo the stage"
+        ) from None
 
 
 def _content(folder: Path) -> str:

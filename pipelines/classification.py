@@ -23,9 +23,8 @@ def run(study: Study) -> Report:
     # nothing is written before models, losses and every case are known to be sound
     check_models(study.config, task=Task.CLASSIFICATION)
     cohort = check(study)
-    study.begin(cohort.split)
 
-    with study.lock(), tracked(study) as runs:
+    with study.hold(cohort.split), tracked(study) as runs:
         # the large, accurate model, and what it believes of every training case
         train_teacher(study, cohort, tracker=runs[Role.TEACHER])
         soften(study, cohort)

@@ -34,6 +34,22 @@ def test_the_split_lies_in_the_study(study):
     assert split == {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
 
 
+def test_another_split_is_refused_once_a_teacher_was_trained_on_the_first(study):
+    other = Split(train=("a",), validation=("b",), test=("c", "d"))
+    study.begin(other)
+    study.path("teacher").mkdir()
+    with pytest.raises(StudyError, match="made with another split of the cases"):
+        study.begin(SPLIT)
+    assert json.loads((study.folder / "split.json").read_text())["test"] == ["c", "d"]
+
+
+def test_a_stage_of_another_version_is_refused(study):
+    study.stage("a", inputs={"x": 1}, make=lambda _: None)
+    (study.path("a") / "stage.json").write_text('{"x": "0123"}')
+    with pytest.raises(StudyError, match="made by another version of medkd"):
+        study.stage("a", inputs={"x": 1}, make=never)
+
+
 def test_a_complete_stage_is_not_made_again(study):
     def make(folder):
         (folder / "a").write_text("1")

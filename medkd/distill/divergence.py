@@ -114,8 +114,9 @@ class _Divergence(torch.autograd.Function):
                 divergence, difference = divergence * share[place][0], difference * share[place]
             total += divergence.sum()
             if gradient is not None:
-                _columns(gradient)[place] = difference.mul_(temperature / count)
-        ctx.gradient = gradient
+                _columns(gradient)[place] = difference
+        # divided in ``backward`` alone: before the loss is scaled, half precision would lose it
+        ctx.gradient, ctx.factor = gradient, temperature / count
         return total * (temperature**2 / count)
 
     @staticmethod
@@ -124,7 +125,7 @@ class _Divergence(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("this divergence has been differentiated before; compute it again")
-        return gradient.mul_(scale), None, None, None, None
+        return gradient.mul_(scale * ctx.factor), None, None, None, None
 
 
 def _columns(maps: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class Objective:
         Raises:
             ConfigError: an unknown loss or option.
         """
+        if any(entry.options.get("sigmoid") for entry in options.losses):
+            raise ConfigError("sigmoid is for multi-label networks; those of a study are softmax")
         self._warmup_steps = options.warmup_steps
         self._losses = [
             (entry, partial(LOSSES.factory(entry.name, entry.options), **entry.options))

@@ -94,7 +94,13 @@ class SoftTargetStore:
 
     @cached_property
     def _reading(self) -> Any:  # noqa: ANN401
-        return self._group("r")
+        try:
+            return self._group("r")
+        except FileNotFoundError:
+            raise StudyError(
+                f"{self.location}: no soft targets there; delete the study's folder soft_targets "
+                f"and run medkd soften"
+            ) from None
 
     def _group(self, mode: str) -> Any:  # noqa: ANN401
         return require("zarr", extra="train").open_group(self.location, mode=mode)

@@ -276,10 +276,11 @@ def _notes(config: Config, cohort: Cohort) -> tuple[str, ...]:
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
             "teacher.folds of 2 or more they come from a teacher that never saw the patient."
         )
-    notes.append(
-        f"Student and baseline share network, initial weights{'' if without else ', patches'} and "
-        f"number of steps ({config.student.train.steps}); one seed."
-    )
+    shared = ["network", "initial weights"] + ([] if without else ["patches"])
+    options = config.student.train
+    if options.patience is None and options.minutes is None:
+        shared.append(f"number of steps ({options.steps})")
+    notes.append(f"Student and baseline share {', '.join(shared)}; one seed.")
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")
     return tuple(notes)

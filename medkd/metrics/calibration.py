@@ -164,6 +164,8 @@ def fit_temperature(
         raise ValueError(f"one label per row: logits {logits.shape}, labels {labels.shape}")
     _check_labels(labels, logits.shape[1])
     exact, rows = logits.astype(np.float64), np.arange(len(labels))
+    if (exact.argmax(axis=1) == labels).all():
+        return 1.0
 
     def nll(log_temperature: float) -> float:
         scaled = exact / np.exp(log_temperature)
@@ -173,8 +175,7 @@ def fit_temperature(
     best = optimize.minimize_scalar(
         nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
-    found = float(np.exp(best.x))
-    return found if found > 1.01 * _TEMPERATURES[0] else 1.0
+    return float(np.exp(best.x))
 
 
 def apply_temperature(

@@ -11,10 +11,10 @@ TITLES = {
     "dice": "Dice",
     "nsd": "NSD",
     "hd95_mm": "HD95 mm",
-    "ece": "ECE",
     "auroc": "AUROC",
     "balanced_accuracy": "bal. accuracy",
     "sensitivity": "sensitivity",
+    "ece": "ECE",
 }
 
 

@@ -115,13 +115,16 @@ def _update(
             )
         state.optimizer.zero_grad()
         state.fabric.backward(terms["loss"])
+        # what is not finite here is an overflow of 16-mixed, whose scaler skips the step
+        state.fabric.clip_gradients(
+            state.model, state.optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
+        )
+        state.optimizer.step()
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"{run.name}: step {step}: out of memory ({str(error).partition('.')[0]}); lower "
             f"train.batch ({options.batch}) or preprocess.window"
         ) from None
-    state.fabric.clip_gradients(state.model, state.optimizer, max_norm=options.clip_norm)
-    state.optimizer.step()
     return values
 
 
@@ -154,6 +157,7 @@ class _State:
         self.model.module.load_state_dict(saved["weights"])
         self.average.weights = saved["average"]
         self.optimizer.load_state_dict(saved["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         self.best, self.stale, self.spent_s = saved["best"], saved["stale"], saved["spent_s"]
         return saved["step"]
 
@@ -163,6 +167,7 @@ class _State:
             "weights": self.model.module.state_dict(),
             "average": self.average.weights,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
             "best": self.best,
             "stale": self.stale,
             "spent_s": self._spent_s(),

@@ -1,13 +1,15 @@
 """Soften: the teacher writes its soft targets, once a case, out of fold where there are folds."""
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import special
 
-from medkd.config import Config
+from medkd.config import Config, expand
 from medkd.data import phi
 from medkd.data.check import Cohort, labelled
 from medkd.data.loaders import load_samples
@@ -17,7 +19,7 @@ from medkd.distill.teacher import FrozenTeacher
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
 from medkd.progress import progress
-from medkd.study import Study, digest
+from medkd.study import Study, digest, write_atomic
 from medkd.types import Case
 
 STORE = "targets.zarr"
@@ -33,12 +35,16 @@ def soften(study: Study, cohort: Cohort) -> Path:
         "teacher": [study.stage_digest(member) for member in _members(config)],
         "flips": config.teacher.flip_axes,
         "store": config.distill.store,
+        "training cases": cohort.digest_of(cohort.split.train),
+        "preprocess": config.preprocess.model_dump(),
     }
 
     def make(folder: Path) -> None:
-        store = SoftTargetStore(config.distill.store or str(folder / STORE))
+        store = SoftTargetStore(_location(study) or str(folder / STORE))
         for member, part in _parts(study, cohort):
             _soften_part(study, cohort, store, frozen_teacher([study.path(member)]), part)
+        # the identity of this stage, wherever the store lies
+        write_atomic(folder / "keys.json", json.dumps(sorted(_keys(study, cohort).values())))
 
     return study.stage("soft_targets", inputs=inputs, make=make)
 
@@ -49,7 +55,7 @@ def open_soft_targets(study: Study, cohort: Cohort) -> dict[str, SoftTarget]:
     Raises:
         StudyError: one is missing, or was made from something else.
     """
-    store = SoftTargetStore(study.config.distill.store or str(study.path("soft_targets") / STORE))
+    store = SoftTargetStore(_location(study) or str(study.path("soft_targets") / STORE))
     names = _names(study, cohort)
     return {
         case_id: store.read(names[case_id], key=key)
@@ -68,7 +74,7 @@ def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
     for member, part in _parts(study, cohort):
         teacher = frozen_teacher([study.path(member)])
         for sample in load_samples([case for case in part if case.id in drawn], study.config):
-            stored = targets[sample.case.id][...]
+            stored = special.log_softmax(targets[sample.case.id][...], axis=0)  # as it is read
             said = _said(teacher, sample.image, study.config)
             largest = max(largest, float(np.abs(np.exp(stored) - np.exp(said)).max()))
     return largest
@@ -83,6 +89,14 @@ def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
     return teacher.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def _location(study: Study) -> str | None:
+    """Where the config puts the store; None for the stage's own folder."""
+    store = study.config.distill.store
+    if store is None or "://" in store:
+        return store
+    return str(expand(store, key="distill.store"))
+
+
 def _members(config: Config) -> list[str]:
     return [f"teacher/fold-{fold}" for fold in range(config.teacher.folds)]
 
@@ -91,8 +105,10 @@ def _parts(study: Study, cohort: Cohort) -> list[tuple[str, list[Case]]]:
     """Return each fold of the teacher with the cases it softens: those it never saw, if any."""
     train, config = cohort.of(cohort.split.train), study.config
     parts = split_folds(labelled(train), folds=config.teacher.folds, seed=config.study.seed)
-    for number, case in enumerate(case for case in train if case.label is None):
-        parts[number % len(parts)].append(case)  # no fold has seen it
+    home = {case.patient: number for number, part in enumerate(parts) for case in part}
+    for case in train:
+        if case.label is None:  # the fold that never saw the patient; any, if none has
+            parts[home.setdefault(case.patient, len(home) % len(parts))].append(case)
     return list(zip(_members(config), parts, strict=True))
 
 

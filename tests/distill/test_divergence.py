@@ -66,6 +66,18 @@ def test_the_gradient_has_the_students_type_and_layout(layout, dtype):
     assert student.grad.is_contiguous(memory_format=layout)
 
 
+def test_small_gradients_survive_half_precision_when_the_loss_is_scaled():
+    student = drawn(1, 3, 64, 64, 32)
+    teacher = (student + 0.1 * drawn(1, 3, 64, 64, 32, seed=1)).softmax(1)
+    gradients = []
+    for dtype in (torch.float32, torch.float16):
+        leaf = student.clone().to(dtype).detach().requires_grad_()
+        (65536 * softmax_divergence(leaf, teacher, temperature=1)).backward()
+        gradients.append(leaf.grad.float())
+    assert (gradients[1] == 0).float().mean() < 0.01
+    torch.testing.assert_close(gradients[1].norm(), gradients[0].norm(), rtol=0.02, atol=0)
+
+
 def test_a_layout_that_cannot_be_viewed_by_voxel_is_right_too():
     student, teacher = drawn(2, 3, 4, 5, 6), drawn(2, 3, 4, 5, 6, seed=1).softmax(1)
     gradients = []

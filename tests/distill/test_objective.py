@@ -180,6 +180,32 @@ def test_where_there_is_no_label_the_teachers_answer_is_the_target(logits, batch
     torch.testing.assert_close(composed(logits, without, 0), composed(logits, batch, 0))
 
 
+@pytest.mark.parametrize(
+    ("loss", "terms"),
+    [
+        ({"name": "dist", "beta": 0}, {"dist/intra"}),
+        ({"name": "dist", "gamma": 0}, {"dist/inter"}),
+        ({"name": "dkd", "alpha": 0}, {"dkd/others"}),
+        ({"name": "dkd", "beta": 0}, {"dkd/target"}),
+    ],
+)
+def test_half_of_a_loss_can_be_left_out(logits, batch, loss, terms):
+    assert set(objective(loss)(logits, batch, 0)[1]) == terms
+
+
+@pytest.mark.parametrize(
+    "loss", [{"name": "dist", "beta": 0, "gamma": 0}, {"name": "dkd", "alpha": 0, "beta": 0}]
+)
+def test_both_halves_cannot(logits, batch, loss):
+    with pytest.raises(ValueError, match="both 0"):
+        objective(loss)(logits, batch, 0)
+
+
+def test_a_multi_label_loss_is_refused_for_softmax_networks():
+    with pytest.raises(ConfigError, match="sigmoid is for multi-label networks"):
+        objective({"name": "pixel_kd", "sigmoid": True})
+
+
 def test_standardised_the_size_of_the_logits_does_not_matter(logits, batch):
     composed = objective({"name": "pixel_kd", "standardise": True})
     larger = (3 * logits + 7).detach().requires_grad_()

@@ -94,6 +94,11 @@ def test_what_was_made_from_something_else_is_refused_and_never_read(store):
         store.read("missing", key="one")
 
 
+def test_a_store_that_is_gone_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="no soft targets there"):
+        SoftTargetStore(str(tmp_path / "gone.zarr")).read("case", key="k")
+
+
 def test_a_write_that_is_killed_leaves_no_soft_target(store, monkeypatch):
     store.write("whole", believed((2, 4, 4)), key="k")
 

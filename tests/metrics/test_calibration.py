@@ -199,9 +199,10 @@ def test_temperature_one_is_the_softmax_over_the_given_axis():
     )
 
 
-def test_logits_that_are_never_wrong_say_nothing_and_keep_temperature_1():
-    logits = np.array([[0.5, 0.0], [0.0, 0.5]])
-    assert fit_temperature(logits, np.array([0, 1])) == 1
+@pytest.mark.parametrize("margin", [0.5, 3.0, 8.0, 60.0])
+def test_logits_that_are_never_wrong_say_nothing_and_keep_temperature_1(margin):
+    logits = margin * np.eye(3)[[0, 1, 2, 1]]
+    assert fit_temperature(logits, np.array([0, 1, 2, 1])) == 1
 
 
 @pytest.mark.usefixtures("unchecked")

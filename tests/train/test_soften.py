@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from medkd.config import load
 from medkd.data import phi
+from medkd.data.check import check
 from medkd.data.loaders import load_samples
 from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
+from medkd.study import Study
 from medkd.track.tracker import NullTracker
 from medkd.train import soften as soften_module
 from medkd.train.run import train_teacher
@@ -76,6 +79,20 @@ def test_they_may_lie_elsewhere(make_study, tmp_path):
     soften(study, cohort)
     assert len(open_soft_targets(study, cohort)) == len(cohort.split.train)
     assert not (study.path("soft_targets") / STORE).exists()
+
+
+def test_an_unlabelled_case_is_softened_by_the_fold_that_never_saw_its_patient(make_config):
+    path = make_config(dims=2)
+    table = path.parent / "data" / "cases.csv"
+    text = table.read_text()
+    for number in (0, 2, 4):  # one of each training patient's two cases
+        text = text.replace(f"c{number}-label.png", "")
+    table.write_text(text)
+    study = Study(load(path, overrides=["teacher.folds=3"]), config_path=path)
+    cohort = check(study)
+    for _, part in soften_module._parts(study, cohort):
+        assert len({case.patient for case in part}) == 1
+        assert sorted(case.label is None for case in part) == [False, True]
 
 
 def test_its_teacher_is_calibrated(softened):

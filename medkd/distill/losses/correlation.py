@@ -29,13 +29,15 @@ def dist(
         student: logits.
         teacher: probabilities at temperature 1.
         weights: how much each voxel counts.
-        beta: of ``inter``.
-        gamma: of ``intra``.
+        beta: of ``inter``; 0 leaves it out.
+        gamma: of ``intra``; 0 leaves it out.
         temperature: of both.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is not positive, or both factors are 0.
     """
+    if not (beta or gamma):
+        raise ValueError("beta and gamma are both 0, so that dist teaches nothing")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     q = _rows((student.float() / temperature).softmax(dim=1))
@@ -45,7 +47,8 @@ def dist(
     alike = p.new_ones(p.shape[1])
     inter = _one_minus_pearson(q, p, alike, share)
     intra = _one_minus_pearson(q.t(), p.t(), share, alike)
-    return {"dist/inter": beta * inter, "dist/intra": gamma * intra}
+    terms = {"dist/inter": (beta, inter), "dist/intra": (gamma, intra)}
+    return {name: factor * term for name, (factor, term) in terms.items() if factor}
 
 
 def _rows(maps: Tensor) -> Tensor:

@@ -28,12 +28,13 @@ def dkd(
         teacher: probabilities at temperature 1.
         weights: how much each voxel counts.
         label: class index of each voxel.
-        alpha: of ``target``: true class against all others.
-        beta: of ``others``: which of the others.
+        alpha: of ``target``: true class against all others; 0 leaves it out.
+        beta: of ``others``: which of the others; 0 leaves it out.
         temperature: of both.
 
     Raises:
-        ValueError: two classes, of which the rest is one and ``others`` is 0 by construction.
+        ValueError: both factors are 0, or there are two classes, of which the rest is one and
+            ``others`` is 0 by construction.
     """
     classes = student.shape[1]
     if classes < 3:
@@ -41,6 +42,8 @@ def dkd(
             "dkd needs 3 classes or more: with two, the rest of a voxel's target is a single class "
             "and nothing is left to decouple; use pixel_kd"
         )
+    if not (alpha or beta):
+        raise ValueError("alpha and beta are both 0, so that dkd teaches nothing")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     index = label[:, None]
@@ -51,9 +54,11 @@ def dkd(
     others = others.masked_fill(F.one_hot(label, classes).movedim(-1, 1).bool(), 0).sum(dim=1)
     share = torch.ones_like(target) if weights is None else weights.float()
     scale = temperature**2 / share.sum().clamp_min(TINY)
+    terms = {"dkd/target": (alpha, target), "dkd/others": (beta, others)}
     return {
-        "dkd/target": alpha * scale * (share * target).sum(),
-        "dkd/others": beta * scale * (share * others).sum(),
+        name: factor * scale * (share * by_voxel).sum()
+        for name, (factor, by_voxel) in terms.items()
+        if factor
     }
 
 

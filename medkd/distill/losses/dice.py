@@ -6,6 +6,8 @@ from torch import Tensor
 
 from medkd.distill.divergence import TINY
 
+SMALL = 1e-5  # a structure of this share of the voxels counts half
+
 
 def soft_dice(
     student: Float[Tensor, " batch classes *space"],
@@ -20,7 +22,8 @@ def soft_dice(
     With hard labels it is 1 - Dice. The usual soft Dice, ``1 - 2 p q / (p + q)``, is not smallest
     where the student agrees with a soft target but where it exaggerates it; this form is 0 there
     and only there (Wang, Popordanoska, Bertels, Lemmens, Blaschko 2023, arXiv 2303.16296, DML1).
-    A class that neither of them sees adds nothing.
+    A class that neither of them sees adds nothing: the sum below the line is at least ``SMALL`` of
+    the voxels.
 
     Args:
         student: logits.
@@ -37,4 +40,5 @@ def soft_dice(
     space = [0, *range(2, q.ndim)]
     apart = (share * (p - q).abs()).sum(dim=space)
     total = (share * (p + q)).sum(dim=space)
-    return {"soft_dice": (apart / total.clamp_min(TINY)).mean()}
+    voxels = share.expand_as(p[:, :1]).sum()
+    return {"soft_dice": (apart / (total + SMALL * voxels).clamp_min(TINY)).mean()}

@@ -26,14 +26,14 @@ def test_equals_the_textbook_formula(sigmoid):
         )
     ]
     found = loss(student, p, sigmoid=sigmoid)
-    assert found.item() == pytest.approx(np.mean(by_class), rel=1e-5)
+    assert found.item() == pytest.approx(np.mean(by_class), rel=1e-3)
 
 
 def test_with_hard_labels_it_is_one_minus_dice():
     label, answer = torch.randint(0, 2, (1, 9, 9)), torch.randint(0, 2, (1, 9, 9))
     hard, sure = (torch.stack([1 - x, x], 1).float() for x in (label, answer))
     dice = 2 * (label & answer).sum() / (label.sum() + answer.sum())
-    assert loss(80 * sure, hard).item() == pytest.approx(1 - dice.item(), abs=1e-5)
+    assert loss(80 * sure, hard).item() == pytest.approx(1 - dice.item(), abs=1e-3)
 
 
 def test_is_smallest_where_the_student_agrees_and_not_where_it_exaggerates():
@@ -55,6 +55,15 @@ def test_obeys_the_triangle_inequality_of_a_semimetric_up_to_a_factor():
     maps = [drawn(1, 3, 5, 5, seed=s) for s in range(3)]
     near = [loss(maps[i], maps[j].softmax(1)).item() for i, j in ((0, 1), (1, 2), (0, 2))]
     assert near[2] <= 2 * (near[0] + near[1])
+
+
+def test_a_class_that_neither_of_them_sees_adds_nothing():
+    seen = torch.zeros(1, 3, 32, 32, 16)
+    seen[:, 1, :8] = 20
+    seen[:, 2] = -20  # soft targets are never 0
+    wider = seen.clone()
+    wider[:, 2] = -14
+    assert loss(wider, seen.softmax(1)) < 0.05
 
 
 def test_the_background_counts_if_asked():
