@@ -84,7 +84,7 @@ def test_the_demo_ends_with_the_table_the_report_and_the_way_to_mlflow(tmp_path)
     done = shell(DEMO, folder)
     assert done.returncode == 0, done.stderr
     for row in ("teacher", "student", "baseline"):
-        assert re.search(rf"│ {row} +│ 0\.\d{{3}}", done.stdout), done.stdout
+        assert re.search(rf"│ {row} +│ +0\.\d{{3}}", done.stdout), done.stdout
     assert re.search(r"^report +runs/phantom_3d/report\.html$", done.stdout, flags=re.MULTILINE)
     assert re.search(r"^MLflow +(\.venv/bin/)?medkd ui$", done.stdout, flags=re.MULTILINE)
     assert (folder / "runs/phantom_3d/report.html").is_file()
@@ -92,6 +92,7 @@ def test_the_demo_ends_with_the_table_the_report_and_the_way_to_mlflow(tmp_path)
 
 def write_own_data(folder):
     """Write the table of the README, with more patients of the same kind, and its images."""
+    folder.mkdir()
     header, *rows = TABLE.splitlines()
     more = [
         f"images/{n}.nii.gz,labels/{n}.nii.gz,patient-{n:02d},{'north' if n % 2 else 'south'}"

@@ -1,9 +1,11 @@
 """Loaders: batches of augmented patches; batch n is a function of the seed and n alone."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -169,6 +171,15 @@ def _begin_worker(worker: int) -> None:
     torch.set_num_threads(1)  # the other cores belong to the training step
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the trainer decides,
         signal.signal(number, signal.SIG_IGN)  # and would die of a worker that went first
+    sys.excepthook = _say_unless_left_alone
+
+
+def _say_unless_left_alone(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print what goes wrong in a worker, but not that the trainer left in the midst of a batch."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _tensors(patch: Patch) -> dict[str, torch.Tensor]:
