@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage
+from scipy.spatial import KDTree
 
 from medkd.metrics.bounding_box import bounding_box
 from medkd.metrics.empty import (
@@ -77,10 +77,9 @@ def surface_distances(
         nothing = np.empty(0)
         return SurfaceDistances(nothing, nothing, nothing, nothing, kind, diagonal)
     box = bounding_box(prediction | reference, margin=[0] * reference.ndim)
-    codes_p, codes_r = _neighbour_codes(prediction[box]), _neighbour_codes(reference[box])
-    areas = _area_of_code(spacing)
-    to_reference, prediction_areas = _sorted_distances(codes_p, codes_r, areas, spacing)
-    to_prediction, reference_areas = _sorted_distances(codes_r, codes_p, areas, spacing)
+    predicted, referenced = (_surface(mask[box], spacing) for mask in (prediction, reference))
+    to_reference, prediction_areas = _sorted_distances(predicted, referenced)
+    to_prediction, reference_areas = _sorted_distances(referenced, predicted)
     return SurfaceDistances(
         to_reference, to_prediction, prediction_areas, reference_areas, kind, diagonal
     )
@@ -149,17 +148,24 @@ def _area_of_code(spacing_mm: tuple[float, ...]) -> np.ndarray:
     return table.numpy().astype(np.float64)
 
 
+def _surface(
+    mask: Bool[np.ndarray, " *space"], spacing: tuple[float, ...]
+) -> tuple[Float[np.ndarray, "pieces axes"], Float[np.ndarray, " pieces"]]:
+    """Return where the pieces of a mask's surface are, mm, and how large each is."""
+    codes = _neighbour_codes(mask)
+    on_surface = (codes != 0) & (codes != 2**2**codes.ndim - 1)
+    return np.argwhere(on_surface) * spacing, _area_of_code(spacing)[codes[on_surface]]
+
+
 def _sorted_distances(
-    here: np.ndarray, there: np.ndarray, area_of_code: np.ndarray, spacing: tuple[float, ...]
+    here: tuple[np.ndarray, np.ndarray], there: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    surface = _is_surface(here)
-    distances = ndimage.distance_transform_edt(~_is_surface(there), sampling=spacing)[surface]
+    # Surfaces are thin: a search tree of their points is several times faster than a distance
+    # transform of the volume round them, and exact too.
+    tree = KDTree(there[0], balanced_tree=False, compact_nodes=False)
+    distances, _ = tree.query(here[0])
     order = np.argsort(distances, kind="stable")
-    return distances[order], area_of_code[here[surface]][order]
-
-
-def _is_surface(codes: np.ndarray) -> np.ndarray:
-    return (codes != 0) & (codes != 2**2**codes.ndim - 1)
+    return distances[order], here[1][order]
 
 
 def _percentile(distances: np.ndarray, areas: np.ndarray, share: float) -> float:
