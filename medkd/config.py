@@ -160,13 +160,39 @@ class TrainOptions(Options):
     workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment
 
 
-class TeacherOptions(Options):
-    """The large, accurate model."""
+class ExternalOptions(Options):
+    """A teacher that was trained elsewhere."""
 
-    model: NamedOptions
-    train: TrainOptions
+    kind: Literal["checkpoint", "bundle", "onnx", "probabilities"]
+    path: str  # of the folder or file; a leading $VARIABLE or ~ is expanded
+    weight: Positive = 1.0  # in the mean of several teachers' probabilities
+    classes: tuple[str, ...] | None = None  # of its channels, in order; null: as in the study
+    patients: str | tuple[str, ...] | None = None  # it learned from: ids, or a file of one a line
+    trust_bundle: bool = False  # a MONAI bundle's config may run any code: yes only if you know it
+
+
+class TeacherOptions(Options):
+    """The large, accurate model: trained here (``model`` and ``train``), brought along, or both."""
+
+    model: NamedOptions | None = None
+    train: TrainOptions | None = None
     folds: Count = 1  # 1: trained on all training cases, so their soft targets are in fold
+    weight: Positive = 1.0  # beside external ones
+    external: tuple[ExternalOptions, ...] = ()
     flip_axes: tuple[int, ...] = ()  # average over these flips when soft targets are written
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether the teacher is networks alone, which can be exported as one release."""
+        return all(external.kind in {"checkpoint", "bundle"} for external in self.external)
+
+    @model_validator(mode="after")
+    def _there_is_one(self) -> "TeacherOptions":
+        if (self.model is None) != (self.train is None):
+            raise ValueError("model and train belong together")
+        if self.model is None and not self.external:
+            raise ValueError("name a model to train, or bring a teacher with external")
+        return self
 
 
 class StudentOptions(Options):
@@ -407,6 +433,9 @@ def shareable(config: Config) -> dict[str, Any]:
         values["data"].pop(key)
     values["study"].pop("root")
     values["distill"].pop("store")
+    for external in values["teacher"]["external"]:
+        external.pop("path")
+        external.pop("patients")
     values.pop("card")
     return values
 

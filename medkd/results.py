@@ -84,14 +84,17 @@ class Latency(Result):
 
 
 class RoleResult(Result):
-    """Everything measured of one role's release on the test split."""
+    """Everything measured of one role on the test split.
+
+    What answering costs is None for a teacher that has no release.
+    """
 
     role: Role
     model: dict[str, Any]
-    parameters: int
-    macs: int  # of one window
-    size_mib: float
-    temperature: float
+    parameters: int | None = None
+    macs: int | None = None  # of one window
+    size_mib: float | None = None
+    temperature: float | None = None
     headline: dict[str, Interval]
     per_class: dict[str, Interval]
     cases: tuple[CaseScores, ...]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+GRID_TOLERANCE_MM = 1e-2  # two grids closer than this are one
 UNLABELLED = 255  # class index, of every voxel or of the image, where nobody has given a label
 
 
@@ -85,3 +86,10 @@ class Volume:
     def spacing_mm(self) -> tuple[float, ...]:
         """Distance between neighbouring voxel centres along each axis."""
         return tuple(float(v) for v in np.linalg.norm(self.affine[:-1, :-1], axis=0))
+
+
+def grid_distance_mm(volume: Volume, affine: np.ndarray) -> float:
+    """Return how far a grid of the volume's shape and this affine places any of its corners."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in volume.shape])).reshape(volume.dims, -1)
+    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+    return float(np.linalg.norm((volume.affine - affine) @ homogeneous, axis=0).max())

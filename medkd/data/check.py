@@ -18,9 +18,7 @@ from medkd.data.reader import read_image, read_label
 from medkd.errors import DataError
 from medkd.progress import progress
 from medkd.study import Study, digest
-from medkd.types import Case, Split, Task, Volume
-
-AFFINE_TOLERANCE_MM = 1e-2
+from medkd.types import GRID_TOLERANCE_MM, Case, Split, Task, Volume, grid_distance_mm
 
 
 @dataclass(frozen=True)
@@ -154,8 +152,8 @@ def _label_problems(case: Case, image: Volume, label: Volume, config: Config) ->
         return [f"{where} label grid {label.shape}, image grid {image.shape}; resample the label"]
     problems = []
     if label.affine.shape == image.affine.shape:
-        apart = _distance_mm(image, label)
-        if apart > AFFINE_TOLERANCE_MM:
+        apart = grid_distance_mm(label, image.affine)
+        if apart > GRID_TOLERANCE_MM:
             problems.append(
                 f"{where} lies up to {apart:.2f} mm from its image {case.image} (spacing "
                 f"{_mm(label)} and {_mm(image)} mm); resample the label onto the image"
@@ -167,12 +165,6 @@ def _label_problems(case: Case, image: Volume, label: Volume, config: Config) ->
             f"({dict(config.data.labels)}); declare or correct them"
         )
     return problems
-
-
-def _distance_mm(image: Volume, label: Volume) -> float:
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(image.dims, -1)
-    homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.linalg.norm((image.affine - label.affine) @ homogeneous, axis=0).max())
 
 
 def _mm(volume: Volume) -> str:

@@ -11,13 +11,20 @@ class FrozenTeacher(nn.Module):
     """An ensemble of trained networks, wrapped so that nothing downstream can train it.
 
     Probabilities are averaged, not logits: a confident member would otherwise overrule the
-    others' doubt. Each member has its own calibration temperature.
+    others' doubt. Each member has its own calibration temperature, and its weight in the mean.
     """
 
-    def __init__(self, members: Sequence[nn.Module], *, temperatures: Sequence[float]) -> None:
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        *,
+        temperatures: Sequence[float],
+        weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(member.requires_grad_(False).eval() for member in members)
         self.temperatures = tuple(temperatures)
+        self.weights = tuple(weights or [1.0] * len(members))
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Ignore ``mode``: batch norm and dropout of a teacher never leave evaluation."""
@@ -36,10 +43,10 @@ class FrozenTeacher(nn.Module):
         """
         if len(self.members) == 1:
             return self.members[0](image) / self.temperatures[0]
-        mean = torch.stack(
-            [
-                torch.softmax(member(image).float() / temperature, dim=1)
-                for member, temperature in zip(self.members, self.temperatures, strict=True)
-            ]
-        ).mean(dim=0)
-        return mean.clamp_min(1e-12).log()
+        weighted = [
+            weight * torch.softmax(member(image).float() / temperature, dim=1)
+            for member, temperature, weight in zip(
+                self.members, self.temperatures, self.weights, strict=True
+            )
+        ]
+        return (torch.stack(weighted).sum(dim=0) / sum(self.weights)).clamp_min(1e-12).log()

@@ -116,12 +116,10 @@ def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | 
         return None
     result = roles[role]
     latency = result.latency
-    plain = {
-        "parameters": float(result.parameters),
-        "macs": float(result.macs),
-        "size_mib": result.size_mib,
-        **{name: float(count) for name, count in result.failures.items()},
-    }
+    plain = {name: float(count) for name, count in result.failures.items()}
+    for cost in ("parameters", "macs", "size_mib"):
+        if (value := getattr(result, cost)) is not None:
+            plain[cost] = float(value)
     if latency:
         plain |= {
             "latency_p50_ms": latency.file_to_file_ms.p50,

@@ -15,8 +15,9 @@ from medkd.data.check import Cohort, labelled
 from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
-from medkd.device.predictor import WEIGHTS, Predictor, load
+from medkd.device.predictor import WEIGHTS
 from medkd.environment import environment
+from medkd.evaluate.answers import Answer, answers_of
 from medkd.evaluate.compare import compare, judge, verdict
 from medkd.evaluate.overlays import draw_answers, draw_overlay
 from medkd.evaluate.reliability import draw_reliability
@@ -26,6 +27,7 @@ from medkd.evaluate.score import (
     score_classification,
     score_segmentation,
 )
+from medkd.predict.teachers import admitted, external_stages, stages
 from medkd.progress import console
 from medkd.results import Comparison, Latency, Overlay, Part, Report, RoleResult, write_report
 from medkd.study import Study, write_atomic
@@ -63,8 +65,11 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
 
 def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
     config = study.config
+    portable = config.teacher.is_portable
+    teacher = ["releases/teacher"] if portable else stages(config)
+    made_from = [*teacher, "releases/baseline", "releases/student"]
     return {
-        "releases": [study.stage_digest(f"releases/{role}") for role in Role],
+        "releases": [study.stage_digest(stage) for stage in made_from],
         "test cases": cohort.digest_of(cohort.split.test),
         "evaluate": config.evaluate.model_dump(),
         "gates": [str(gate) for gate in config.gates],
@@ -84,25 +89,23 @@ class _Evaluation:
 
     def make(self, folder: Path) -> None:
         _count_opening(self._study)
-        predictors = {role: load(self._study.path(f"releases/{role}")) for role in Role}
-        scores = {role: self._score(role, predictor) for role, predictor in predictors.items()}
-        overlays = self._draw(predictors, scores, folder)
+        answers = {role: answers_of(self._study, role) for role in Role}
+        scores = {role: self._score(role, answer) for role, answer in answers.items()}
+        overlays = self._draw(answers, scores, folder)
         write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
         compared = [entry.model_dump(mode="json") for entry in compare(scores, self._config)]
         write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
         write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
         for role, scored in scores.items():
-            result = self._role_result(role, scored, self._latency(role))
+            result = self._role_result(role, scored)
             write_atomic(folder / f"{role}.json", result.model_dump_json(indent=1))
             draw_reliability(folder / f"reliability-{role}.png", scored.reliability, title=role)
 
-    def _score(self, role: Role, predictor: Predictor) -> Scores:
+    def _score(self, role: Role, answer: Answer) -> Scores:
         if self._config.task is Task.SEGMENTATION:
-            return score_segmentation(
-                predictor, self._test, self._config, salt=self._salt, name=role
-            )
+            return score_segmentation(answer, self._test, self._config, salt=self._salt, name=role)
         return score_classification(
-            predictor,
+            answer,
             self._test,
             self._config,
             validation=self._cohort.of(self._cohort.split.validation),
@@ -121,27 +124,35 @@ class _Evaluation:
                 threads=options.threads,
             )
 
-    def _role_result(self, role: Role, scores: Scores, latency: Latency) -> RoleResult:
-        release = self._study.path(f"releases/{role}")
-        manifest = read_manifest(release)
+    def _role_result(self, role: Role, scores: Scores) -> RoleResult:
         return RoleResult(
             role=role,
-            model=manifest.model,
-            parameters=manifest.parameters,
-            macs=manifest.macs,
-            size_mib=(release / WEIGHTS).stat().st_size / 2**20,
-            temperature=manifest.temperature,
             headline=scores.headline,
             per_class=scores.per_class,
             cases=scores.cases,
             reliability=scores.reliability,
             failures=scores.failures,
-            latency=latency,
+            **self._cost(role),
         )
+
+    def _cost(self, role: Role) -> dict[str, Any]:
+        release = self._study.path(f"releases/{role}")
+        if role is Role.TEACHER and not self._config.teacher.is_portable:
+            kinds = [external.kind for external in self._config.teacher.external]
+            return {"model": {"name": "external", "kinds": kinds}}
+        manifest = read_manifest(release)
+        return {
+            "model": manifest.model,
+            "parameters": manifest.parameters,
+            "macs": manifest.macs,
+            "size_mib": (release / WEIGHTS).stat().st_size / 2**20,
+            "temperature": manifest.temperature,
+            "latency": self._latency(role),
+        }
 
     def _draw(
         self,
-        predictors: Mapping[Role, Predictor],
+        answers: Mapping[Role, Answer],
         scores: Mapping[Role, Scores],
         folder: Path,
     ) -> list[dict[str, Any]]:
@@ -155,34 +166,34 @@ class _Evaluation:
             name = f"{rank.replace(' ', '-')}-{scored.case}.png"
             title = f"{rank}: {scored.case}, student {figure.replace('_', ' ')} {value:.3f}"
             draw = self._draw_masks if is_map else self._draw_answers
-            draw(self._test[index], predictors, folder / "overlays" / name, title)
+            draw(self._test[index], answers, folder / "overlays" / name, title)
             path = f"evaluation/overlays/{name}"
             entry = {"case": scored.case, "rank": rank, "figure": figure, "value": value}
             entries.append(entry | {"path": path})
         return entries
 
     def _draw_masks(
-        self, case: Case, predictors: Mapping[Role, Predictor], path: Path, title: str
+        self, case: Case, answers: Mapping[Role, Answer], path: Path, title: str
     ) -> None:
         image = read_image(case.image)
         assert isinstance(case.label, Path)
         masks = {"reference": class_indices(read_label(case.label).array[0], self._config)}
         for role in (Role.TEACHER, Role.STUDENT):
-            mask = predictors[role].predict(image).mask
+            mask = answers[role](case).mask
             assert mask is not None
             masks[str(role)] = class_indices(mask, self._config)
         draw_overlay(path, image, masks, classes=self._config.classes, title=title)
 
     def _draw_answers(
-        self, case: Case, predictors: Mapping[Role, Predictor], path: Path, title: str
+        self, case: Case, answers: Mapping[Role, Answer], path: Path, title: str
     ) -> None:
         image = read_image(case.image)
-        answers = {"reference": np.eye(len(self._config.classes))[int(str(case.label))]}
+        said = {"reference": np.eye(len(self._config.classes))[int(str(case.label))]}
         for role in (Role.TEACHER, Role.STUDENT):
-            probabilities = predictors[role].predict(image).probabilities
+            probabilities = answers[role](case).probabilities
             assert probabilities is not None
-            answers[str(role)] = probabilities
-        draw_answers(path, image, answers, classes=self._config.classes, title=title)
+            said[str(role)] = probabilities
+        draw_answers(path, image, said, classes=self._config.classes, title=title)
 
 
 def _ranked(figures: Sequence[float], config: Config) -> list[tuple[str, int]]:
@@ -207,9 +218,8 @@ def _report(
     config = study.config
     gates = judge(roles, comparisons, config)
     said, reasons = verdict(gates)
-    releases = {
-        f"release {role}": sha256(study.path(f"releases/{role}") / MANIFEST) for role in Role
-    }
+    manifests = {role: study.path(f"releases/{role}") / MANIFEST for role in Role}
+    releases = {f"release {r}": sha256(path) for r, path in manifests.items() if path.exists()}
     everyone = [*cohort.split.train, *cohort.split.validation, *cohort.split.test]
     return Report(
         study=config.study.name,
@@ -229,7 +239,7 @@ def _report(
         card=_card(study),
         environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
         digests={"data set": cohort.digest_of(everyone), **releases},
-        notes=_notes(config, cohort),
+        notes=_notes(study, cohort),
     )
 
 
@@ -263,15 +273,16 @@ def _card(study: Study) -> dict[str, Any] | None:
     return json.loads(read_card(path).model_dump_json())
 
 
-def _notes(config: Config, cohort: Cohort) -> tuple[str, ...]:
-    notes, train = [], cohort.of(cohort.split.train)
+def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
+    config, train = study.config, cohort.of(cohort.split.train)
+    notes = [_provenance(study, stage) for stage in external_stages(config)]
     without = len(train) - len(labelled(train))
     if without:
         notes.append(
             f"{without} of {len(train)} training cases have no label: the student alone learned "
             f"from them, by the teacher's soft targets."
         )
-    if config.teacher.folds == 1:
+    if config.teacher.model and config.teacher.folds == 1:
         notes.append(
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
             "teacher.folds of 2 or more they come from a teacher that never saw the patient."
@@ -284,3 +295,20 @@ def _notes(config: Config, cohort: Cohort) -> tuple[str, ...]:
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")
     return tuple(notes)
+
+
+def _provenance(study: Study, stage: str) -> str:
+    """What is known of the patients an external teacher learned from."""
+    found = admitted(study, stage)
+    name = f"{stage.replace('/', ' ')} ({found['kind']})"
+    if found["patients"] == "unknown":
+        return (
+            f"{name}: nobody has said which patients it was trained on. If patients of the "
+            f"validation or test split are among them, its figures are too good, and so may be the "
+            f"student's."
+        )
+    return (
+        f"{name}: it was trained on no patient of the validation or test split, by what is stated "
+        f"of it, and on {found['patients_in_training']} of the training split, whose soft targets "
+        f"are in fold."
+    )

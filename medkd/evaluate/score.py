@@ -9,8 +9,9 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data import phi
-from medkd.data.reader import read_image, read_label
-from medkd.device.predictor import Prediction, Predictor
+from medkd.data.reader import read_label
+from medkd.device.predictor import Prediction
+from medkd.evaluate.answers import Answer
 from medkd.metrics.calibration import CalibrationBins
 from medkd.metrics.classification import (
     auroc,
@@ -57,16 +58,16 @@ class Scores:
 
 
 def score_segmentation(
-    predictor: Predictor, cases: Sequence[Case], config: Config, *, salt: bytes, name: str
+    answer: Answer, cases: Sequence[Case], config: Config, *, salt: bytes, name: str
 ) -> Scores:
     """Score masks and probabilities on each image's own grid."""
     scored, bins = [], []
     for case in progress(cases, f"evaluate {name}", total=len(cases)):
-        volume = read_image(case.image)
-        prediction = predictor.predict(volume, with_probabilities=True)
+        prediction = answer(case)
         assert isinstance(case.label, Path)
-        label = class_indices(read_label(case.label).array[0], config)
-        scored.append(_case_scores(case, prediction, label, volume.spacing_mm, config, salt))
+        reference = read_label(case.label)
+        label = class_indices(reference.array[0], config)
+        scored.append(_case_scores(case, prediction, label, reference.spacing_mm, config, salt))
         counted = CalibrationBins()
         assert prediction.probabilities is not None
         counted.update(prediction.probabilities, label)
@@ -86,7 +87,7 @@ def score_segmentation(
 
 
 def score_classification(
-    predictor: Predictor,
+    answer: Answer,
     cases: Sequence[Case],
     config: Config,
     *,
@@ -95,8 +96,8 @@ def score_classification(
     name: str,
 ) -> Scores:
     """Score class probabilities; the operating point is chosen on the validation split."""
-    p, labels = _probabilities(predictor, cases, f"evaluate {name}")
-    p_val, labels_val = _probabilities(predictor, validation, f"operating point {name}")
+    p, labels = _probabilities(answer, cases, f"evaluate {name}")
+    p_val, labels_val = _probabilities(answer, validation, f"operating point {name}")
     answers = p.argmax(axis=1)
     figures = _Figures(cases, config)
     figures.statistic("auroc", lambda i: auroc(p[i], labels[i]))
@@ -172,12 +173,9 @@ def _case_scores(
 
 
 def _probabilities(
-    predictor: Predictor, cases: Sequence[Case], description: str
+    answer: Answer, cases: Sequence[Case], description: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    rows = [
-        predictor.predict(read_image(case.image)).probabilities
-        for case in progress(cases, description, total=len(cases))
-    ]
+    rows = [answer(case).probabilities for case in progress(cases, description, total=len(cases))]
     labels = [case.label for case in cases]
     return np.stack([row for row in rows if row is not None]), np.array(labels)
 

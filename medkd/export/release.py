@@ -9,26 +9,31 @@ from medkd.device.manifest import MANIFEST, Manifest, sha256
 from medkd.device.predictor import WEIGHTS
 from medkd.distill.teacher import FrozenTeacher
 from medkd.export.onnx import export_onnx, parity
-from medkd.models.checkpoint import Checkpoint, load_checkpoint
 from medkd.models.cost import macs, parameters
+from medkd.predict.teachers import Member, load_member, stages
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
 from medkd.types import Role
 
 
-def export(study: Study, cohort: Cohort, *, role: Role) -> Path:
-    """Write ``releases/<role>``; return the folder.
+def export(study: Study, cohort: Cohort, *, role: Role) -> Path | None:
+    """Write ``releases/<role>``; return the folder, or None for a teacher without a network.
 
     Raises:
         StudyError: the role has not been trained yet.
         ReleaseError: the exported network answers differently from the trained one.
     """
-    members = _members(study, role)
-    inputs = {
+    if role is Role.TEACHER and not study.config.teacher.is_portable:
+        return None
+    members = stages(study.config) if role is Role.TEACHER else [str(role)]
+    weights = [member.weight for member in study.config.teacher.external]
+    inputs: dict[str, object] = {
         "weights": [study.stage_digest(member) for member in members],
         "labels": study.config.data.labels,
         "preprocess": study.config.preprocess.model_dump(),
     }
+    if role is Role.TEACHER and len(members) > 1:
+        inputs["weight of each"] = [study.config.teacher.weight, *weights]
 
     def make(folder: Path) -> None:
         _write(study, cohort, role, members, folder)
@@ -36,19 +41,16 @@ def export(study: Study, cohort: Cohort, *, role: Role) -> Path:
     return study.stage(f"releases/{role}", inputs=inputs, make=make)
 
 
-def _members(study: Study, role: Role) -> list[str]:
-    if role is Role.TEACHER:
-        return [f"teacher/fold-{fold}" for fold in range(study.config.teacher.folds)]
-    return [str(role)]
-
-
 def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], folder: Path) -> None:
     config = study.config
-    loaded = [load_checkpoint(study.path(member)) for member in members]
+    loaded = [load_member(study, member) for member in members]
     # temperature 1 inside the graph: a single network's temperature is the manifest's business
     single = len(loaded) == 1
-    temperatures = [1.0 if single else info.temperature for _, info in loaded]
-    network = FrozenTeacher([model for model, _ in loaded], temperatures=temperatures)
+    network = FrozenTeacher(
+        [member.network.cpu() for member in loaded if member.network],
+        temperatures=[1.0 if single else member.temperature for member in loaded],
+        weights=[member.weight for member in loaded],
+    )
     shape = (config.preprocess.channels, *config.preprocess.window)
     console.print(f"export {role}")
     export_onnx(network, folder / WEIGHTS, shape=shape)
@@ -58,18 +60,18 @@ def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], fol
         classes=config.classes,
         label_values=config.label_values,
         preprocess=config.preprocess,
-        temperature=loaded[0][1].temperature if single else 1.0,
-        model=loaded[0][1].model | ({"members": len(loaded)} if not single else {}),
+        temperature=loaded[0].temperature if single else 1.0,
+        model=loaded[0].model | ({} if single else {"members": len(loaded)}),
         parameters=parameters(network),
         macs=macs(network, (1, *shape)),
-        study=_provenance(study, cohort, [info for _, info in loaded]),
+        study=_provenance(study, cohort, loaded),
         parity=parity(network, folder / WEIGHTS, shape=shape),
         files={WEIGHTS: sha256(folder / WEIGHTS)},
     )
     write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1))
 
 
-def _provenance(study: Study, cohort: Cohort, trained: Sequence[Checkpoint]) -> dict[str, str]:
+def _provenance(study: Study, cohort: Cohort, trained: Sequence[Member]) -> dict[str, str]:
     """What the release was made from, as digests; no name and no id."""
     split = cohort.split
     return {
@@ -78,5 +80,5 @@ def _provenance(study: Study, cohort: Cohort, trained: Sequence[Checkpoint]) -> 
         "train": cohort.digest_of(split.train),
         "validation": cohort.digest_of(split.validation),
         "test": cohort.digest_of(split.test),
-        "training_patients": digest([info.patients for info in trained]),
+        "training_patients": digest([member.patients for member in trained]),
     }

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +30,7 @@ class Checkpoint:
         temperature: divides its logits; fitted on validation.
         figures: validation figures by name.
         patients: keyed hashes of the patients it was trained on.
+        preprocess: the options that its input was made with.
     """
 
     model: dict[str, object]
@@ -39,6 +41,7 @@ class Checkpoint:
     temperature: float = 1.0
     figures: dict[str, float] = field(default_factory=dict)
     patients: tuple[str, ...] = ()
+    preprocess: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """Return the network, untrained."""

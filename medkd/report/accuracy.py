@@ -111,12 +111,13 @@ def calibration(report: Report) -> Table:
     """Return how far each role's confidence can be believed."""
     results = roles_of(report)
     figures = [key for key in _figures(report) if key in CALIBRATION]
-    rows = [
-        (role_cell(r.role), *_intervals(report, r, figures), Cell(plain(r.temperature)))
-        for r in results
-    ]
+    rows = [(role_cell(r.role), *_intervals(report, r, figures), _temperature(r)) for r in results]
     caption = f"Figures{holds(report)}, at each model’s temperature; below each its 95 % interval."  # noqa: RUF001
     return Table(caption, heads("Model", *map(title, figures), "Temperature"), tuple(rows))
+
+
+def _temperature(result: RoleResult) -> Cell:
+    return UNKNOWN if result.temperature is None else Cell(plain(result.temperature))
 
 
 def _figures(report: Report) -> list[str]:

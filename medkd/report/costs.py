@@ -1,8 +1,13 @@
 """Costs: the tables of time, memory and size."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from medkd.report.tables import UNKNOWN, Cell, Table, heads, role_cell, role_head, roles_of
 from medkd.report.wording import HARD_SPACE, amount, facts, milliseconds, plain, text, three_digits
 from medkd.results import Latency, Percentiles, Report, RoleResult
+
+N = TypeVar("N", int, float)
 
 
 def cost_heads() -> tuple[Cell, ...]:
@@ -17,12 +22,12 @@ def cost_heads() -> tuple[Cell, ...]:
 
 def cost_cells(result: RoleResult) -> tuple[Cell, ...]:
     """Return the headline's last columns for one role."""
-    size = Cell(_mebibytes(result.size_mib))
+    counted, size = _known(result.parameters, amount), _known(result.size_mib, _mebibytes)
     if result.latency is None:
-        return (Cell(amount(result.parameters)), UNKNOWN, UNKNOWN, size)
+        return (counted, UNKNOWN, UNKNOWN, size)
     whole, network = result.latency.file_to_file_ms, result.latency.network_ms
     return (
-        Cell(amount(result.parameters)),
+        counted,
         Cell(milliseconds(whole.p50), f"p90 {milliseconds(whole.p90)}"),
         Cell(milliseconds(network.p50)),
         size,
@@ -48,9 +53,9 @@ def models(report: Report) -> Table:
         (
             role_cell(r.role),
             _network(r),
-            Cell(amount(r.parameters)),
-            Cell(amount(r.macs)),
-            Cell(_mebibytes(r.size_mib)),
+            _known(r.parameters, amount),
+            _known(r.macs, amount),
+            _known(r.size_mib, _mebibytes),
         )
         for r in roles_of(report)
     ]
@@ -82,6 +87,10 @@ def _written(measured: Latency) -> dict[str, str]:
 def _spread(name: str, times: Percentiles) -> dict[str, str]:
     percentiles = {"p50": times.p50, "p90": times.p90, "p99": times.p99}
     return {f"{name}, {key}": milliseconds(value) for key, value in percentiles.items()}
+
+
+def _known(value: N | None, written: Callable[[N], str]) -> Cell:
+    return UNKNOWN if value is None else Cell(written(value))
 
 
 def _mebibytes(value: float) -> str:

@@ -39,8 +39,9 @@ def headline(report: Report) -> Table:
             if latency
             else ["", ""]
         )
+        parameters = "" if result.parameters is None else f"{result.parameters:,}"
         cells = [interval(result.headline[name]) for name in figures]
-        table.add_row(str(role), *cells, f"{result.parameters:,}", *times)
+        table.add_row(str(role), *cells, parameters, *times)
     return table
 
 

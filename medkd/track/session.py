@@ -119,8 +119,9 @@ def final_figures(result: RoleResult) -> dict[str, float]:
     figures = {name: interval.value for name, interval in result.headline.items()}
     figures |= {name: interval.value for name, interval in result.per_class.items()}
     figures |= {name: float(count) for name, count in result.failures.items()}
-    figures |= {"parameters": result.parameters, "macs": result.macs, "size_mib": result.size_mib}
-    figures["temperature"] = result.temperature
+    for cost in ("parameters", "macs", "size_mib", "temperature"):
+        if (value := getattr(result, cost)) is not None:
+            figures[cost] = float(value)
     latency = result.latency
     if latency:
         times = latency.file_to_file_ms

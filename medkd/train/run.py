@@ -18,7 +18,6 @@ from medkd.data.splits import split_folds
 from medkd.distill.objective import Objective
 from medkd.distill.soft_targets import SoftTarget
 from medkd.errors import ConfigError
-from medkd.metrics.calibration import fit_temperature
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
 from medkd.models.checkpoint import Checkpoint, save_checkpoint
@@ -28,12 +27,12 @@ from medkd.predict.infer import predict_log_probabilities
 from medkd.seeding import derive_seed
 from medkd.study import Study
 from medkd.track.tracker import Prefixed, Tracker
+from medkd.train.admit import admit
+from medkd.train.calibrate import fit_on_cases
 from medkd.train.loop import Fit, fit
 from medkd.train.soften import open_soft_targets
 from medkd.train.steps import Step, distill_step, supervised_step
 from medkd.types import Case, Task
-
-CALIBRATION_VOXELS = 200_000  # drawn over all validation cases
 
 
 def check_models(config: Config, *, task: Task | None = None) -> None:
@@ -48,7 +47,9 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
     _check_losses(config)
     augmentation(config.augment, config.preprocess, soft=True)
     window = torch.zeros(1, config.preprocess.channels, *config.preprocess.window)
-    for key, role in (("teacher", config.teacher), ("student", config.student)):
+    roles = {"teacher": config.teacher} if config.teacher.model else {}
+    for key, role in (roles | {"student": config.student}).items():
+        assert role.model is not None
         try:
             with torch.no_grad():
                 logits = _build(config, role).eval()(window)
@@ -85,15 +86,17 @@ def _check_losses(config: Config) -> None:
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:
-    """Train the teacher's folds; return their checkpoint folders.
+    """Examine the external teachers, then train the folds; return the folders of all.
 
     With one fold the teacher learns from all training cases and its soft targets are in fold.
     With more, fold i never sees the patients of part i, and gives them their soft targets.
     """
+    folders = admit(study, cohort)
+    if study.config.teacher.model is None:
+        return folders
     train = labelled(cohort.of(cohort.split.train))
     folds = study.config.teacher.folds
     parts = split_folds(train, folds=folds, seed=study.config.study.seed)
-    folders = []
     for fold, part in enumerate(parts):
         left_out = {case.id for case in part} if folds > 1 else set()
         cases = [case for case in train if case.id not in left_out]
@@ -116,6 +119,8 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
     """Return all that the weights of stage ``name`` depend on."""
     config = study.config
     role = config.teacher if name.startswith("teacher") else config.student
+    assert role.model is not None
+    assert role.train is not None
     inputs: dict[str, Any] = {
         "model": role.model.model_dump(),
         "train": role.train.model_dump(exclude={"workers"}),
@@ -179,7 +184,9 @@ class _Job:
 
     def run(self, patients: Sequence[str]) -> None:
         """Train, calibrate and save; what was needed only to resume is deleted."""
-        options = self.role.train
+        options, described = self.role.train, self.role.model
+        assert options is not None
+        assert described is not None
         # baseline and student start from the same weights and see the same patches
         is_teacher = self.role is self.config.teacher
         seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
@@ -199,10 +206,10 @@ class _Job:
             cases=lambda step: [dataset.case_of(i) for i in dataset.indices_of(step)],
         )
         figures = fit(model, options, fitting)
-        temperature = calibrate(model.eval(), self.validation, self.config)
+        temperature = _temperature(model.eval(), self.validation, self.config)
         self.tracker.metrics({"calibration/temperature": temperature}, step=options.steps)
         checkpoint = Checkpoint(
-            model=self.role.model.model_dump(),
+            model=described.model_dump(),
             task=self.config.task,
             in_channels=self.config.preprocess.channels,
             classes=self.config.classes,
@@ -210,6 +217,7 @@ class _Job:
             temperature=temperature,
             figures=figures,
             patients=tuple(patients),
+            preprocess=self.config.preprocess.model_dump(mode="json"),
         )
         save_checkpoint(self.folder, model, checkpoint)
         for leftover in ("last.pt", "best.pt"):
@@ -247,21 +255,9 @@ def validation_figures(
     return {"dice": mean, "nll": float(np.mean(nll)), **by_class}
 
 
-def calibrate(model: nn.Module, samples: Sequence[Sample], config: Config) -> float:
-    """Fit the temperature that minimises NLL on validation cases.
-
-    Voxels are drawn evenly over cases (seeded), so that memory does not grow with their size.
-    """
-    rng = np.random.default_rng(derive_seed(config.study.seed, "calibration"))
-    per_case = max(1, CALIBRATION_VOXELS // len(samples))
-    logits, labels = [], []
-    for sample in samples:
-        log_p = predict_log_probabilities(model, sample.image, config)
-        flat, truth = log_p.reshape(log_p.shape[0], -1).T, sample.label.reshape(-1)
-        drawn = rng.permutation(len(truth))[:per_case]
-        logits.append(flat[drawn])
-        labels.append(truth[drawn])
-    return fit_temperature(np.concatenate(logits), np.concatenate(labels).astype(np.int64))
+def _temperature(model: nn.Module, samples: Sequence[Sample], config: Config) -> float:
+    said = (predict_log_probabilities(model, sample.image, config) for sample in samples)
+    return fit_on_cases(said, samples, config)
 
 
 def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
@@ -270,6 +266,7 @@ def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
 
 
 def _build(config: Config, role: TeacherOptions | StudentOptions) -> nn.Module:
+    assert role.model is not None
     return build_model(
         role.model,
         task=config.task,
@@ -288,6 +285,8 @@ def _parameters(
 ) -> dict[str, Any]:
     """Few, flat parameters: what one would sort and compare runs by."""
     window = (1, config.preprocess.channels, *config.preprocess.window)
+    assert role.model is not None
+    assert role.train is not None
     return {
         "model": role.model.name,
         **{f"model.{key}": value for key, value in role.model.options.items()},

@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import special
 
-from medkd.config import Config, expand
+from medkd.config import expand
 from medkd.data import phi
-from medkd.data.check import Cohort, labelled
+from medkd.data.check import Cohort
 from medkd.data.loaders import load_samples
-from medkd.data.splits import split_folds
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
-from medkd.distill.teacher import FrozenTeacher
-from medkd.models.checkpoint import load_checkpoint
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.teachers import Teachers, softened_by, stages
 from medkd.progress import progress
 from medkd.study import Study, digest, write_atomic
-from medkd.types import Case
 
 STORE = "targets.zarr"
 
@@ -32,7 +27,7 @@ def soften(study: Study, cohort: Cohort) -> Path:
     """
     config = study.config
     inputs = {
-        "teacher": [study.stage_digest(member) for member in _members(config)],
+        "teacher": _identity(study, stages(config)),
         "flips": config.teacher.flip_axes,
         "store": config.distill.store,
         "training cases": cohort.digest_of(cohort.split.train),
@@ -41,8 +36,7 @@ def soften(study: Study, cohort: Cohort) -> Path:
 
     def make(folder: Path) -> None:
         store = SoftTargetStore(_location(study) or str(folder / STORE))
-        for member, part in _parts(study, cohort):
-            _soften_part(study, cohort, store, frozen_teacher([study.path(member)]), part)
+        _soften_all(study, cohort, store)
         # the identity of this stage, wherever the store lies
         write_atomic(folder / "keys.json", json.dumps(sorted(_keys(study, cohort).values())))
 
@@ -69,24 +63,14 @@ def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
     Raises:
         StudyError: a soft target is missing or was made from something else.
     """
-    drawn = set(random.sample(cohort.split.train, min(cases, len(cohort.split.train))))
+    drawn = random.sample(cohort.split.train, min(cases, len(cohort.split.train)))
     targets, largest = open_soft_targets(study, cohort), 0.0
-    for member, part in _parts(study, cohort):
-        teacher = frozen_teacher([study.path(member)])
-        for sample in load_samples([case for case in part if case.id in drawn], study.config):
-            stored = special.log_softmax(targets[sample.case.id][...], axis=0)  # as it is read
-            said = _said(teacher, sample.image, study.config)
-            largest = max(largest, float(np.abs(np.exp(stored) - np.exp(said)).max()))
+    teachers, by = Teachers(study), softened_by(study, cohort)
+    for sample in load_samples(cohort.of(drawn), study.config):
+        stored = special.log_softmax(targets[sample.case.id][...], axis=0)  # as it is read
+        said = teachers.log_probabilities(sample, by=by[sample.case.id])
+        largest = max(largest, float(np.abs(np.exp(stored) - np.exp(said)).max()))
     return largest
-
-
-def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
-    """Load checkpoints as one calibrated ensemble, on the GPU where there is one."""
-    loaded = [load_checkpoint(member) for member in members]
-    teacher = FrozenTeacher(
-        [model for model, _ in loaded], temperatures=[info.temperature for _, info in loaded]
-    )
-    return teacher.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _location(study: Study) -> str | None:
@@ -95,21 +79,6 @@ def _location(study: Study) -> str | None:
     if store is None or "://" in store:
         return store
     return str(expand(store, key="distill.store"))
-
-
-def _members(config: Config) -> list[str]:
-    return [f"teacher/fold-{fold}" for fold in range(config.teacher.folds)]
-
-
-def _parts(study: Study, cohort: Cohort) -> list[tuple[str, list[Case]]]:
-    """Return each fold of the teacher with the cases it softens: those it never saw, if any."""
-    train, config = cohort.of(cohort.split.train), study.config
-    parts = split_folds(labelled(train), folds=config.teacher.folds, seed=config.study.seed)
-    home = {case.patient: number for number, part in enumerate(parts) for case in part}
-    for case in train:
-        if case.label is None:  # the fold that never saw the patient; any, if none has
-            parts[home.setdefault(case.patient, len(home) % len(parts))].append(case)
-    return list(zip(_members(config), parts, strict=True))
 
 
 def _names(study: Study, cohort: Cohort) -> dict[str, str]:
@@ -122,28 +91,28 @@ def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
     """Identity of all that each soft target is made from, by case id."""
     config = study.config
     common = [SCHEMA, config.teacher.flip_axes, config.preprocess.model_dump()]
+    told_by = softened_by(study, cohort)
+    teachers = {by: _identity(study, by) for by in set(told_by.values())}
     return {
-        case.id: digest(*common, study.stage_digest(member), cohort.digests[case.id])
-        for member, part in _parts(study, cohort)
-        for case in part
+        case_id: digest(*common, teachers[by], cohort.digests[case_id])
+        for case_id, by in told_by.items()
     }
 
 
-def _soften_part(
-    study: Study,
-    cohort: Cohort,
-    store: SoftTargetStore,
-    teacher: FrozenTeacher,
-    part: Sequence[Case],
-) -> None:
+def _identity(study: Study, asked: Sequence[str]) -> list[object]:
+    """What teachers are, and how much each counts."""
+    teacher = study.config.teacher
+    weights = [teacher.weight, *(external.weight for external in teacher.external)]
+    return [[study.stage_digest(stage) for stage in asked], *(weights if len(asked) > 1 else [])]
+
+
+def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:
     names, keys = _names(study, cohort), _keys(study, cohort)
-    todo = [case for case in part if not store.holds(names[case.id], key=keys[case.id])]
+    teachers, by = Teachers(study), softened_by(study, cohort)
+    train = cohort.of(cohort.split.train)
+    todo = [case for case in train if not store.holds(names[case.id], key=keys[case.id])]
     samples = load_samples(todo, study.config)
-    for sample in progress(samples, "soft targets", total=len(part), done=len(part) - len(todo)):
-        said = _said(teacher, sample.image, study.config)
+    done = len(train) - len(todo)
+    for sample in progress(samples, "soft targets", total=len(train), done=done):
+        said = teachers.log_probabilities(sample, by=by[sample.case.id])
         store.write(names[sample.case.id], said, key=keys[sample.case.id])
-
-
-def _said(teacher: FrozenTeacher, image: np.ndarray, config: Config) -> np.ndarray:
-    flips = config.teacher.flip_axes
-    return predict_log_probabilities(teacher, image, config, flip_axes=flips)

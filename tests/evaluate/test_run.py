@@ -115,7 +115,7 @@ def test_every_overlay_was_drawn(evaluated):
 
 def test_a_second_look_at_the_report_does_not_open_the_test_split(evaluated, monkeypatch):
     study, cohort, report = evaluated
-    monkeypatch.setattr(run, "load", pytest.fail)
+    monkeypatch.setattr(run, "answers_of", pytest.fail)
     again = evaluate(study, cohort)
     assert again.test_openings == report.test_openings
     assert again.gates == report.gates

@@ -6,23 +6,22 @@ from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from medkd.data.reader import read_label
-from medkd.device.predictor import Prediction, Predictor
+from medkd.device.predictor import Prediction
 from medkd.evaluate.score import class_indices, ece_of, score_classification, score_segmentation
 from medkd.metrics.calibration import CalibrationBins
 
 
-class Answers(Predictor):
-    """A predictor that gives its answers in turn."""
+def in_turn(probabilities, *, values=None):
+    """Return a model that gives its answers in turn, whatever the case."""
+    waiting = iter(probabilities)
 
-    def __init__(self, probabilities, *, values=None) -> None:
-        self._probabilities = iter(probabilities)
-        self._values = values
-
-    def predict(self, volume, *, with_probabilities=False):
-        del volume, with_probabilities
-        p = next(self._probabilities)
-        mask = None if self._values is None else np.asarray(self._values)[p.argmax(axis=0)]
+    def answer(case) -> Prediction:
+        del case
+        p = next(waiting)
+        mask = None if values is None else np.asarray(values)[p.argmax(axis=0)]
         return Prediction(mask=mask, probabilities=p)
+
+    return answer
 
 
 def believed(label, *, classes, share=1.0):
@@ -45,8 +44,8 @@ def score(segmented):
     config, cases, _ = segmented
 
     def score(answers):
-        predictor = Answers(answers, values=config.label_values)
-        return score_segmentation(predictor, cases, config, salt=b"salt", name="student")
+        answer = in_turn(answers, values=config.label_values)
+        return score_segmentation(answer, cases, config, salt=b"salt", name="student")
 
     return score
 
@@ -112,9 +111,9 @@ class TestClassification:
         rng = np.random.default_rng(0)
         labels = np.array([case.label for case in cases])
         p = softmax(1.5 * rng.normal(size=(len(cases), 2)) + np.eye(2)[labels], axis=1)
-        predictor = Answers([*p, *p])
+        answer = in_turn([*p, *p])
         options = {"validation": cases, "salt": b"salt", "name": "student"}
-        return score_classification(predictor, cases, config, **options), p, labels
+        return score_classification(answer, cases, config, **options), p, labels
 
     def test_equals_scikit_learn(self, scores):
         found, p, labels = scores

@@ -10,12 +10,13 @@ from medkd.data.check import check
 from medkd.data.loaders import load_samples
 from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
+from medkd.predict import teachers as teachers_module
 from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.teachers import frozen_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker
-from medkd.train import soften as soften_module
 from medkd.train.run import train_teacher
-from medkd.train.soften import STORE, frozen_teacher, open_soft_targets, soften, verify
+from medkd.train.soften import STORE, open_soft_targets, soften, verify
 
 FOLDS = 3
 
@@ -62,7 +63,7 @@ def test_verifying_computes_them_anew(softened, monkeypatch):
     def other(*args, **options):
         return predict_log_probabilities(*args, **options)[::-1]
 
-    monkeypatch.setattr(soften_module, "predict_log_probabilities", other)
+    monkeypatch.setattr(teachers_module, "predict_log_probabilities", other)
     assert verify(study, cohort, cases=3) > 0.02
 
 
@@ -90,7 +91,7 @@ def test_an_unlabelled_case_is_softened_by_the_fold_that_never_saw_its_patient(m
     table.write_text(text)
     study = Study(load(path, overrides=["teacher.folds=3"]), config_path=path)
     cohort = check(study)
-    for _, part in soften_module._parts(study, cohort):
+    for part in teachers_module.parts(study, cohort):
         assert len({case.patient for case in part}) == 1
         assert sorted(case.label is None for case in part) == [False, True]
 
@@ -107,7 +108,7 @@ def test_its_teacher_is_calibrated(softened):
 def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypatch):
     study, cohort = make_study(dims=2)
     train_teacher(study, cohort, tracker=NullTracker())
-    predict, calls = soften_module.predict_log_probabilities, []
+    predict, calls = teachers_module.predict_log_probabilities, []
 
     def count(*args, **options):
         calls.append(1)
@@ -115,7 +116,7 @@ def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypa
             raise KeyboardInterrupt
         return predict(*args, **options)
 
-    monkeypatch.setattr(soften_module, "predict_log_probabilities", count)
+    monkeypatch.setattr(teachers_module, "predict_log_probabilities", count)
     with pytest.raises(KeyboardInterrupt):
         soften(study, cohort)
     soften(study, cohort)

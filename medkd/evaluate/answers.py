@@ -1,0 +1,42 @@
+"""Answers: what a role says of a test case, by its release or, where it has none, in process."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from medkd.config import Config
+from medkd.data.loaders import Sample
+from medkd.data.preprocess import preprocess
+from medkd.data.reader import read_image
+from medkd.device.predictor import Prediction, load
+from medkd.predict.teachers import Teachers
+from medkd.study import Study
+from medkd.types import Case, Role, Task
+
+Answer = Callable[[Case], Prediction]
+
+
+def answers_of(study: Study, role: Role) -> Answer:
+    """Return how a role answers: mask and probabilities on the image's own grid.
+
+    A release answers as it will at the bedside. A teacher of saved probabilities, or one that
+    cannot be exported, has no release.
+    """
+    if role is Role.TEACHER and not study.config.teacher.is_portable:
+        return _in_process(Teachers(study), study.config)
+    predictor = load(study.path(f"releases/{role}"))
+    return lambda case: predictor.predict(read_image(case.image), with_probabilities=True)
+
+
+def _in_process(teachers: Teachers, config: Config) -> Answer:
+    values = np.asarray(config.label_values)
+
+    def answer(case: Case) -> Prediction:
+        image, grid = preprocess(read_image(case.image), config.preprocess)
+        sample = Sample(case=case, image=image, label=np.empty(0), grid=grid)
+        probabilities = teachers.probabilities(sample).astype(np.float32)
+        is_map = config.task is Task.SEGMENTATION
+        mask = values[probabilities.argmax(axis=0)] if is_map else None
+        return Prediction(mask=mask, probabilities=probabilities)
+
+    return answer

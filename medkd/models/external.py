@@ -1,0 +1,239 @@
+"""External: networks that were trained elsewhere, opened without trusting them.
+
+A checkpoint of medkd is safetensors and JSON, an ONNX file a graph: neither can run code. A MONAI
+bundle is a config that can (``_target_`` names any Python callable, ``$`` any expression), so it is
+opened only where the user says ``trust_bundle: true``.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medkd.config import Config, ExternalOptions
+from medkd.errors import ConfigError, DataError
+from medkd.models.checkpoint import load_checkpoint
+from medkd.types import Task
+
+PREPROCESSING = ("channels", "orientation", "spacing_mm", "size", "intensity")
+
+
+@dataclass(frozen=True)
+class ExternalNetwork:
+    """A network and what it says of itself.
+
+    Attributes:
+        network: takes ``[batch, channels, *window]`` and answers with logits.
+        classes: of its channels in order, if it says so.
+        preprocess: what it says of its input, to be compared with the study's.
+        patients: keyed hashes of the patients it was trained on, if it says so.
+    """
+
+    network: nn.Module
+    classes: tuple[str, ...] | None = None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    patients: tuple[str, ...] | None = None
+
+
+def open_external(options: ExternalOptions, path: Path, config: Config) -> ExternalNetwork:
+    """Open a checkpoint, a bundle or an ONNX file.
+
+    Raises:
+        ConfigError: a bundle that nobody has said to trust.
+        DataError: it is not what ``kind`` says, or was made for other input.
+    """
+    opened = {"checkpoint": _checkpoint, "bundle": _bundle, "onnx": _onnx}[options.kind](
+        options, path
+    )
+    wanted = config.preprocess.model_dump(mode="json")
+    for key, said in opened.preprocess.items():
+        if said != wanted[key]:
+            raise DataError(
+                f"{path}: this teacher expects preprocess.{key}: {said}, the study has "
+                f"{wanted[key]}; make them alike, or let the teacher save its probabilities and "
+                f"bring those (kind: probabilities)"
+            )
+    return opened
+
+
+def _checkpoint(options: ExternalOptions, path: Path) -> ExternalNetwork:
+    del options
+    network, said = load_checkpoint(path)
+    network = _Cooled(network, said.temperature)
+    return ExternalNetwork(network, said.classes, _comparable(said.preprocess), said.patients)
+
+
+def _onnx(options: ExternalOptions, path: Path) -> ExternalNetwork:
+    """Open an ONNX file; a manifest beside it, as a release has, says what it expects."""
+    del options
+    network = OnnxNetwork(path)
+    try:
+        said = json.loads((path.parent / "manifest.json").read_text())
+        return ExternalNetwork(network, tuple(said["classes"]), _comparable(said["preprocess"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ExternalNetwork(network)
+
+
+def _bundle(options: ExternalOptions, path: Path) -> ExternalNetwork:
+    if not options.trust_bundle:
+        raise ConfigError(
+            f"teacher.external: {path}: a MONAI bundle's config can run any code on this machine; "
+            f"read it, and set trust_bundle: true if you trust whoever made it"
+        )
+    from monai.bundle.config_parser import ConfigParser
+
+    for name in ("inference.json", "inference.yaml", "train.json", "train.yaml"):
+        if (path / "configs" / name).is_file():
+            break
+    else:
+        raise DataError(f"{path}: no configs/inference.json or train.json; not a MONAI bundle")
+    logging.getLogger("monai").setLevel(logging.WARNING)
+    parser = ConfigParser()
+    try:
+        parser.read_config(path / "configs" / name)
+        parser["bundle_root"] = str(path)
+        tree = dict(parser.config)  # type: ignore[call-overload]
+        key = "network_def" if "network_def" in tree else "network"
+        network = parser.get_parsed_content(key)
+        weights = torch.load(path / "models" / "model.pt", weights_only=True, map_location="cpu")
+        network.load_state_dict(weights.get("state_dict", weights))
+    except Exception as error:  # a bundle may raise anything
+        raise DataError(f"{path}: its network cannot be built and loaded ({error})") from error
+    said = _metadata(path)
+    return ExternalNetwork(network.eval(), said, _spacing(tree))
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX graph as a network without parameters; probabilities become log-probabilities."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the graph.
+
+        Raises:
+            DataError: ONNX Runtime cannot, or the graph has several inputs.
+        """
+        import onnxruntime as ort
+
+        super().__init__()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base class
+            raise DataError(f"{path}: ONNX Runtime cannot load it ({error})") from None
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise DataError(f"{path}: {len(inputs)} inputs; a teacher takes the image alone")
+        self._input, self._shape = inputs[0].name, inputs[0].shape
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits ``[batch, classes, *out]``.
+
+        Raises:
+            DataError: the graph does not take images of this shape.
+        """
+        fixed = isinstance(self._shape[0], int)  # the batch
+        parts = image.split(self._shape[0]) if fixed else [image]
+        try:
+            answers = [
+                self._session.run(None, {self._input: part.float().cpu().numpy()})[0]
+                for part in parts
+            ]
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base class
+            raise DataError(
+                f"teacher.external: the ONNX network takes images of {self._shape}, not "
+                f"{list(image.shape)} ({error})"
+            ) from None
+        said = torch.from_numpy(np.concatenate(answers)).to(image.device).float()
+        is_probability = said.min() >= 0 and bool(((said.sum(dim=1) - 1).abs() < 1e-3).all())
+        return said.clamp_min(1e-12).log() if is_probability else said
+
+
+class Reordered(nn.Module):
+    """A network whose classes are brought to the study's order; what the study lacks is merged."""
+
+    matrix: Tensor
+
+    def __init__(self, network: nn.Module, matrix: np.ndarray) -> None:
+        """Wrap a network; ``matrix`` is ``[classes of the study, classes of the network]``."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("matrix", torch.from_numpy(matrix.astype(np.float32)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the log-probabilities of the study's classes."""
+        probabilities = self.network(image).float().softmax(dim=1)
+        merged = torch.einsum("ij,bj...->bi...", self.matrix, probabilities)
+        return merged.clamp_min(1e-12).log()
+
+
+def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
+    """Return the 0/1 matrix ``[classes of the study, channels]`` that sorts a teacher's channels.
+
+    A structure that the study does not know counts as background.
+
+    Raises:
+        ConfigError: a class of the study is not among the channels, or a classifier has more.
+    """
+    said = [name.lower() for name in classes]
+    wanted = [name.lower() for name in config.classes]
+    missing = [name for name in wanted if name not in said]
+    more = [name for name in said if name not in wanted]
+    if missing or (more and config.task is Task.CLASSIFICATION):
+        raise ConfigError(
+            f"teacher.external: its channels are {', '.join(classes)}; the study's classes are "
+            f"{', '.join(config.classes)}; list the channels in order under classes, by the "
+            f"study's names"
+        )
+    matrix = np.zeros((len(wanted), len(said)), np.float32)
+    for channel, name in enumerate(said):
+        matrix[wanted.index(name) if name in wanted else 0, channel] = 1
+    return matrix
+
+
+class _Cooled(nn.Module):
+    """A network whose logits are divided by the temperature it came with."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image) / self.temperature
+
+
+def _comparable(said: dict[str, Any]) -> dict[str, Any]:
+    return {key: said[key] for key in PREPROCESSING if key in said}
+
+
+def _metadata(path: Path) -> tuple[str, ...] | None:
+    """Return the classes that a bundle's metadata names, in channel order."""
+    try:
+        metadata = json.loads((path / "configs" / "metadata.json").read_text())
+        outputs = metadata["network_data_format"]["outputs"]
+        named = next(iter(outputs.values()))["channel_def"]
+        return tuple(str(named[str(i)]) for i in range(len(named)))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, AttributeError):
+        return None
+
+
+def _spacing(tree: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the spacing that a bundle's preprocessing resamples to, if it says so."""
+    if isinstance(tree, dict):
+        pixdim = tree.get("pixdim")
+        if str(tree.get("_target_", "")).endswith(("Spacingd", "Spacing")) and isinstance(
+            pixdim, list
+        ):
+            return {"spacing_mm": [float(v) for v in pixdim]}
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        return next((found for branch in tree if (found := _spacing(branch))), {})
+    return {}

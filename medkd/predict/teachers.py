@@ -1,0 +1,255 @@
+"""Teachers: all that a study learns from, and what they say of a case together.
+
+A teacher is a fold that was trained here or something that was brought along; each has a stage in
+the study's folder, ``teacher/fold-0`` or ``teacher/external-0``. A training case is softened by
+the fold that never saw its patient and by all external teachers; any other case by all.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medkd.config import Config, ExternalOptions, expand
+from medkd.data.check import Cohort, labelled
+from medkd.data.loaders import Sample
+from medkd.data.preprocess import Grid, from_grid, to_grid
+from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
+from medkd.data.splits import split_folds
+from medkd.distill.teacher import FrozenTeacher
+from medkd.errors import DataError
+from medkd.models.checkpoint import load_checkpoint
+from medkd.models.external import Reordered, channel_matrix, open_external
+from medkd.predict.infer import predict_log_probabilities
+from medkd.study import Study
+from medkd.types import Case, Task
+
+SOURCE = "source.json"  # of an external teacher: what was found when it was admitted
+TINY = 1e-12
+
+
+def stages(config: Config) -> list[str]:
+    """Return the stage of each teacher."""
+    return fold_stages(config) + external_stages(config)
+
+
+def fold_stages(config: Config) -> list[str]:
+    """Return the stages of the folds that are trained here."""
+    return (
+        [f"teacher/fold-{i}" for i in range(config.teacher.folds)] if config.teacher.model else []
+    )
+
+
+def external_stages(config: Config) -> list[str]:
+    """Return the stages of what was brought along."""
+    return [f"teacher/external-{i}" for i in range(len(config.teacher.external))]
+
+
+def parts(study: Study, cohort: Cohort) -> list[list[Case]]:
+    """Return, for each fold, the training cases it softens: those whose patients it never saw."""
+    train, config = cohort.of(cohort.split.train), study.config
+    dealt = split_folds(labelled(train), folds=config.teacher.folds, seed=config.study.seed)
+    home = {case.patient: number for number, part in enumerate(dealt) for case in part}
+    for case in train:
+        if case.label is None:  # the fold that never saw the patient; any, if none has
+            dealt[home.setdefault(case.patient, len(home) % len(dealt))].append(case)
+    return dealt
+
+
+def softened_by(study: Study, cohort: Cohort) -> dict[str, tuple[str, ...]]:
+    """Return the stages of the teachers of each training case, by case id."""
+    folds, others = fold_stages(study.config), external_stages(study.config)
+    if not folds:
+        return {case_id: tuple(others) for case_id in cohort.split.train}
+    return {
+        case.id: (stage, *others)
+        for stage, part in zip(folds, parts(study, cohort), strict=True)
+        for case in part
+    }
+
+
+class SavedAnswers:
+    """Probabilities that another system has written to files."""
+
+    def __init__(self, path: Path, classes: Sequence[str], config: Config) -> None:
+        self._path, self._classes, self._config = path, classes, config
+        self._matrix = channel_matrix(classes, config)
+
+    def missing(self, cases: Iterable[Case]) -> list[str]:
+        """Return what is wrong with the files of these cases, before any is read."""
+        problems: list[str] = []
+        for case in cases if self._config.task is Task.SEGMENTATION else ():
+            try:
+                saved_files(self._path, case.id)
+            except DataError as error:
+                problems.append(str(error))
+        return problems
+
+    def __call__(self, case: Case, grid: Grid) -> np.ndarray:
+        """Return ``[classes, *space]`` on the image's own grid, or ``[classes]``.
+
+        Raises:
+            DataError: the case has none, or they do not fit it.
+        """
+        if self._config.task is Task.CLASSIFICATION:
+            given = read_class_probabilities(self._path, [case.id], classes=self._classes)[0]
+        else:
+            given = read_probabilities(self._path, case.id, grid, channels=len(self._classes))
+        return np.tensordot(self._matrix, given, axes=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a study, or answers that were saved.
+
+    Attributes:
+        weight: among the teachers.
+        temperature: fitted on validation.
+        network: in evaluation mode.
+        saved: where there is no network.
+        model: what it is, with ``name``.
+        patients: keyed hashes of the patients it was trained on; None if unknown.
+    """
+
+    weight: float
+    temperature: float
+    network: nn.Module | None = None
+    saved: SavedAnswers | None = None
+    model: dict[str, object] = field(default_factory=dict)
+    patients: tuple[str, ...] | None = None
+
+
+class Teachers:
+    """The teachers of a study, loaded when they are first asked."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._config = study, study.config
+
+    def __getitem__(self, stage: str) -> Member:
+        """Return the teacher of a stage."""
+        return self._members[stage]
+
+    @cached_property
+    def _members(self) -> dict[str, Member]:
+        return {stage: load_member(self._study, stage) for stage in stages(self._config)}
+
+    def log_probabilities(self, sample: Sample, *, by: Iterable[str] | None = None) -> np.ndarray:
+        """Return the log of the mean probability ``[classes, *space]`` on the network's grid.
+
+        Args:
+            sample: the preprocessed case.
+            by: the stages that are asked; all if None.
+        """
+        asked = [self._members[s] for s in (stages(self._config) if by is None else by)]
+        told = [on_network_grid(member, sample, self._config) for member in asked]
+        return np.log(np.maximum(_mean(asked, told), TINY)).astype(np.float32)
+
+    def probabilities(self, sample: Sample) -> np.ndarray:
+        """Return the mean probability of all teachers on the image's own grid."""
+        asked = [self._members[stage] for stage in stages(self._config)]
+        return _mean(asked, [on_image_grid(member, sample, self._config) for member in asked])
+
+
+def on_network_grid(member: Member, sample: Sample, config: Config) -> np.ndarray:
+    """Return what one teacher says of a case, ``[classes, *space]`` on the network's grid."""
+    if member.network is not None:
+        return _said(member, sample, config)
+    saved = _saved(member, sample)
+    return saved if saved.ndim == 1 else to_grid(saved, sample.grid, order=1)
+
+
+def on_image_grid(member: Member, sample: Sample, config: Config) -> np.ndarray:
+    """Return what one teacher says of a case, ``[classes, *space]`` on the image's own grid."""
+    if member.network is None:
+        return _saved(member, sample)
+    said = _said(member, sample, config)
+    return said if said.ndim == 1 else from_grid(said, sample.grid, order=1)
+
+
+def _said(member: Member, sample: Sample, config: Config) -> np.ndarray:
+    assert member.network is not None
+    teacher = FrozenTeacher([member.network], temperatures=[member.temperature])
+    flips = config.teacher.flip_axes
+    return np.exp(predict_log_probabilities(teacher, sample.image, config, flip_axes=flips))
+
+
+def _saved(member: Member, sample: Sample) -> np.ndarray:
+    assert member.saved is not None
+    return tempered(member.saved(sample.case, sample.grid), member.temperature)
+
+
+def _mean(members: Sequence[Member], told: Sequence[np.ndarray]) -> np.ndarray:
+    weights = [member.weight for member in members]
+    return np.tensordot(np.array(weights) / sum(weights), np.stack(told), axes=1)
+
+
+def load_member(study: Study, stage: str) -> Member:
+    """Load what a stage made: a teacher or a student; on the GPU where there is one."""
+    teacher = study.config.teacher
+    if stage in external_stages(study.config):
+        found = admitted(study, stage)
+        options = teacher.external[int(stage.rpartition("-")[2])]
+        member = open_member(study.config, options, classes=found["classes"])
+        return replace(member, temperature=found["temperature"])
+    network, said = load_checkpoint(study.path(stage))
+    # all folds together count as one teacher where they speak at once
+    weight = teacher.weight / teacher.folds if stage in fold_stages(study.config) else 1.0
+    return Member(
+        weight=weight,
+        temperature=said.temperature,
+        network=_placed(network),
+        model=said.model,
+        patients=said.patients,
+    )
+
+
+def open_member(config: Config, options: ExternalOptions, *, classes: Sequence[str]) -> Member:
+    """Open an external teacher whose channels are these classes; its temperature is not fitted."""
+    path, model = external_path(config, options), {"name": f"external {options.kind}"}
+    if options.kind == "probabilities":
+        saved = SavedAnswers(path, classes, config)
+        return Member(options.weight, 1.0, saved=saved, model=dict(model))
+    network = open_external(options, path, config).network
+    matrix = channel_matrix(classes, config)
+    if not np.array_equal(matrix, np.eye(len(config.classes))):
+        network = Reordered(network, matrix)
+    return Member(options.weight, 1.0, network=_placed(network.eval()), model=dict(model))
+
+
+def external_path(config: Config, options: ExternalOptions) -> Path:
+    """Return where an external teacher lies."""
+    return expand(
+        options.path, key="teacher.external", root=expand(config.data.root, key="data.root")
+    )
+
+
+def admitted(study: Study, stage: str) -> dict[str, Any]:
+    """Return what was found when an external teacher was admitted."""
+    return json.loads((study.path(stage) / SOURCE).read_text())
+
+
+def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
+    """Load checkpoints as one calibrated ensemble, on the GPU where there is one."""
+    loaded = [load_checkpoint(member) for member in members]
+    teacher = FrozenTeacher(
+        [model for model, _ in loaded], temperatures=[info.temperature for _, info in loaded]
+    )
+    return _placed(teacher)
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the softmax, over the first axis, of the log-probabilities over the temperature."""
+    if temperature == 1:
+        return probabilities
+    powered = np.maximum(probabilities, TINY) ** (1 / temperature)
+    return powered / powered.sum(axis=0, keepdims=True)
+
+
+def _placed(network: Any) -> Any:  # noqa: ANN401
+    return network.to("cuda" if torch.cuda.is_available() else "cpu")

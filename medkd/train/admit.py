@@ -1,0 +1,206 @@
+"""Admit: an external teacher is examined before anything is learned from it.
+
+It must answer for the validation cases in the study's classes and on their grid, and must not have
+been trained on their patients or the test split's. Its temperature is fitted there.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from medkd.config import ExternalOptions, expand
+from medkd.data import phi
+from medkd.data.check import Cohort
+from medkd.data.loaders import Sample, load_samples
+from medkd.errors import DataError
+from medkd.models.cost import parameters
+from medkd.models.external import channel_matrix, open_external
+from medkd.predict.teachers import (
+    SOURCE,
+    external_path,
+    external_stages,
+    on_network_grid,
+    open_member,
+)
+from medkd.progress import progress
+from medkd.study import Study, digest, sha256, write_atomic
+from medkd.train.calibrate import fit_on_cases
+from medkd.types import Task
+
+LEAST_AGREEMENT = 0.1  # Dice with the reference; less is no answer to the same question
+CLEARLY = 0.05  # by which another order of the channels must fit better
+
+
+def admit(study: Study, cohort: Cohort) -> list[Path]:
+    """Examine the external teachers of a study; return their stages' folders.
+
+    Raises:
+        ConfigError: its classes are not the study's.
+        DataError: it cannot be opened, its answers do not fit the cases, or it has been trained on
+            patients of the validation or test split.
+    """
+    folders = []
+    for stage, options in zip(
+        external_stages(study.config), study.config.teacher.external, strict=True
+    ):
+        examination = _Examination(study, cohort, options)
+        folders.append(study.stage(stage, inputs=examination.inputs(), make=examination.make))
+    return folders
+
+
+class _Examination:
+    """One external teacher and the cases it is examined on."""
+
+    def __init__(self, study: Study, cohort: Cohort, options: ExternalOptions) -> None:
+        self._study, self._cohort, self._options = study, cohort, options
+        self._config = study.config
+        self._path = external_path(study.config, options)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return all that the examination depends on."""
+        options, cohort = self._options, self._cohort
+        return {
+            "teacher": options.model_dump(exclude={"path", "patients", "weight"}),
+            "its files": self._digest(),
+            "its patients": self._patients(None),
+            "labels": self._config.data.labels,
+            "preprocess": self._config.preprocess.model_dump(),
+            "validation cases": cohort.digest_of(cohort.split.validation),
+            "test cases": cohort.digest_of(cohort.split.test),
+        }
+
+    def make(self, folder: Path) -> None:
+        """Examine it, and write down what was found."""
+        classes, stated = self._said_of_itself()
+        learned_from = self._patients(stated)
+        in_training = self._refuse_leakage(learned_from)
+        member = open_member(self._config, self._options, classes=classes)
+        if member.saved and (missing := member.saved.missing(self._cohort.cases.values())):
+            raise DataError.of(missing)
+        samples = load_samples(self._cohort.of(self._cohort.split.validation), self._config)
+        shown = progress(samples, "examine teacher", total=len(samples))
+        answers = [on_network_grid(member, sample, self._config) for sample in shown]
+        self._refuse_strangers(answers, samples)
+        found = {
+            "kind": self._options.kind,
+            "classes": list(classes),
+            "temperature": fit_on_cases(map(np.log, answers), samples, self._config),
+            "patients": "unknown" if learned_from is None else "known",
+            "patients_in_training": in_training,
+            "parameters": parameters(member.network) if member.network else None,
+            "files": self._digest(),
+        }
+        write_atomic(folder / SOURCE, json.dumps(found, indent=1))
+
+    def _said_of_itself(self) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+        """Return the classes of its channels, and the hashed patients its checkpoint names."""
+        classes, patients = self._options.classes, None
+        if self._options.kind != "probabilities":
+            opened = open_external(self._options, self._path, self._config)
+            classes, patients = classes or opened.classes, opened.patients
+        classes = classes or self._config.classes
+        channel_matrix(classes, self._config)
+        return classes, patients
+
+    def _digest(self) -> str:
+        path = self._path
+        if path.is_file():
+            return sha256(path)
+        if not path.is_dir():
+            raise DataError(f"teacher.external: {path}: no such file or folder")
+        files: Sequence[Path] = sorted(p for p in path.rglob("*") if p.is_file())
+        if self._options.kind == "checkpoint":
+            files = [path / "checkpoint.json", path / "weights.safetensors"]
+        if missing := [p for p in files if not p.is_file()]:
+            raise DataError(f"teacher.external: {missing[0]}: no such file")
+        shown = progress(files, "read teacher", total=len(files))
+        return digest([(p.relative_to(path).as_posix(), sha256(p)) for p in shown])
+
+    def _patients(self, hashed: Sequence[str] | None) -> list[str] | None:
+        """Return the keyed hashes of the patients it learned from; None if nobody knows."""
+        given, salt = self._options.patients, phi.study_salt(self._study.folder)
+        if isinstance(given, str):
+            file = expand(
+                given, key="teacher.external", root=expand(self._config.data.root, key="")
+            )
+            try:
+                given = tuple(
+                    line.strip() for line in file.read_text().splitlines() if line.strip()
+                )
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(
+                    f"teacher.external.patients: {file}: not a text file with one patient id a "
+                    f"line ({error})"
+                ) from None
+        if given is not None:
+            return sorted(phi.key(name, salt=salt, kind="patient") for name in given)
+        return None if hashed is None else self._translated(hashed)
+
+    def _translated(self, hashed: Sequence[str]) -> list[str] | None:
+        """Say under this study's salt which of its patients a checkpoint of another has seen."""
+        other = next((p / ".salt" for p in self._path.parents if (p / ".salt").is_file()), None)
+        if other is None or not hashed:
+            return None
+        theirs, ours = other.read_bytes(), phi.study_salt(self._study.folder)
+        everyone = {case.patient for case in self._cohort.cases.values()}
+        seen = [p for p in everyone if phi.key(p, salt=theirs, kind="patient") in set(hashed)]
+        return sorted(phi.key(p, salt=ours, kind="patient") for p in seen)
+
+    def _refuse_leakage(self, learned_from: Sequence[str] | None) -> int | None:
+        """Return how many training patients it knows; refuse what it knows of the other parts."""
+        if learned_from is None:
+            return None
+        salt, split = phi.study_salt(self._study.folder), self._cohort.split
+        seen = {}
+        for part, ids in vars(split).items():
+            patients = {case.patient for case in self._cohort.of(ids)}
+            keys = {p: phi.key(p, salt=salt, kind="patient") for p in patients}
+            seen[part] = sorted(p for p, key in keys.items() if key in set(learned_from))
+        for part in ("validation", "test"):
+            if seen[part]:
+                raise DataError(
+                    f"teacher.external: {self._path} was trained on {len(seen[part])} patients of "
+                    f"the {part} split ({', '.join(seen[part][:5])}); move them to train with a "
+                    f"split of your own (data.split.column), or bring another teacher"
+                )
+        return len(seen["train"])
+
+    def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
+        """Refuse channels in another order, and answers that have nothing to do with the labels."""
+        overlap = _overlap(answers, samples, classes=len(self._config.classes))
+        first = 1 if self._config.task is Task.SEGMENTATION else 0
+        own = overlap[first:, first:]
+        rows, columns = linear_sum_assignment(-own)
+        names = self._config.classes[first:]
+        if own[rows, columns].mean() > np.diag(own).mean() + CLEARLY:
+            looks = ", ".join(
+                f"{names[c]} looks like {names[r]}"
+                for r, c in zip(rows, columns, strict=True)
+                if r != c
+            )
+            raise DataError(
+                f"teacher.external: {self._path}: on the validation cases its channels fit the "
+                f"labels in another order: {looks}; list its channels in order under classes"
+            )
+        if np.diag(own).mean() < LEAST_AGREEMENT:
+            raise DataError(
+                f"teacher.external: {self._path}: its answers for the validation cases do not fit "
+                f"their labels (mean Dice {np.diag(own).mean():.3f}); compare its preprocessing, "
+                f"orientation and classes with the study's"
+            )
+
+
+def _overlap(
+    answers: Sequence[np.ndarray], samples: Sequence[Sample], *, classes: int
+) -> np.ndarray:
+    """Return the Dice of each reference class (rows) with each answered class, pooled."""
+    counts = np.zeros((classes, classes))
+    for answer, sample in zip(answers, samples, strict=True):
+        truth, said = sample.label.ravel().astype(np.int64), answer.argmax(axis=0).ravel()
+        counts += np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, -1)
+    sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None]
+    return 2 * counts / np.maximum(sizes, 1)

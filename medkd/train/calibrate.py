@@ -1,0 +1,35 @@
+"""Calibrate: the temperature of a network or teacher, fitted on the validation split."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from medkd.config import Config
+from medkd.data.loaders import Sample
+from medkd.metrics.calibration import fit_temperature
+from medkd.seeding import derive_seed
+
+VOXELS = 200_000  # drawn over all cases
+
+
+def fit_on_cases(
+    log_probabilities: Iterable[np.ndarray], samples: Sequence[Sample], config: Config
+) -> float:
+    """Fit the temperature that minimises NLL on validation cases.
+
+    Voxels are drawn evenly over cases (seeded), so that memory does not grow with their size.
+
+    Args:
+        log_probabilities: ``[classes, *space]`` of each sample, or ``[classes]``.
+        samples: the validation cases.
+        config: for the seed.
+    """
+    rng = np.random.default_rng(derive_seed(config.study.seed, "calibration"))
+    per_case = max(1, VOXELS // len(samples))
+    logits, labels = [], []
+    for log_p, sample in zip(log_probabilities, samples, strict=True):
+        flat, truth = log_p.reshape(log_p.shape[0], -1).T, sample.label.reshape(-1)
+        drawn = rng.permutation(len(truth))[:per_case]
+        logits.append(np.maximum(flat[drawn], np.log(1e-12)))
+        labels.append(truth[drawn])
+    return fit_temperature(np.concatenate(logits), np.concatenate(labels).astype(np.int64))

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from medkd.data.loaders import load_samples
+from medkd.data.preprocess import from_grid
+from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.teachers import Teachers, fold_stages, frozen_teacher, softened_by, tempered
+from medkd.track.tracker import NullTracker
+from medkd.train.run import train_teacher
+
+
+@pytest.fixture(scope="module")
+def trained(make_study):
+    """A study whose teacher has three folds."""
+    study, cohort = make_study("teacher.folds=3", "preprocess.spacing_mm=[2,2,2]")
+    train_teacher(study, cohort, tracker=NullTracker())
+    return study, cohort
+
+
+def test_a_training_case_is_softened_by_one_fold_and_another_patients_by_another(trained):
+    study, cohort = trained
+    by = softened_by(study, cohort)
+    assert set(by) == set(cohort.split.train)
+    assert all(len(asked) == 1 for asked in by.values())
+    of_patient = {}
+    for case in cohort.of(cohort.split.train):
+        of_patient.setdefault(case.patient, set()).add(by[case.id])
+    assert all(len(asked) == 1 for asked in of_patient.values())
+    assert len(set().union(*of_patient.values())) == 3
+
+
+def test_other_cases_are_answered_by_the_mean_of_all_probabilities(trained):
+    study, cohort = trained
+    (sample, *_) = load_samples(cohort.of(cohort.split.validation), study.config)
+    folds = [frozen_teacher([study.path(stage)]) for stage in fold_stages(study.config)]
+    each = [np.exp(predict_log_probabilities(f, sample.image, study.config)) for f in folds]
+    said = Teachers(study).log_probabilities(sample)
+    np.testing.assert_allclose(np.exp(said), np.mean(each, axis=0), atol=1e-5)
+    on_image = from_grid(np.mean(each, axis=0), sample.grid, order=1)
+    np.testing.assert_allclose(Teachers(study).probabilities(sample), on_image, atol=1e-5)
+
+
+def test_tempering_is_the_softmax_of_logits_over_the_temperature():
+    logits = np.random.default_rng(0).normal(size=(3, 50))
+    p = np.exp(logits) / np.exp(logits).sum(axis=0)
+    expected = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=0)
+    np.testing.assert_allclose(tempered(p, 2.5), expected)

@@ -1,0 +1,170 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medkd.config import load
+from medkd.data import nifti
+from medkd.data.check import check
+from medkd.data.reader import read_label
+from medkd.errors import DataError, StudyError
+from medkd.evaluate.run import evaluate
+from medkd.export.release import export
+from medkd.predict.teachers import SOURCE, admitted
+from medkd.study import Study
+from medkd.track.tracker import NullTracker
+from medkd.train import admit as admit_module
+from medkd.train.admit import admit
+from medkd.train.run import distill, train_baseline, train_teacher
+from medkd.train.soften import open_soft_targets, soften
+from medkd.types import Role
+
+CLASSES = 3
+
+
+@pytest.fixture
+def make(make_config, tmp_path):
+    """Return a maker of a study whose teacher was brought along."""
+
+    def make(**external):
+        path = make_config()
+        entry = {"kind": "probabilities", "path": str(tmp_path / "saved")} | external
+        override = f"teacher={json.dumps({'external': [entry]})}"
+        study = Study(load(path, overrides=[override]), config_path=path)
+        cohort = check(study)
+        study.begin(cohort.split)
+        return study, cohort
+
+    return make
+
+
+def save(cohort, folder, *, order=(0, 1, 2), sure=0.9, left_out=()):
+    """Write what a good segmenter would have said of every case, its channels in some order."""
+    folder.mkdir(exist_ok=True)
+    for case in cohort.cases.values():
+        if case.id in left_out:
+            continue
+        label = read_label(case.label).array[0]
+        p = np.where(np.arange(CLASSES).reshape(-1, 1, 1, 1) == label, sure, (1 - sure) / 2)
+        nifti.write(
+            folder / f"{case.id}.nii.gz",
+            np.moveaxis(p[list(order)], 0, -1).astype(np.float32),
+            affine=np.eye(4),
+        )
+
+
+def test_a_study_runs_on_saved_probabilities_alone(make, tmp_path):
+    study, cohort = make(patients=["p0", "p2"])
+    save(cohort, tmp_path / "saved")
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    targets = open_soft_targets(study, cohort)
+    for case in cohort.of(cohort.split.train):
+        said = targets[case.id][...].argmax(axis=0)
+        np.testing.assert_array_equal(said, read_label(case.label).array[0])
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+    made = [export(study, cohort, role=role) for role in Role]
+    assert made[0] is None
+    report = evaluate(study, cohort)
+    teacher = report.roles[Role.TEACHER]
+    assert teacher.headline["dice"].value == 1
+    assert (teacher.parameters, teacher.latency) == (None, None)
+    (gate,) = report.gates
+    assert gate.passed is None
+    assert any(
+        "on 2 of the training split, whose soft targets are in fold" in n for n in report.notes
+    )
+    assert str(tmp_path) not in report.model_dump_json()
+
+
+def test_it_is_calibrated_on_validation(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved", sure=0.6)  # always right: no temperature is best
+    admit(study, cohort)
+    found = admitted(study, "teacher/external-0")
+    assert found["temperature"] == 1
+    assert found["patients"] == "unknown"
+
+
+def test_channels_in_another_order_are_refused_and_named(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved", order=(0, 2, 1))
+    with pytest.raises(DataError, match="core looks like ball"):
+        admit(study, cohort)
+
+
+def test_channels_in_another_order_are_sorted_where_they_are_listed(make, tmp_path):
+    study, cohort = make(classes=["background", "core", "ball"])
+    save(cohort, tmp_path / "saved", order=(0, 2, 1))
+    admit(study, cohort)
+    soften(study, cohort)
+    case = cohort.of(cohort.split.train)[0]
+    said = open_soft_targets(study, cohort)[case.id][...].argmax(axis=0)
+    np.testing.assert_array_equal(said, read_label(case.label).array[0])
+
+
+def test_answers_to_another_question_are_refused(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved", sure=0.0)
+    with pytest.raises(DataError, match="for the validation cases"):
+        admit(study, cohort)
+
+
+def test_a_case_without_a_file_is_named_before_anything_is_learned(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved", left_out=(cohort.split.test[0],))
+    with pytest.raises(DataError, match=f"no probabilities of case {cohort.split.test[0]}"):
+        admit(study, cohort)
+
+
+@pytest.mark.parametrize(("part", "patient"), [("validation", "p3"), ("test", "p4")])
+def test_a_teacher_that_knows_the_answers_is_refused(make, tmp_path, part, patient):
+    study, cohort = make(patients=["p0", patient])
+    save(cohort, tmp_path / "saved")
+    with pytest.raises(DataError, match=f"trained on 1 patients of the {part} split .{patient}."):
+        admit(study, cohort)
+
+
+def test_patients_may_stand_in_a_file(make, tmp_path):
+    (tmp_path / "patients.txt").write_text("p0\n\np1\n")
+    study, cohort = make(patients=str(tmp_path / "patients.txt"))
+    save(cohort, tmp_path / "saved")
+    admit(study, cohort)
+    assert admitted(study, "teacher/external-0")["patients_in_training"] == 2
+
+
+def test_a_checkpoint_of_another_study_says_itself_whom_it_has_seen(make_study, make, monkeypatch):
+    monkeypatch.setattr(admit_module, "LEAST_AGREEMENT", 0)  # six steps have taught it little
+    monkeypatch.setattr(admit_module, "CLEARLY", 1)
+    other, cohort = make_study()
+    train_teacher(other, cohort, tracker=NullTracker())
+    study, same = make(kind="checkpoint", path=str(other.path("teacher/fold-0")))
+    admit(study, same)
+    found = json.loads((study.path("teacher/external-0") / SOURCE).read_text())
+    assert (found["patients"], found["patients_in_training"]) == ("known", 3)
+
+
+def test_a_teacher_that_changed_is_not_taken_for_the_one_examined(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved")
+    admit(study, cohort)
+    save(cohort, tmp_path / "saved", sure=0.8)
+    with pytest.raises(StudyError, match="made before its files changed"):
+        admit(study, cohort)
+
+
+def test_two_teachers_are_averaged_by_their_weights(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved", sure=0.9)
+    save(cohort, tmp_path / "other", sure=0.5)
+    (first,) = study.config.teacher.external
+    second = first.model_copy(update={"path": str(tmp_path / "other"), "weight": 3.0})
+    teacher = study.config.teacher.model_copy(update={"external": (first, second)})
+    both = replace(study, config=study.config.model_copy(update={"teacher": teacher}))
+    admit(both, cohort)
+    soften(both, cohort)
+    case = cohort.of(cohort.split.train)[0]
+    highest = np.exp(open_soft_targets(both, cohort)[case.id][...]).max(axis=0)
+    np.testing.assert_allclose(highest, (0.9 + 3 * 0.5) / 4, atol=0.03)  # in steps of 8 bits
