@@ -203,19 +203,48 @@ class StudentOptions(Options):
 
 
 class LossOptions(NamedOptions):
-    """One distillation loss; further options are the loss's own."""
+    """One distillation loss; further options are the loss's own.
+
+    With layers it compares features, without them the answers.
+    """
 
     weight: NotNegative = 1.0
+    student_layer: str | None = None  # as in the network's named_modules()
+    teacher_layer: str | None = None
     boundary: NotNegative = 0  # added to the weight 1 of voxels where the teacher's classes meet
     confidence: NotNegative = 0  # power of the teacher's certainty, which weights each voxel
     class_weights: tuple[NotNegative, ...] | None = None  # in the order of classes
     standardise: bool = False  # logits to mean 0 and deviation 1 over the classes, as the teacher's
+
+    @property
+    def layers(self) -> tuple[str, str] | None:
+        """The student's and the teacher's, if it compares features."""
+        if self.student_layer is None or self.teacher_layer is None:
+            return None
+        return self.student_layer, self.teacher_layer
+
+    @property
+    def label(self) -> str:
+        """What its terms are called by: its name, and the student's layer if it has one."""
+        return self.name if self.layers is None else f"{self.name}/{self.student_layer}"
+
+    @model_validator(mode="after")
+    def _layers_are_a_pair(self) -> "LossOptions":
+        if (self.student_layer is None) != (self.teacher_layer is None):
+            raise ValueError("student_layer and teacher_layer belong together")
+        of_voxels = self.boundary or self.confidence or self.class_weights or self.standardise
+        if self.layers and of_voxels:
+            raise ValueError(
+                "boundary, confidence, class_weights and standardise are for answers, not layers"
+            )
+        return self
 
 
 class DistillOptions(Options):
     """loss = supervised · (Dice + cross-entropy) + Σ weight · term."""
 
     supervised: NotNegative = 1.0
+    online: bool = False  # ask the teacher in every step: for layers, and exact to the voxel
     losses: tuple[LossOptions, ...] = Field(min_length=1)
     store: str | None = None  # of soft targets: a folder, s3://…; null: in the study's folder
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # the terms' weights rise linearly from 0
@@ -223,9 +252,18 @@ class DistillOptions(Options):
     @field_validator("losses")
     @classmethod
     def _losses_are_distinct(cls, losses: tuple[LossOptions, ...]) -> tuple[LossOptions, ...]:
-        if len({loss.name for loss in losses}) != len(losses):
+        if len({loss.label for loss in losses}) != len(losses):
             raise ValueError("the same loss twice; give it once")
         return losses
+
+    @model_validator(mode="after")
+    def _layers_need_the_teacher(self) -> "DistillOptions":
+        if not self.online and (named := [loss.name for loss in self.losses if loss.layers]):
+            raise ValueError(
+                f"{', '.join(named)}: layers of the teacher are not in its stored soft targets; "
+                f"set distill.online: true"
+            )
+        return self
 
 
 class EvaluateOptions(Options):
@@ -350,6 +388,19 @@ class Config(Options):
             raise ValueError(
                 f"teacher.flip_axes: {strange} are no axes of preprocess.window, which has "
                 f"{self.dims}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_online_teacher_is_a_network(self) -> "Config":
+        kinds = [external.kind for external in self.teacher.external]
+        if self.distill.online and "probabilities" in kinds:
+            raise ValueError("distill.online: saved probabilities cannot be asked in every step")
+        teachers = len(kinds) + (self.teacher.model is not None)
+        if teachers > 1 and any(loss.layers for loss in self.distill.losses):
+            raise ValueError(
+                "distill.losses: layers are those of one teacher; leave out teacher.external or "
+                "teacher.model, or the layers"
             )
         return self
 

@@ -50,6 +50,7 @@ class Sample:
             ``UNLABELLED`` where there is none.
         grid: how it lies in the image's own grid.
         soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None.
+        asked: the weights of the teachers that may speak of it while the student trains, or None.
     """
 
     case: Case
@@ -57,6 +58,7 @@ class Sample:
     label: np.ndarray
     grid: Grid
     soft: Sliceable | None = None
+    asked: tuple[float, ...] | None = None
 
 
 def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
@@ -118,7 +120,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         patch = self._augment(patch, derive_seed(seed, "augment", index))
         if not is_map:
             patch |= {"label": label} | ({} if soft is None else {"soft": soft})
-        return _tensors(patch)
+        asked = self._samples[which].asked
+        return _tensors(patch) | ({} if asked is None else {"asked": torch.tensor(asked)})
 
     def _patch(self, which: int, rng: np.random.Generator) -> Patch:
         sample, window = self._samples[which], self._config.preprocess.window
@@ -152,8 +155,8 @@ def batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches from ``first_step`` on; tensors ``[batch, channels, *space]``.
 
-    ``image`` float32, ``label`` int64 without the channel axis, ``valid`` bool likewise, and
-    ``soft`` the teacher's probabilities where the samples have them.
+    ``image`` float32, ``label`` int64 without the channel axis, ``valid`` bool likewise; where the
+    samples have them, ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``.
     """
     loader = DataLoader(
         dataset,

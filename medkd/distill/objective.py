@@ -6,30 +6,47 @@ from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from medkd.config import DistillOptions, LossOptions
 from medkd.distill.divergence import TINY
-from medkd.distill.losses.channel import cwd
+from medkd.distill.features import Adapter
+from medkd.distill.losses.affinity import affinity
+from medkd.distill.losses.attention import attention
+from medkd.distill.losses.channel import channel_features, cwd
 from medkd.distill.losses.correlation import dist
 from medkd.distill.losses.decoupled import dkd
 from medkd.distill.losses.dice import soft_dice
+from medkd.distill.losses.hints import hint
 from medkd.distill.losses.pixel import pixel_kd
+from medkd.distill.losses.region import region_affinity
 from medkd.distill.losses.weights import voxel_weights
 from medkd.errors import ConfigError, TrainingError
 from medkd.registry import Registry
 from medkd.types import UNLABELLED
 
 Terms = dict[str, Tensor]
+Features = Mapping[str, Tensor]  # by layer
 LOSSES: Registry[Terms] = Registry("distillation loss")
 for _loss in (pixel_kd, soft_dice, cwd, dist, dkd):
     LOSSES.register(_loss.__name__)(_loss)
+FEATURE_LOSSES: Registry[Terms] = Registry("distillation loss of layers")
+for _of_features in (hint, attention, affinity, region_affinity):
+    FEATURE_LOSSES.register(_of_features.__name__)(_of_features)
+FEATURE_LOSSES.register("cwd")(channel_features)
+RELATIONS = (affinity, region_affinity)  # of answers, too: log-probabilities serve as features
+for _relation in RELATIONS:
+    LOSSES.register(_relation.__name__)(_relation)
+ADAPTED = {"hint", "cwd"}  # compare channel by channel
 
 IDLE_STEPS = 100  # a term that is 0 for so long from the first step on teaches nothing
 
 
-class Objective:
-    """The weighted sum of a config's losses, whose weights rise linearly over the first steps."""
+class Objective(nn.Module):
+    """The weighted sum of a config's losses, whose weights rise linearly over the first steps.
+
+    Its parameters are adapters between layers: trained with the student, never exported.
+    """
 
     def __init__(self, options: DistillOptions) -> None:
         """Compose the losses.
@@ -37,17 +54,53 @@ class Objective:
         Raises:
             ConfigError: an unknown loss or option.
         """
+        super().__init__()
         if any(entry.options.get("sigmoid") for entry in options.losses):
             raise ConfigError("sigmoid is for multi-label networks; those of a study are softmax")
         self._warmup_steps = options.warmup_steps
-        self._losses = [
-            (entry, partial(LOSSES.factory(entry.name, entry.options), **entry.options))
-            for entry in options.losses
-        ]
+        self._losses = [(entry, _function(entry)) for entry in options.losses]
         self._idle: dict[str, int] = {}
+        self.adapters = nn.ModuleDict()
 
-    def __call__(
-        self, logits: Float[Tensor, " batch classes *space"], batch: Mapping[str, Tensor], step: int
+    @property
+    def student_layers(self) -> list[str]:
+        """The layers of the student that are compared."""
+        return [entry.layers[0] for entry, _ in self._losses if entry.layers]
+
+    @property
+    def teacher_layers(self) -> list[str]:
+        """The layers of the teacher that are compared."""
+        return [entry.layers[1] for entry, _ in self._losses if entry.layers]
+
+    def adapt(self, student: Features, teacher: Features) -> None:
+        """Make the adapters that these features need.
+
+        Raises:
+            ConfigError: a layer whose output is no map of features.
+        """
+        for number, (entry, _) in enumerate(self._losses):
+            if entry.layers is None:
+                continue
+            q, p = student.get(entry.layers[0]), teacher.get(entry.layers[1])
+            for layer, maps in zip(entry.layers, (q, p), strict=True):
+                if not isinstance(maps, Tensor) or maps.ndim < 2:
+                    raise ConfigError(
+                        f"{entry.name}: layer {layer!r} puts out no features "
+                        f"[batch, channels, *space] when the network answers; choose another"
+                    )
+            assert q is not None
+            assert p is not None
+            if entry.name in ADAPTED:
+                self.adapters[str(number)] = Adapter(q.shape, p.shape)
+
+    def forward(
+        self,
+        logits: Float[Tensor, " batch classes *space"],
+        batch: Mapping[str, Tensor],
+        step: int,
+        *,
+        student: Features | None = None,
+        teacher: Features | None = None,
     ) -> tuple[Tensor, Terms]:
         """Return the loss, and each of its terms as it was before weight and warm-up.
 
@@ -56,6 +109,8 @@ class Objective:
             batch: ``soft``, the teacher's probabilities; ``label``; and, where the image has space,
                 ``valid``.
             step: counted from 0.
+            student: features of its layers that losses name.
+            teacher: likewise.
 
         Raises:
             TrainingError: a term that does not depend on the student, or has always been 0.
@@ -63,8 +118,17 @@ class Objective:
         warm = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
         loss = torch.zeros((), device=logits.device)
         terms: Terms = {}
-        for entry, function in self._losses:
-            found = _evaluate(entry, function, logits, batch)
+        for number, (entry, function) in enumerate(self._losses):
+            if entry.layers is None:
+                found = _of_answers(entry, function, logits, batch)
+            else:
+                assert student is not None
+                assert teacher is not None
+                q, p = student[entry.layers[0]].float(), teacher[entry.layers[1]].float()
+                if str(number) in self.adapters:
+                    q = self.adapters[str(number)](q, p.shape[2:])
+                found = function(q, p, **_label(function, batch, batch["soft"]))
+                found = {f"{name}/{entry.student_layer}": term for name, term in found.items()}
             self._watch(found, taught=logits.requires_grad)
             loss = loss + warm * entry.weight * torch.stack(list(found.values())).sum()
             terms |= found
@@ -86,10 +150,18 @@ class Objective:
                 )
 
 
-def _evaluate(
+def _function(entry: LossOptions) -> "partial[Terms]":
+    if entry.layers is None and entry.name in {*FEATURE_LOSSES} - {*LOSSES}:
+        raise ConfigError(f"{entry.name} compares layers; give it student_layer and teacher_layer")
+    registry = FEATURE_LOSSES if entry.layers else LOSSES
+    return partial(registry.factory(entry.name, entry.options), **entry.options)
+
+
+def _of_answers(
     entry: LossOptions, function: "partial[Terms]", logits: Tensor, batch: Mapping[str, Tensor]
 ) -> Terms:
     teacher = batch["soft"]
+    label = _label(function, batch, teacher)
     weights = voxel_weights(
         teacher,
         batch["valid"] if logits.ndim > 2 else None,
@@ -100,10 +172,19 @@ def _evaluate(
     if entry.standardise:
         logits, teacher = standardised(logits), standardised(teacher.clamp_min(TINY).log())
         teacher = teacher.softmax(dim=1)
-    more = {}
-    if "label" in inspect.signature(function).parameters:
-        more["label"] = batch["label"].where(batch["label"] != UNLABELLED, teacher.argmax(dim=1))
-    return function(logits, teacher, weights, **more)
+    if function.func in RELATIONS:
+        logits, teacher = logits.log_softmax(dim=1), teacher.clamp_min(TINY).log()
+    return function(logits, teacher, weights=weights, **label)
+
+
+def _label(
+    function: "partial[Terms]", batch: Mapping[str, Tensor], teacher: Tensor
+) -> dict[str, Tensor]:
+    """Return the label for a loss that takes it; the teacher's answer stands in where none is."""
+    if "label" not in inspect.signature(function).parameters:
+        return {}
+    known = batch["label"] != UNLABELLED
+    return {"label": batch["label"].where(known, teacher.argmax(dim=1))}
 
 
 def standardised(

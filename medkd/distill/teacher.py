@@ -1,10 +1,16 @@
-"""FrozenTeacher: trained networks that stay in evaluation mode and pass no gradient."""
+"""Teacher: trained networks that stay in evaluation mode and pass no gradient.
+
+``FrozenTeacher`` answers as an ensemble; ``OnlineTeacher`` is asked for a batch of training patches
+while the student trains, each patch by the members that may speak of it.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from medkd.distill.features import tapped
 
 
 class FrozenTeacher(nn.Module):
@@ -50,3 +56,57 @@ class FrozenTeacher(nn.Module):
             )
         ]
         return (torch.stack(weighted).sum(dim=0) / sum(self.weights)).clamp_min(1e-12).log()
+
+
+class OnlineTeacher(FrozenTeacher):
+    """Teachers that look at the very patch that the student sees."""
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        *,
+        temperatures: Sequence[float],
+        layers: Sequence[str] = (),
+    ) -> None:
+        """Wrap the members; ``layers`` are those whose features are wanted."""
+        super().__init__(members, temperatures=temperatures)
+        self.layers = tuple(layers)
+
+    @torch.no_grad()
+    def said(
+        self, image: Float[Tensor, " batch channels *space"], asked: Float[Tensor, "batch members"]
+    ) -> tuple[Float[Tensor, " batch classes *out"], dict[str, Tensor]]:
+        """Return the mean probability, and the features of each layer by name.
+
+        Args:
+            image: augmented patches.
+            asked: the weight of each member for each patch; 0 where it may not speak, because it
+                was trained on the patient.
+        """
+        parts: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+        for number, (member, temperature) in enumerate(
+            zip(self.members, self.temperatures, strict=True)
+        ):
+            rows = asked[:, number].nonzero()[:, 0]
+            if len(rows):
+                with tapped(member, self.layers) as features:
+                    answer = torch.softmax(member(image[rows]).float() / temperature, dim=1)
+                share = (asked[rows, number] / asked[rows].sum(dim=1)).to(answer)
+                weighted = answer * share.reshape(-1, *[1] * (answer.ndim - 1))
+                parts.append((rows, weighted, dict(features)))
+        mean = _gathered([(rows, weighted) for rows, weighted, _ in parts], len(image))
+        return mean, {
+            layer: _gathered(
+                [(rows, features[layer].float()) for rows, _, features in parts], len(image)
+            )
+            for layer in self.layers
+        }
+
+
+def _gathered(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:
+    """Add up what was said of some rows each."""
+    first = parts[0][1]
+    total = first.new_zeros(size, *first.shape[1:])
+    for rows, values in parts:
+        total.index_add_(0, rows, values)
+    return total

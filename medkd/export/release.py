@@ -10,7 +10,7 @@ from medkd.device.predictor import WEIGHTS
 from medkd.distill.teacher import FrozenTeacher
 from medkd.export.onnx import export_onnx, parity
 from medkd.models.cost import macs, parameters
-from medkd.predict.teachers import Member, load_member, stages
+from medkd.predict.teachers import Member, load_member, stages, weights_among
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
 from medkd.types import Role
@@ -26,14 +26,13 @@ def export(study: Study, cohort: Cohort, *, role: Role) -> Path | None:
     if role is Role.TEACHER and not study.config.teacher.is_portable:
         return None
     members = stages(study.config) if role is Role.TEACHER else [str(role)]
-    weights = [member.weight for member in study.config.teacher.external]
     inputs: dict[str, object] = {
         "weights": [study.stage_digest(member) for member in members],
         "labels": study.config.data.labels,
         "preprocess": study.config.preprocess.model_dump(),
     }
     if role is Role.TEACHER and len(members) > 1:
-        inputs["weight of each"] = [study.config.teacher.weight, *weights]
+        inputs["weight of each"] = weights_among(study.config, members)
 
     def make(folder: Path) -> None:
         _write(study, cohort, role, members, folder)
@@ -49,7 +48,7 @@ def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], fol
     network = FrozenTeacher(
         [member.network.cpu() for member in loaded if member.network],
         temperatures=[1.0 if single else member.temperature for member in loaded],
-        weights=[member.weight for member in loaded],
+        weights=None if single else weights_among(config, members),
     )
     shape = (config.preprocess.channels, *config.preprocess.window)
     console.print(f"export {role}")

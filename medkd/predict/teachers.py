@@ -6,7 +6,7 @@ the fold that never saw its patient and by all external teachers; any other case
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from medkd.data.loaders import Sample
 from medkd.data.preprocess import Grid, from_grid, to_grid
 from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
 from medkd.data.splits import split_folds
-from medkd.distill.teacher import FrozenTeacher
+from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
 from medkd.errors import DataError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.external import Reordered, channel_matrix, open_external
@@ -109,7 +109,6 @@ class Member:
     """One network of a study, or answers that were saved.
 
     Attributes:
-        weight: among the teachers.
         temperature: fitted on validation.
         network: in evaluation mode.
         saved: where there is no network.
@@ -117,12 +116,14 @@ class Member:
         patients: keyed hashes of the patients it was trained on; None if unknown.
     """
 
-    weight: float
     temperature: float
     network: nn.Module | None = None
     saved: SavedAnswers | None = None
     model: dict[str, object] = field(default_factory=dict)
     patients: tuple[str, ...] | None = None
+
+
+Said = Callable[[Member, Sample, Config], np.ndarray]
 
 
 class Teachers:
@@ -146,14 +147,42 @@ class Teachers:
             sample: the preprocessed case.
             by: the stages that are asked; all if None.
         """
-        asked = [self._members[s] for s in (stages(self._config) if by is None else by)]
-        told = [on_network_grid(member, sample, self._config) for member in asked]
-        return np.log(np.maximum(_mean(asked, told), TINY)).astype(np.float32)
+        mean = self._mean(
+            stages(self._config) if by is None else tuple(by), sample, on_network_grid
+        )
+        return np.log(np.maximum(mean, TINY)).astype(np.float32)
 
     def probabilities(self, sample: Sample) -> np.ndarray:
         """Return the mean probability of all teachers on the image's own grid."""
-        asked = [self._members[stage] for stage in stages(self._config)]
-        return _mean(asked, [on_image_grid(member, sample, self._config) for member in asked])
+        return self._mean(stages(self._config), sample, on_image_grid)
+
+    def _mean(self, asked: Sequence[str], sample: Sample, said: Said) -> np.ndarray:
+        weights = np.array(weights_among(self._config, asked))
+        told = [said(self._members[stage], sample, self._config) for stage in asked]
+        return np.tensordot(weights[weights > 0] / weights.sum(), np.stack(told), axes=1)
+
+
+def online_teacher(study: Study, *, layers: Sequence[str]) -> OnlineTeacher:
+    """Return the teachers of a study, to be asked while the student trains."""
+    loaded = [load_member(study, stage) for stage in stages(study.config)]
+    return OnlineTeacher(
+        [member.network for member in loaded if member.network is not None],
+        temperatures=[member.temperature for member in loaded],
+        layers=layers,
+    )
+
+
+def weights_among(config: Config, asked: Sequence[str]) -> tuple[float, ...]:
+    """Return the weight of each teacher of a config among those asked; 0 for the others.
+
+    Folds are copies of one teacher: however many of them speak, together they have its weight.
+    """
+    teacher, folds = config.teacher, fold_stages(config)
+    speaking = max(1, len(set(folds) & set(asked)))
+    given = dict.fromkeys(folds, teacher.weight / speaking)
+    others = zip(external_stages(config), teacher.external, strict=True)
+    given |= {stage: external.weight for stage, external in others}
+    return tuple(given[stage] if stage in asked else 0.0 for stage in stages(config))
 
 
 def on_network_grid(member: Member, sample: Sample, config: Config) -> np.ndarray:
@@ -184,24 +213,15 @@ def _saved(member: Member, sample: Sample) -> np.ndarray:
     return tempered(member.saved(sample.case, sample.grid), member.temperature)
 
 
-def _mean(members: Sequence[Member], told: Sequence[np.ndarray]) -> np.ndarray:
-    weights = [member.weight for member in members]
-    return np.tensordot(np.array(weights) / sum(weights), np.stack(told), axes=1)
-
-
 def load_member(study: Study, stage: str) -> Member:
     """Load what a stage made: a teacher or a student; on the GPU where there is one."""
-    teacher = study.config.teacher
     if stage in external_stages(study.config):
         found = admitted(study, stage)
-        options = teacher.external[int(stage.rpartition("-")[2])]
+        options = study.config.teacher.external[int(stage.rpartition("-")[2])]
         member = open_member(study.config, options, classes=found["classes"])
         return replace(member, temperature=found["temperature"])
     network, said = load_checkpoint(study.path(stage))
-    # all folds together count as one teacher where they speak at once
-    weight = teacher.weight / teacher.folds if stage in fold_stages(study.config) else 1.0
     return Member(
-        weight=weight,
         temperature=said.temperature,
         network=_placed(network),
         model=said.model,
@@ -214,12 +234,12 @@ def open_member(config: Config, options: ExternalOptions, *, classes: Sequence[s
     path, model = external_path(config, options), {"name": f"external {options.kind}"}
     if options.kind == "probabilities":
         saved = SavedAnswers(path, classes, config)
-        return Member(options.weight, 1.0, saved=saved, model=dict(model))
+        return Member(1.0, saved=saved, model=dict(model))
     network = open_external(options, path, config).network
     matrix = channel_matrix(classes, config)
     if not np.array_equal(matrix, np.eye(len(config.classes))):
         network = Reordered(network, matrix)
-    return Member(options.weight, 1.0, network=_placed(network.eval()), model=dict(model))
+    return Member(1.0, network=_placed(network.eval()), model=dict(model))
 
 
 def external_path(config: Config, options: ExternalOptions) -> Path:

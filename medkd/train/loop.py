@@ -14,12 +14,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medkd.config import TrainOptions
-from medkd.environment import cpu_flags
 from medkd.errors import TrainingError
 from medkd.progress import console, progress
 from medkd.seeding import derive_seed
 from medkd.track.tracker import Tracker
-from medkd.train.optim import WeightAverage, adamw, learning_rate
+from medkd.train.optim import WeightAverage, adamw, learning_rate, precision
 from medkd.train.steps import Step
 
 LOG_EVERY = 25  # steps over which the curves are averaged
@@ -34,7 +33,8 @@ class Fit:
 
     Attributes:
         name: shown beside the progress bar.
-        step: from a batch to named loss terms.
+        step: from a batch to named loss terms. If it is a module, its parameters are trained too;
+            they come back after a kill but are no part of the result.
         batches: the batches from a given step on.
         validate: figures of a network on the validation split; the first one is maximised.
         folder: holds ``last.pt`` (to resume) and ``best.pt`` while training.
@@ -66,11 +66,13 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
             memory is too small. What was saved at the last validation stays.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces precision
-    fabric = Fabric(accelerator="auto", devices=1, precision=_precision(options))
+    fabric = Fabric(accelerator="auto", devices=1, precision=precision(options))
     _lay_out(model)
-    wrapped, optimizer = fabric.setup(model, adamw(model, options))
+    adapters = _adapters(run.step, fabric.device)
+    trained = [*model.parameters(), *adapters.values()]
+    wrapped, optimizer = fabric.setup(model, adamw(trained, options))
     average = WeightAverage(model, decay=options.ema)
-    state = _State(fabric=fabric, model=wrapped, optimizer=optimizer, average=average)
+    state = _State(fabric, wrapped, optimizer, average, adapters)
     first = state.resume(run.folder)
     numbered = enumerate(run.batches(first), start=first)
     curves = _Curves(run)
@@ -136,6 +138,7 @@ class _State:
     model: Any  # as wrapped by fabric; ``model.module`` is the network itself
     optimizer: Any
     average: WeightAverage
+    adapters: dict[str, nn.Parameter]
     best: float = -math.inf
     stale: int = 0  # validations since the best one
     spent_s: float = 0.0  # before this process
@@ -155,6 +158,8 @@ class _State:
             return 0
         saved = torch.load(folder / "last.pt", weights_only=True)
         self.model.module.load_state_dict(saved["weights"])
+        for name, parameter in self.adapters.items():
+            parameter.data.copy_(saved["adapters"][name])
         self.average.weights = saved["average"]
         self.optimizer.load_state_dict(saved["optimizer"])
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
@@ -165,6 +170,7 @@ class _State:
         saved = {
             "step": step,
             "weights": self.model.module.state_dict(),
+            "adapters": {name: p.data for name, p in self.adapters.items()},
             "average": self.average.weights,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
@@ -199,6 +205,13 @@ def _save(content: dict[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".partial")
     torch.save(content, temporary)
     temporary.replace(path)
+
+
+def _adapters(step: Step, device: torch.device) -> dict[str, nn.Parameter]:
+    """Return what is trained beside the network."""
+    if not isinstance(step, nn.Module):
+        return {}
+    return {name: p for name, p in step.to(device).named_parameters() if p.requires_grad}
 
 
 def _lay_out(model: nn.Module) -> None:
@@ -238,12 +251,3 @@ class _Curves:
         self._sums.clear()
         self._steps = 0
         self.restart_clock()
-
-
-def _precision(options: TrainOptions) -> Any:  # noqa: ANN401
-    """Choose bf16 where the hardware computes in it; emulated, it would be slower than fp32."""
-    if options.precision != "auto":
-        return options.precision
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "bf16-mixed" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "32-true"

@@ -1,17 +1,21 @@
-"""Optim: AdamW, its learning rate by step, and the running average of the weights."""
+"""Optim: AdamW, its learning rate by step, precision, and the running average of the weights."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from medkd.config import TrainOptions
+from medkd.environment import cpu_flags
 
 
-def adamw(model: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+def adamw(trained: Iterable[nn.Parameter], options: TrainOptions) -> torch.optim.AdamW:
     """Return AdamW; biases and normalisation weights are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    parameters = list(trained)
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
     groups = [
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -31,6 +35,15 @@ def learning_rate(step: int, options: TrainOptions) -> float:
         return options.learning_rate * (step + 1) / options.warmup_steps
     done = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
     return options.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def precision(options: TrainOptions) -> Any:  # noqa: ANN401
+    """Choose bf16 where the hardware computes in it; emulated, it would be slower than fp32."""
+    if options.precision != "auto":
+        return options.precision
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if cpu_flags() & {"avx512_bf16", "amx_bf16"} else "32-true"
 
 
 class WeightAverage:

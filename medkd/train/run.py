@@ -15,6 +15,7 @@ from medkd.data.augment import augmentation
 from medkd.data.check import Cohort, labelled
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
+from medkd.distill.features import tapped
 from medkd.distill.objective import Objective
 from medkd.distill.soft_targets import SoftTarget
 from medkd.errors import ConfigError
@@ -24,6 +25,12 @@ from medkd.models.checkpoint import Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_model
 from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.teachers import (
+    online_teacher,
+    softened_by,
+    stages,
+    weights_among,
+)
 from medkd.seeding import derive_seed
 from medkd.study import Study
 from medkd.track.tracker import Prefixed, Tracker
@@ -31,7 +38,7 @@ from medkd.train.admit import admit
 from medkd.train.calibrate import fit_on_cases
 from medkd.train.loop import Fit, fit
 from medkd.train.soften import open_soft_targets
-from medkd.train.steps import Step, distill_step, supervised_step
+from medkd.train.steps import DistillStep, Step, supervised_step
 from medkd.types import Case, Task
 
 
@@ -79,10 +86,30 @@ def _check_losses(config: Config) -> None:
         "valid": torch.ones(1, *space, dtype=torch.bool),
     }
     try:
+        objective = Objective(config.distill)
+        student, teacher = _layers(config, objective)
+        objective.adapt(student, teacher)
         with torch.no_grad():
-            Objective(config.distill)(logits, batch, 0)
+            objective(logits, batch, 0, student=student, teacher=teacher)
     except (ConfigError, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(f"distill.losses: {error}") from None
+
+
+def _layers(config: Config, objective: Objective) -> tuple[dict[str, torch.Tensor], ...]:
+    """Return the features that losses compare, of untrained networks and an empty window."""
+    window = torch.zeros(1, config.preprocess.channels, *config.preprocess.window)
+    found = []
+    for role, layers in (
+        (config.student, objective.student_layers),
+        (config.teacher, objective.teacher_layers),
+    ):
+        if not layers or role.model is None:  # one that was brought along is seen when it is opened
+            found.append(dict.fromkeys(layers, window))
+            continue
+        with torch.no_grad(), tapped(model := _build(config, role).eval(), layers) as features:
+            model(window)
+        found.append(features)
+    return tuple(found)
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:
@@ -133,7 +160,11 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
     }
     if name == "student":
         inputs["distill"] = config.distill.model_dump(exclude={"store"})
-        inputs["soft targets"] = study.stage_digest("soft_targets")
+        if config.distill.online:
+            inputs["teacher"] = [study.stage_digest(stage) for stage in stages(config)]
+            inputs["who is asked"] = teachers_of(study, cohort)
+        else:
+            inputs["soft targets"] = study.stage_digest("soft_targets")
     return inputs
 
 
@@ -146,20 +177,41 @@ def _train(
 
     def make(folder: Path) -> None:
         samples = load_samples(cases, study.config)
-        if name == "student":
-            targets = open_soft_targets(study, cohort)
-            samples = [replace(s, soft=_within_reach(targets[s.case.id])) for s in samples]
         job = _Job(
             config=study.config,
             name=name,
+            step=supervised_step(study.config.task),
             samples=samples,
             validation=load_samples(validation, study.config),
             folder=folder,
             tracker=tracker,
         )
+        if name == "student":
+            job = replace(job, **_lesson(study, cohort, samples))
         job.run(patients)
 
     return study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
+
+
+def _lesson(study: Study, cohort: Cohort, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the step that distils, and the samples with what the teacher says of them."""
+    config = study.config
+    if not config.distill.online:
+        targets = open_soft_targets(study, cohort)
+        softened = [replace(s, soft=_within_reach(targets[s.case.id])) for s in samples]
+        return {"step": DistillStep(config), "samples": softened}
+    teacher = online_teacher(study, layers=Objective(config.distill).teacher_layers)
+    asked = teachers_of(study, cohort)
+    step = DistillStep(config, teacher=teacher)
+    return {"step": step, "samples": [replace(s, asked=asked[s.case.id]) for s in samples]}
+
+
+def teachers_of(study: Study, cohort: Cohort) -> dict[str, tuple[float, ...]]:
+    """Return the weight of each teacher for each training case; 0 for one that may not speak."""
+    return {
+        case_id: weights_among(study.config, by)
+        for case_id, by in softened_by(study, cohort).items()
+    }
 
 
 def _within_reach(target: SoftTarget) -> SoftTarget | np.ndarray:
@@ -173,6 +225,7 @@ class _Job:
 
     config: Config
     name: str
+    step: Step
     samples: Sequence[Sample]
     validation: Sequence[Sample]
     folder: Path
@@ -192,11 +245,13 @@ class _Job:
         seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
         torch.manual_seed(seed)
         model = _build(self.config, self.role)
+        if isinstance(self.step, DistillStep):
+            self.step.adapt(model)
         self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
         dataset = PatchDataset(self.samples, self.config, options=options)
         fitting = Fit(
             name=self.name,
-            step=_step(self.config, distilled=self.name == "student"),
+            step=self.step,
             batches=lambda first: batches(dataset, options=options, first_step=first),
             validate=lambda network: validation_figures(network, self.validation, self.config),
             folder=self.folder,
@@ -274,10 +329,6 @@ def _build(config: Config, role: TeacherOptions | StudentOptions) -> nn.Module:
         classes=len(config.classes),
         spatial_dims=config.dims,
     )
-
-
-def _step(config: Config, *, distilled: bool) -> Step:
-    return distill_step(config) if distilled else supervised_step(config.task)
 
 
 def _parameters(

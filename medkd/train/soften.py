@@ -13,19 +13,22 @@ from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import load_samples
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
-from medkd.predict.teachers import Teachers, softened_by, stages
+from medkd.predict.teachers import Teachers, softened_by, stages, weights_among
 from medkd.progress import progress
 from medkd.study import Study, digest, write_atomic
 
 STORE = "targets.zarr"
 
 
-def soften(study: Study, cohort: Cohort) -> Path:
+def soften(study: Study, cohort: Cohort) -> Path | None:
     """Write the soft targets of all training cases; return their folder.
 
-    A killed run goes on with the first case that has none.
+    A killed run goes on with the first case that has none. A teacher that is asked while the
+    student trains (``distill.online``) writes none.
     """
     config = study.config
+    if config.distill.online:
+        return None
     inputs = {
         "teacher": _identity(study, stages(config)),
         "flips": config.teacher.flip_axes,
@@ -101,9 +104,8 @@ def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
 
 def _identity(study: Study, asked: Sequence[str]) -> list[object]:
     """What teachers are, and how much each counts."""
-    teacher = study.config.teacher
-    weights = [teacher.weight, *(external.weight for external in teacher.external)]
-    return [[study.stage_digest(stage) for stage in asked], *(weights if len(asked) > 1 else [])]
+    weights = weights_among(study.config, asked) if len(asked) > 1 else ()
+    return [[study.stage_digest(stage) for stage in asked], *weights]
 
 
 def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:

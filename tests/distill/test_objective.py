@@ -6,12 +6,21 @@ import pytest
 import torch
 
 from medkd.config import DistillOptions, LossOptions, NamedOptions
-from medkd.distill.objective import IDLE_STEPS, LOSSES, Objective, standardised
+from medkd.distill.divergence import TINY
+from medkd.distill.objective import (
+    FEATURE_LOSSES,
+    IDLE_STEPS,
+    LOSSES,
+    RELATIONS,
+    Objective,
+    standardised,
+)
 from medkd.errors import ConfigError, TrainingError
 from medkd.types import UNLABELLED
 
 SPACES = [(), (6, 5), (4, 3, 5)]
-SPACELESS = {"cwd"}  # losses that compare places
+TEMPERED = {"pixel_kd", "cwd", "dist", "dkd"}
+SPACELESS = {"cwd", "affinity", "region_affinity"}  # losses that compare places
 CASES = [(n, s) for n in LOSSES for s in SPACES if s or n not in SPACELESS]
 
 
@@ -24,7 +33,10 @@ def total(name, student, teacher, weights=None, label=None, **options):
     more = {}
     if "label" in inspect.signature(function).parameters:
         more = {"label": teacher.argmax(1) if label is None else label}
-    return torch.stack(list(function(student, teacher, weights, **more, **options).values())).sum()
+    if function in RELATIONS:
+        student, teacher = student.float().log_softmax(1), teacher.clamp_min(TINY).log()
+    found = function(student, teacher, weights=weights, **more, **options)
+    return torch.stack(list(found.values())).sum()
 
 
 def gradient(name, student, *args, **options):
@@ -103,7 +115,7 @@ class TestContract:
         assert not gradient(name, student, teacher, nothing).any()
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if n not in {"soft_dice"}])
+@pytest.mark.parametrize("name", [n for n in LOSSES if n in TEMPERED])
 class TestTemperature:
     @pytest.mark.parametrize("temperature", [0, -1.0])
     def test_that_is_not_positive_is_refused(self, name, temperature):
@@ -247,3 +259,55 @@ def test_a_term_may_be_zero_once_it_has_taught_something(logits, batch):
     nothing = batch | {"valid": torch.zeros(2, 6, 6, dtype=torch.bool)}
     for step in range(1, IDLE_STEPS + 2):
         composed(logits, nothing, step)
+
+
+class TestLayers:
+    """Losses that compare features, through adapters where shapes differ."""
+
+    HINT = {"name": "hint", "student_layer": "a", "teacher_layer": "b"}  # noqa: RUF012
+
+    @pytest.fixture
+    def features(self):
+        student = drawn(2, 4, 3, 3, seed=5).requires_grad_()
+        return {"a": student}, {"b": drawn(2, 6, 6, 6, seed=6)}
+
+    @pytest.mark.parametrize("name", list(FEATURE_LOSSES))
+    def test_each_teaches_the_students_layer(self, logits, batch, features, name):
+        student, teacher = features
+        composed = objective(self.HINT | {"name": name}, online=True)
+        composed.adapt(student, teacher)
+        loss, terms = composed(logits, batch, 0, student=student, teacher=teacher)
+        assert set(terms) == {f"{name}/a"}
+        loss.backward()
+        assert student["a"].grad.abs().max() > 0
+
+    def test_adapters_are_made_where_channels_are_compared_and_are_trained(self, batch, features):
+        student, teacher = features
+        named = [self.HINT | {"name": name} for name in FEATURE_LOSSES]
+        composed = objective(*named, online=True)
+        composed.adapt(student, teacher)
+        shapes = sorted(tuple(p.shape) for p in composed.parameters())
+        assert shapes == [(6,), (6,), (6, 4, 1, 1), (6, 4, 1, 1)]
+        assert composed.student_layers == ["a"] * len(named)
+        assert composed.teacher_layers == ["b"] * len(named)
+
+    def test_the_same_loss_of_two_layers_makes_two_terms(self, logits, batch, features):
+        student, teacher = features
+        student = student | {"c": drawn(2, 5, 6, 6, seed=7).requires_grad_()}
+        composed = objective(self.HINT, self.HINT | {"student_layer": "c"}, online=True)
+        composed.adapt(student, teacher)
+        _, terms = composed(logits, batch, 0, student=student, teacher=teacher)
+        assert set(terms) == {"hint/a", "hint/c"}
+
+    def test_a_layer_that_puts_out_no_features_is_named(self, features):
+        composed = objective(self.HINT | {"student_layer": "head"}, online=True)
+        with pytest.raises(ConfigError, match="layer 'head' puts out no features"):
+            composed.adapt(*features)
+
+    def test_a_loss_of_layers_needs_them(self):
+        with pytest.raises(ConfigError, match="hint compares layers; give it student_layer"):
+            objective({"name": "hint"})
+
+    def test_layers_need_the_teacher_at_hand(self):
+        with pytest.raises(ValueError, match=r"set distill\.online: true"):
+            objective(self.HINT)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.distill.teacher import FrozenTeacher
+from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
 
 
 def member(seed):
@@ -67,3 +67,38 @@ def test_certainty_stays_finite():
 def test_every_member_needs_a_temperature(image):
     with pytest.raises(ValueError, match="shorter"):
         FrozenTeacher([member(0), member(1)], temperatures=[1.0])(image)
+
+
+def test_members_count_by_their_weight(image):
+    members = [member(0), member(1)]
+    weighted = FrozenTeacher(members, temperatures=[1.0, 1.0], weights=[3.0, 1.0])
+    each = [m.eval()(image).softmax(1) for m in members]
+    torch.testing.assert_close(weighted(image).exp(), (3 * each[0] + each[1]) / 4)
+
+
+class TestOnline:
+    @pytest.fixture
+    def teacher(self):
+        members = [member(0), member(1)]
+        return OnlineTeacher(members, temperatures=[1.0, 2.5], layers=["0"])
+
+    def test_each_patch_is_answered_by_those_who_may_speak(self, teacher, image):
+        first, second = (
+            (m(image) / t).softmax(1)
+            for m, t in zip(teacher.members, teacher.temperatures, strict=True)
+        )
+        said, _ = teacher.said(image, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        torch.testing.assert_close(said, torch.stack([first[0], second[1]]))
+        said, _ = teacher.said(image, torch.tensor([[1.0, 3.0], [2.0, 0.0]]))
+        mixed = torch.stack([(first[0] + 3 * second[0]) / 4, first[1]])
+        torch.testing.assert_close(said, mixed)
+
+    def test_features_are_those_of_the_member_that_speaks(self, teacher, image):
+        _, features = teacher.said(image, torch.eye(2))
+        expected = [teacher.members[i][0](image[i : i + 1])[0] for i in (0, 1)]
+        torch.testing.assert_close(features["0"], torch.stack(expected))
+
+    def test_passes_no_gradient(self, teacher, image):
+        said, features = teacher.said(image.requires_grad_(), torch.eye(2))
+        assert not said.requires_grad
+        assert not features["0"].requires_grad

@@ -298,3 +298,35 @@ def test_a_network_with_batch_norm_trains_channels_last_to_the_same_answer(
     assert layouts == [last] * OPTIONS.steps + [False] * OPTIONS.steps
     image = next(volumes(0))["image"]  # logits: weights that norm cancels drift with rounding
     torch.testing.assert_close(model.eval()(image), plain.eval()(image), rtol=1e-3, atol=1e-3)
+
+
+class Adapted(nn.Module):
+    """A step with parameters of its own."""
+
+    def __init__(self, killed_at=None):
+        super().__init__()
+        torch.manual_seed(1)
+        self.adapter = nn.Linear(2, 3)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.killed_at = killed_at
+
+    def forward(self, model, batch, number):
+        if number == self.killed_at:
+            raise Killed
+        hint = (self.adapter(model(batch["image"])) - batch["image"]).square().mean()
+        return {"loss": step(model, batch, number)["loss"] + hint, "hint": hint}
+
+
+def test_what_a_step_brings_along_is_trained_and_comes_back_after_a_kill(run, tmp_path):
+    whole, start = Adapted(), Adapted()
+    (tmp_path / "whole").mkdir()
+    model = network()
+    figures = fit(model, OPTIONS, replace(run, step=whole, folder=tmp_path / "whole"))
+    assert not torch.equal(whole.adapter.weight, start.adapter.weight)
+    assert torch.equal(whole.frozen.weight, start.frozen.weight)
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, step=Adapted(killed_at=4)))
+    resumed, again = network(), Adapted()
+    assert fit(resumed, OPTIONS, replace(run, step=again)) == figures
+    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(resumed.state_dict(), model.state_dict(), rtol=0, atol=0)

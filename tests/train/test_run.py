@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from medkd.config import NamedOptions, load
 from medkd.data import phi
@@ -11,11 +12,12 @@ from medkd.data.loaders import load_samples
 from medkd.errors import ConfigError, StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.teachers import online_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker, RecordingTracker
 from medkd.train import loop, run
 from medkd.train.run import check_models, distill, train_baseline, train_teacher, validation_figures
-from medkd.train.soften import soften
+from medkd.train.soften import open_soft_targets, soften
 from medkd.types import Task
 
 KINDS = [(dims, task) for task in ("segmentation", "classification") for dims in (3, 2)]
@@ -201,3 +203,58 @@ class TestCheckModels:
 
 def test_options_of_a_network_are_kept_apart_from_its_name():
     assert NamedOptions.model_validate({"name": "a", "depth": 2}).options == {"depth": 2}
+
+
+HINT = {"name": "hint", "student_layer": "model.0", "teacher_layer": "input_block"}
+
+
+@pytest.fixture(scope="module")
+def learned(make_study):
+    """A student that asked its teacher's folds in every step, for answers and a layer."""
+    losses = json.dumps([{"name": "pixel_kd"}, HINT])
+    options = ["distill.online=true", f"distill.losses={losses}", "teacher.folds=3"]
+    study, cohort = make_study(*options, dims=2)
+    tracker = RecordingTracker()
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    distill(study, cohort, tracker=tracker)
+    return study, cohort, tracker
+
+
+class TestOnline:
+    def test_nothing_is_stored(self, learned):
+        assert not learned[0].path("soft_targets").exists()
+
+    def test_adapters_stay_behind(self, learned):
+        study, *_ = learned
+        model, _ = load_checkpoint(study.path("student"))
+        weights = load_file(study.path("student") / "weights.safetensors")
+        assert set(weights) <= set(model.state_dict())
+
+    def test_each_case_asks_the_fold_that_never_saw_its_patient(self, learned):
+        study, cohort, _ = learned
+        salt = phi.study_salt(study.folder)
+        folds = [load_checkpoint(study.path(f"teacher/fold-{i}"))[1].patients for i in range(3)]
+        for case_id, weights in run.teachers_of(study, cohort).items():
+            (asked,) = np.flatnonzero(weights)
+            patient = cohort.cases[case_id].patient
+            assert phi.key(patient, salt=salt, kind="patient") not in folds[asked]
+
+    def test_a_layer_that_nobody_has_is_refused_before_training(self, make_config):
+        losses = json.dumps([HINT | {"student_layer": "model.9"}])
+        overrides = ["distill.online=true", f"distill.losses={losses}"]
+        config = load(make_config(dims=2), overrides=overrides)
+        with pytest.raises(ConfigError, match="no layer 'model"):
+            check_models(config)
+
+
+def test_asked_without_augmentation_the_teacher_says_what_it_would_have_stored(make_study):
+    study, cohort = make_study(dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    (sample, *_) = load_samples(cohort.of(cohort.split.train), study.config)
+    teacher = online_teacher(study, layers=[])
+    image = torch.from_numpy(sample.image)[None]
+    said, _ = teacher.cpu().said(image, torch.ones(1, 1))
+    stored = np.exp(open_soft_targets(study, cohort)[sample.case.id][...])
+    np.testing.assert_allclose(said[0], stored, atol=0.03)  # 8 bits a class

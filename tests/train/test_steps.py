@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from medkd.config import Config
 from medkd.distill.losses.pixel import pixel_kd
 from medkd.errors import ConfigError
-from medkd.train.steps import distill_step, supervised_step
+from medkd.train.steps import DistillStep, supervised_step
 from medkd.types import UNLABELLED, Task
 from tests.conftest import tiny_values
 
@@ -58,7 +58,7 @@ def test_classification_has_no_dice():
 
 def test_distillation_adds_its_weighted_terms_over_valid_voxels(options, batch):
     losses = [{"name": "pixel_kd", "weight": 3, "temperature": 4}]
-    terms = distill_step(options(losses=losses, supervised=0.5))(nn.Identity(), batch, 0)
+    terms = DistillStep(options(losses=losses, supervised=0.5))(nn.Identity(), batch, 0)
     hard = by_hand(batch["image"], batch["label"])
     soft = pixel_kd(batch["image"], batch["soft"], batch["valid"], temperature=4.0)["pixel_kd"]
     torch.testing.assert_close(terms["pixel_kd"], soft)
@@ -67,14 +67,14 @@ def test_distillation_adds_its_weighted_terms_over_valid_voxels(options, batch):
 
 @pytest.mark.parametrize(("number", "share"), [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)])
 def test_the_terms_warm_up(options, batch, number, share):
-    step = distill_step(options(warmup_steps=4, supervised=0))
+    step = DistillStep(options(warmup_steps=4, supervised=0))
     terms = step(nn.Identity(), batch, number)
     torch.testing.assert_close(terms["loss"], share * terms["pixel_kd"])
 
 
 def test_without_the_term_distillation_is_supervision(options, batch):
     losses = [{"name": "pixel_kd", "weight": 0}]
-    distilled = distill_step(options(losses=losses))(nn.Identity(), batch, 0)
+    distilled = DistillStep(options(losses=losses))(nn.Identity(), batch, 0)
     supervised = supervised_step(Task.SEGMENTATION)(nn.Identity(), batch, 0)
     torch.testing.assert_close(distilled["loss"], supervised["loss"])
 
@@ -88,7 +88,7 @@ def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch
     half = batch | {"image": logits, "label": batch["label"].clone()}
     half["label"][1] = UNLABELLED
     config = options().model_copy(update={"task": task})
-    terms = distill_step(config)(nn.Identity(), half, 0)
+    terms = DistillStep(config)(nn.Identity(), half, 0)
     first = {key: value[:1] for key, value in (batch | {"image": logits}).items()}
     alone = supervised_step(task)(nn.Identity(), first, 0)
     torch.testing.assert_close(terms["cross_entropy"], alone["cross_entropy"])
@@ -97,7 +97,7 @@ def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch
     torch.testing.assert_close(terms["loss"], alone["loss"] + soft)
 
     half["label"][:] = UNLABELLED
-    terms = distill_step(config)(nn.Identity(), half, 0)
+    terms = DistillStep(config)(nn.Identity(), half, 0)
     torch.testing.assert_close(terms["loss"], soft)
     terms["loss"].backward()
     assert logits.grad.isfinite().all()
@@ -112,4 +112,4 @@ def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch
 )
 def test_an_unknown_loss_or_option_is_refused_before_training(options, loss, message):
     with pytest.raises(ConfigError, match=message):
-        distill_step(options(losses=[loss]))
+        DistillStep(options(losses=[loss]))

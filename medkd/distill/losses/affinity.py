@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ POOLS: dict[int, Callable[..., Any]] = {
 def affinity(
     student: Float[Tensor, " batch channels *space"],
     teacher: Float[Tensor, " batch teacher_channels *teacher_space"],
+    weights: Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"] | None = None,
     *,
     places: int = 1728,
 ) -> dict[str, Float[Tensor, ""]]:
@@ -30,14 +32,29 @@ def affinity(
     Args:
         student: features of a layer.
         teacher: features of a layer, of any number of channels and any grid.
+        weights: how much each of the student's voxels counts in its cell; a cell in which none does
+            is left out. The teacher's features need the same grid then.
         places: cells of the common grid.
+
+    Raises:
+        ValueError: there is no space.
     """
+    if student.ndim < 3:
+        raise ValueError("affinity compares places; classification has none")
     grid = pooled_grid(
         [min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True)], places
     )
     pool = POOLS[len(grid)]
-    q, p = (F.normalize(pool(maps.float(), grid).flatten(2), dim=1) for maps in (student, teacher))
-    return {"affinity": (q.mT @ q - p.mT @ p).square().mean()}
+    alike = torch.ones_like(student[:, :1], dtype=torch.float32)
+    counts = alike if weights is None else weights[:, None].float()
+    counted = (pool(counts, grid).flatten(1) > 0).float()
+    q, p = (
+        F.normalize(pool(maps.float() * (1 if weights is None else counts), grid).flatten(2), dim=1)
+        for maps in (student, teacher)
+    )
+    pairs = counted[:, :, None] * counted[:, None, :]
+    apart = (q.mT @ q - p.mT @ p).square() * pairs
+    return {"affinity": apart.sum() / pairs.sum().clamp_min(1)}
 
 
 def pooled_grid(shape: Sequence[int], places: int) -> list[int]:

@@ -38,6 +38,16 @@ def cwd(
     return {"cwd": terms.mean()}
 
 
+def channel_features(
+    student: Float[Tensor, " batch channels *space"],
+    teacher: Float[Tensor, " batch channels *space"],
+    *,
+    temperature: float | int = 4.0,
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the same of two feature maps, after an adapter has given them one shape."""
+    return {"cwd": channel_divergence(student, teacher, None, temperature).mean()}
+
+
 def channel_divergence(
     student: Float[Tensor, " batch channels *space"],
     teacher: Float[Tensor, " batch channels *space"],

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +12,9 @@ def region_affinity(
     student: Float[Tensor, " batch channels *space"],
     teacher: Float[Tensor, " batch teacher_channels *teacher_space"],
     label: Int[Tensor, " batch *label_space"],
+    weights: Bool[Tensor, " batch *label_space"]
+    | Float[Tensor, " batch *label_space"]
+    | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Region contrast of EMKD: squared difference of the cosines between mean features of regions.
 
@@ -24,9 +27,15 @@ def region_affinity(
         student: features of a layer.
         teacher: features of a layer, of any number of channels and any grid.
         label: class index of each voxel.
+        weights: how much each voxel counts in its region.
+
+    Raises:
+        ValueError: there is no space.
     """
-    q, q_found = region_means(student, label)
-    p, p_found = region_means(teacher, label)
+    if student.ndim < 3:
+        raise ValueError("region_affinity compares regions; classification has none")
+    q, q_found = region_means(student, label, weights)
+    p, p_found = region_means(teacher, label, weights)
     pairs = list(combinations(range(q.shape[1]), 2))
     if not pairs:  # one class all over
         return {"region_affinity": 0 * student.float().sum()}
@@ -38,17 +47,25 @@ def region_affinity(
 
 
 def region_means(
-    features: Float[Tensor, " batch channels *space"], label: Int[Tensor, " batch *label_space"]
+    features: Float[Tensor, " batch channels *space"],
+    label: Int[Tensor, " batch *label_space"],
+    weights: Tensor | None = None,
 ) -> tuple[Float[Tensor, "batch classes channels"], Tensor]:
     """Return each region's mean feature, and whether the region is there at all."""
     classes = int(label.max()) + 1
-    nearest = F.interpolate(label[:, None].float(), size=features.shape[2:], mode="nearest-exact")
-    masks = (
-        F.one_hot(nearest[:, 0].long(), classes).flatten(1, -2).float()
-    )  # batch, voxels, classes
+    nearest = _on_grid(label, features).long()
+    masks = F.one_hot(nearest, classes).flatten(1, -2).float()  # batch, voxels, classes
+    if weights is not None:
+        masks = masks * _on_grid(weights, features).flatten(1)[..., None]
     size = masks.sum(dim=1)
     sums = torch.einsum("bcv,bvk->bkc", features.float().flatten(2), masks)
-    return sums / size.clamp_min(1)[..., None], size > 0
+    return sums / size.where(size > 0, 1)[..., None], size > 0
+
+
+def _on_grid(voxels: Tensor, features: Tensor) -> Tensor:
+    """Bring ``[batch, *label_space]`` to the grid of the features by nearest neighbour."""
+    size = features.shape[2:]
+    return F.interpolate(voxels[:, None].float(), size=size, mode="nearest-exact")[:, 0]
 
 
 def _cosine(means: Tensor, one: list[int], other: list[int]) -> Tensor:
