@@ -156,6 +156,7 @@ class TrainOptions(Options):
     patience: Count | None = None  # validations without a better one, after which training ends
     minutes: Positive | None = None  # ends at the first validation after so long
     foreground: Fraction = 0.5  # share of patches centred on a labelled voxel
+    deep_supervision: tuple[str, ...] = ()  # layers with a head while training, finest first
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment
 

@@ -115,7 +115,7 @@ class Objective(nn.Module):
         Raises:
             TrainingError: a term that does not depend on the student, or has always been 0.
         """
-        warm = min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
+        warm = self._warmth(step)
         loss = torch.zeros((), device=logits.device)
         terms: Terms = {}
         for number, (entry, function) in enumerate(self._losses):
@@ -133,6 +133,20 @@ class Objective(nn.Module):
             loss = loss + warm * entry.weight * torch.stack(list(found.values())).sum()
             terms |= found
         return loss, terms
+
+    def of_answers(
+        self, logits: Float[Tensor, " batch classes *space"], batch: Mapping[str, Tensor], step: int
+    ) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses that compare answers, for a further head."""
+        loss = torch.zeros((), device=logits.device)
+        for entry, function in self._losses:
+            if entry.layers is None:
+                terms = _of_answers(entry, function, logits, batch)
+                loss = loss + self._warmth(step) * entry.weight * sum(terms.values())
+        return loss
+
+    def _warmth(self, step: int) -> float:
+        return min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
 
     def _watch(self, terms: Terms, *, taught: bool) -> None:
         for name, term in terms.items():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medkd.config import Config, StudentOptions, TeacherOptions
+from medkd.config import Config, StudentOptions, TeacherOptions, TrainOptions
 from medkd.data import phi
 from medkd.data.augment import augmentation
 from medkd.data.check import Cohort, labelled
@@ -38,7 +38,7 @@ from medkd.train.admit import admit
 from medkd.train.calibrate import fit_on_cases
 from medkd.train.loop import Fit, fit
 from medkd.train.soften import open_soft_targets
-from medkd.train.steps import DistillStep, Step, supervised_step
+from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.types import Case, Task
 
 
@@ -58,8 +58,9 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
     for key, role in (roles | {"student": config.student}).items():
         assert role.model is not None
         try:
+            network = _build(config, role).eval()
             with torch.no_grad():
-                logits = _build(config, role).eval()(window)
+                logits = network(window)
         except ConfigError as error:
             raise ConfigError(f"{key}.model: {error}") from None
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -75,6 +76,10 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
                 f"{list(config.preprocess.window)} into {list(logits.shape[2:])}; choose a window "
                 f"that every level of the network can halve"
             )
+        try:
+            SupervisedStep(config, _schedule(config, key)).adapt(network)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from None
 
 
 def _check_losses(config: Config) -> None:
@@ -180,7 +185,7 @@ def _train(
         job = _Job(
             config=study.config,
             name=name,
-            step=supervised_step(study.config.task),
+            step=SupervisedStep(study.config, _schedule(study.config, name)),
             samples=samples,
             validation=load_samples(validation, study.config),
             folder=folder,
@@ -225,7 +230,7 @@ class _Job:
 
     config: Config
     name: str
-    step: Step
+    step: SupervisedStep
     samples: Sequence[Sample]
     validation: Sequence[Sample]
     folder: Path
@@ -245,8 +250,7 @@ class _Job:
         seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
         torch.manual_seed(seed)
         model = _build(self.config, self.role)
-        if isinstance(self.step, DistillStep):
-            self.step.adapt(model)
+        self.step.adapt(model)
         self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
         dataset = PatchDataset(self.samples, self.config, options=options)
         fitting = Fit(
@@ -318,6 +322,12 @@ def _temperature(model: nn.Module, samples: Sequence[Sample], config: Config) ->
 def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
     index = label.astype(np.int64).reshape(1, *log_p.shape[1:])
     return float(-np.take_along_axis(log_p, index, axis=0).mean())
+
+
+def _schedule(config: Config, name: str) -> TrainOptions:
+    role = config.teacher if name.startswith("teacher") else config.student
+    assert role.train is not None
+    return role.train
 
 
 def _build(config: Config, role: TeacherOptions | StudentOptions) -> nn.Module:

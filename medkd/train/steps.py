@@ -1,6 +1,10 @@
-"""Steps: from a batch to named loss terms; ``loss`` is the one that is minimised."""
+"""Steps: from a batch to named loss terms; ``loss`` is the one that is minimised.
 
-from collections.abc import Callable
+What a step brings along (heads for deep supervision, adapters between layers) is trained with the
+network and stays behind when the network is saved.
+"""
+
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -8,29 +12,96 @@ from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medkd.config import Config
+from medkd.config import Config, TrainOptions
 from medkd.distill.features import tapped
 from medkd.distill.objective import Objective
 from medkd.distill.teacher import OnlineTeacher
+from medkd.errors import ConfigError
 from medkd.train.optim import precision
 from medkd.types import UNLABELLED, Task
 
 Terms = dict[str, Tensor]
 Step = Callable[[nn.Module, dict[str, Tensor], int], Terms]  # (model, batch, step number)
 
-
-def supervised_step(task: Task) -> Step:
-    """Return the step that learns from labels alone: Dice + cross-entropy, or the latter."""
-
-    def step(model: nn.Module, batch: dict[str, Tensor], number: int) -> Terms:
-        del number
-        terms = _supervised(model(batch["image"]).float(), batch, task)
-        return {"loss": torch.stack(list(terms.values())).sum(), **terms}
-
-    return step
+CONVOLUTIONS = {4: nn.Conv2d, 5: nn.Conv3d}  # by the axes of [batch, channels, *space]
+POOLS = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}
 
 
-class DistillStep(nn.Module):
+class SupervisedStep(nn.Module):
+    """The step that learns from labels alone: Dice + cross-entropy, or the latter."""
+
+    def __init__(self, config: Config, options: TrainOptions) -> None:
+        """Make the step; ``adapt`` follows once the network is there."""
+        super().__init__()
+        self.config, self.options = config, options
+        self.heads = nn.ModuleDict()
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers of the network that the step looks at."""
+        return list(self.options.deep_supervision)
+
+    def adapt(self, model: nn.Module) -> None:
+        """Give each layer of ``train.deep_supervision`` a head of its own.
+
+        Raises:
+            ConfigError: the network has no such layer, or it puts out no features.
+        """
+        try:
+            features = self._features(model)
+        except ConfigError as error:
+            raise ConfigError(f"train.deep_supervision: {error}") from None
+        for number, layer in enumerate(self.options.deep_supervision):
+            maps = features.get(layer)
+            if not isinstance(maps, Tensor) or maps.ndim not in CONVOLUTIONS:
+                raise ConfigError(
+                    f"train.deep_supervision: layer {layer!r} puts out no features "
+                    f"[batch, channels, *space] when the network answers; choose another"
+                )
+            convolution = CONVOLUTIONS[maps.ndim]
+            self.heads[str(number)] = convolution(maps.shape[1], len(self.config.classes), 1)
+
+    def forward(self, model: nn.Module, batch: dict[str, Tensor], number: int) -> Terms:
+        """Return ``loss`` and all terms it is made of.
+
+        Each head learns from labels and soft targets that are brought to its grid; the first one
+        counts half as much as the network's own answer, each further one half as much again.
+        """
+        network = getattr(model, "module", model)  # as it was before it was wrapped for a device
+        with tapped(network, self.layers) as features:
+            logits = model(batch["image"]).float()
+        batch = self._informed(batch)
+        loss, terms = self._loss(logits, batch, number, features)
+        for index, layer in enumerate(self.options.deep_supervision):
+            deep = self.heads[str(index)](features[layer].float())
+            resized = _resized(batch, deep.shape[2:])
+            terms[f"deep_supervision/{layer}"] = self._deep_loss(deep, resized, number)
+            loss = loss + 0.5 ** (index + 1) * terms[f"deep_supervision/{layer}"]
+        return {"loss": loss, **terms}
+
+    def _features(self, model: nn.Module) -> dict[str, Tensor]:
+        window = (1, self.config.preprocess.channels, *self.config.preprocess.window)
+        device = next(model.parameters(), torch.empty(0)).device
+        with torch.no_grad(), tapped(model.eval(), self.layers) as features:
+            if self.layers:
+                model(torch.zeros(window, device=device))
+        return features
+
+    def _informed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch
+
+    def _loss(
+        self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Terms]:
+        del number, features
+        terms = _supervised(logits, batch, self.config.task)
+        return torch.stack(list(terms.values())).sum(), terms
+
+    def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
+        return self._loss(logits, batch, number, {})[0]
+
+
+class DistillStep(SupervisedStep):
     """The step that learns from labels and soft targets, stored or asked for as it goes."""
 
     def __init__(self, config: Config, *, teacher: OnlineTeacher | None = None) -> None:
@@ -39,50 +110,69 @@ class DistillStep(nn.Module):
         Raises:
             ConfigError: an unknown loss or loss option.
         """
-        super().__init__()
-        self._config = config
+        super().__init__(config, config.student.train)
         self.objective = Objective(config.distill)
         self.teacher = teacher
+        self._said: dict[str, Tensor] = {}
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers of the network that heads or losses look at."""
+        return super().layers + self.objective.student_layers
 
     def adapt(self, model: nn.Module) -> None:
-        """Make the adapters between the layers of ``model`` and of the teacher.
+        """Make the heads, and the adapters between the layers of ``model`` and of the teacher.
 
         Raises:
-            ConfigError: a layer that one of them does not have.
+            ConfigError: a layer that one of them does not have, or that puts out no features.
         """
+        super().adapt(model)
         if self.teacher is None or not self.objective.teacher_layers:
             return
-        preprocess = self._config.preprocess
-        window = torch.zeros(1, preprocess.channels, *preprocess.window)
-        here, there = (next(m.parameters(), window).device for m in (model, self.teacher))
-        with torch.no_grad(), tapped(model.eval(), self.objective.student_layers) as features:
-            model(window.to(here))
-        asked = torch.eye(1, len(self.teacher.members), device=there)
-        self.objective.adapt(features, self.teacher.said(window.to(there), asked)[1])
+        window = (1, self.config.preprocess.channels, *self.config.preprocess.window)
+        device = next(self.teacher.parameters(), torch.empty(0)).device
+        asked = torch.eye(1, len(self.teacher.members), device=device)
+        _, said = self.teacher.said(torch.zeros(window, device=device), asked)
+        self.objective.adapt(self._features(model), said)
 
-    def forward(self, model: nn.Module, batch: dict[str, Tensor], number: int) -> Terms:
-        """Return ``loss`` and all terms it is made of."""
-        network = getattr(model, "module", model)  # as it was before it was wrapped for a device
-        with tapped(network, self.objective.student_layers) as student:
-            logits = model(batch["image"]).float()
-        teacher: dict[str, Tensor] = {}
-        if self.teacher is not None:
-            batch = dict(batch)
-            with self._precision(logits.device):
-                batch["soft"], teacher = self.teacher.said(batch["image"], batch["asked"])
-        labels = _supervised(logits, batch, self._config.task)
-        soft, terms = self.objective(logits, batch, number, student=student, teacher=teacher)
-        supervised = self._config.distill.supervised
-        loss = supervised * torch.stack(list(labels.values())).sum() + soft
-        return {"loss": loss, **labels, **terms}
+    def _informed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Ask the teacher, computing as the student does."""
+        if self.teacher is None:
+            return batch
+        is_half = precision(self.options) == "bf16-mixed"
+        half: AbstractContextManager[object] = torch.autocast(
+            batch["image"].device.type, torch.bfloat16, enabled=is_half
+        )
+        with half:
+            soft, self._said = self.teacher.said(batch["image"], batch["asked"])
+        return batch | {"soft": soft}
 
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        """Let the teacher compute as the student does."""
-        is_half = precision(self._config.student.train) == "bf16-mixed"
-        return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
+    def _loss(
+        self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Terms]:
+        labels = _supervised(logits, batch, self.config.task)
+        soft, terms = self.objective(logits, batch, number, student=features, teacher=self._said)
+        supervised = self.config.distill.supervised
+        return supervised * torch.stack(list(labels.values())).sum() + soft, labels | terms
+
+    def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
+        labels = _supervised(logits, batch, self.config.task)
+        soft = self.objective.of_answers(logits, batch, number)
+        return self.config.distill.supervised * torch.stack(list(labels.values())).sum() + soft
 
 
-def _supervised(logits: Tensor, batch: dict[str, Tensor], task: Task) -> Terms:
+def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor]:
+    """Bring labels and soft targets to a coarser grid; probabilities stay probabilities."""
+    resized = {}
+    for name in {"label", "valid"} & batch.keys():
+        voxels = F.interpolate(batch[name][:, None].float(), size=space, mode="nearest-exact")
+        resized[name] = voxels[:, 0].to(batch[name].dtype)
+    if "soft" in batch:
+        resized["soft"] = POOLS[len(space) + 2](batch["soft"], list(space))  # type: ignore[arg-type]
+    return resized
+
+
+def _supervised(logits: Tensor, batch: Mapping[str, Tensor], task: Task) -> Terms:
     """Return the terms of the images that have a label; 0 where none of the batch has."""
     label = batch["label"]
     has_label = (label != UNLABELLED).flatten(1).all(1) if label.ndim > 1 else label != UNLABELLED

@@ -258,3 +258,9 @@ def test_asked_without_augmentation_the_teacher_says_what_it_would_have_stored(m
     said, _ = teacher.cpu().said(image, torch.ones(1, 1))
     stored = np.exp(open_soft_targets(study, cohort)[sample.case.id][...])
     np.testing.assert_allclose(said[0], stored, atol=0.03)  # 8 bits a class
+
+
+def test_a_layer_for_deep_supervision_that_nobody_has_is_refused_before_training(make_config):
+    config = load(make_config(dims=2), overrides=["teacher.train.deep_supervision=[model.9]"])
+    with pytest.raises(ConfigError, match="no layer 'model"):
+        check_models(config)

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from medkd.config import Config
 from medkd.distill.losses.pixel import pixel_kd
 from medkd.errors import ConfigError
-from medkd.train.steps import DistillStep, supervised_step
+from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.types import UNLABELLED, Task
 from tests.conftest import tiny_values
 
@@ -32,6 +32,11 @@ def batch():
     }
 
 
+def supervised(config, task=None):
+    config = config.model_copy(update={"task": task or config.task})
+    return SupervisedStep(config, config.student.train)
+
+
 def by_hand(logits, label):
     """Return Dice loss over the foreground, the batch as one image, and the cross-entropy."""
     p, truth = logits.softmax(1)[:, 1:], F.one_hot(label, 3).movedim(-1, 1)[:, 1:]
@@ -40,8 +45,8 @@ def by_hand(logits, label):
     return {"dice_loss": 1 - dice.mean(), "cross_entropy": F.cross_entropy(logits, label)}
 
 
-def test_labels_alone_give_dice_and_cross_entropy(batch):
-    terms = supervised_step(Task.SEGMENTATION)(nn.Identity(), batch, 0)
+def test_labels_alone_give_dice_and_cross_entropy(options, batch):
+    terms = supervised(options())(nn.Identity(), batch, 0)
     expected = by_hand(batch["image"], batch["label"])
     assert terms.keys() == {"loss", *expected}
     for name, value in expected.items():
@@ -49,9 +54,9 @@ def test_labels_alone_give_dice_and_cross_entropy(batch):
     torch.testing.assert_close(terms["loss"], sum(expected.values()))
 
 
-def test_classification_has_no_dice():
+def test_classification_has_no_dice(options):
     batch = {"image": torch.randn(4, 3), "label": torch.tensor([0, 1, 2, 0])}
-    terms = supervised_step(Task.CLASSIFICATION)(nn.Identity(), batch, 0)
+    terms = supervised(options(), Task.CLASSIFICATION)(nn.Identity(), batch, 0)
     assert terms.keys() == {"loss", "cross_entropy"}
     torch.testing.assert_close(terms["loss"], F.cross_entropy(batch["image"], batch["label"]))
 
@@ -75,8 +80,8 @@ def test_the_terms_warm_up(options, batch, number, share):
 def test_without_the_term_distillation_is_supervision(options, batch):
     losses = [{"name": "pixel_kd", "weight": 0}]
     distilled = DistillStep(options(losses=losses))(nn.Identity(), batch, 0)
-    supervised = supervised_step(Task.SEGMENTATION)(nn.Identity(), batch, 0)
-    torch.testing.assert_close(distilled["loss"], supervised["loss"])
+    alone = supervised(options())(nn.Identity(), batch, 0)
+    torch.testing.assert_close(distilled["loss"], alone["loss"])
 
 
 @pytest.mark.parametrize("task", list(Task))
@@ -90,7 +95,7 @@ def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch
     config = options().model_copy(update={"task": task})
     terms = DistillStep(config)(nn.Identity(), half, 0)
     first = {key: value[:1] for key, value in (batch | {"image": logits}).items()}
-    alone = supervised_step(task)(nn.Identity(), first, 0)
+    alone = supervised(config)(nn.Identity(), first, 0)
     torch.testing.assert_close(terms["cross_entropy"], alone["cross_entropy"])
     valid = half["valid"] if task is Task.SEGMENTATION else None
     soft = pixel_kd(logits, batch["soft"], valid)["pixel_kd"]
@@ -113,3 +118,51 @@ def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch
 def test_an_unknown_loss_or_option_is_refused_before_training(options, loss, message):
     with pytest.raises(ConfigError, match=message):
         DistillStep(options(losses=[loss]))
+
+
+class TestDeepSupervision:
+    """A network whose second answer is half as fine."""
+
+    @pytest.fixture
+    def network(self):
+        torch.manual_seed(0)
+        down = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2))
+        return nn.Sequential(down, nn.ConvTranspose2d(4, 3, 2, stride=2))
+
+    @pytest.fixture
+    def config(self, options):
+        train = options().student.train.model_copy(update={"deep_supervision": ("0",)})
+        student = options().student.model_copy(update={"train": train})
+        return options().model_copy(update={"student": student})
+
+    @pytest.fixture
+    def batch(self, batch):
+        return batch | {"image": batch["image"][:, :1], "label": batch["label"].contiguous()}
+
+    def test_each_head_learns_from_resized_targets_at_half_the_weight(self, config, network, batch):
+        step = DistillStep(config)
+        step.adapt(network)
+        terms = step(network, batch, 0)
+        (head,) = step.heads.values()
+        deep = head(network[0](batch["image"]))
+        label = batch["label"][:, 1::2, 1::2]  # nearest-exact of a grid half as fine
+        soft = F.avg_pool2d(batch["soft"], 2)
+        valid = batch["valid"][:, 1::2, 1::2]
+        hard = by_hand(deep, label)
+        expected = sum(hard.values()) + pixel_kd(deep, soft, valid)["pixel_kd"]
+        torch.testing.assert_close(terms["deep_supervision/0"], expected)
+        answer = terms["dice_loss"] + terms["cross_entropy"] + terms["pixel_kd"]
+        torch.testing.assert_close(terms["loss"], answer + 0.5 * expected)
+
+    def test_heads_are_trained_and_are_no_part_of_the_network(self, config, network, batch):
+        step = SupervisedStep(config, config.student.train)
+        step.adapt(network)
+        step(network, batch, 0)["loss"].backward()
+        assert [p.grad is not None for p in step.parameters()] == [True, True]
+        assert not set(step.state_dict()) & set(network.state_dict())
+
+    def test_a_layer_that_puts_out_no_map_is_refused(self, config, batch):
+        step = SupervisedStep(config, config.student.train)
+        flat = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)))
+        with pytest.raises(ConfigError, match="deep_supervision: layer '0' puts out no features"):
+            step.adapt(flat)
