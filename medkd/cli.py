@@ -53,13 +53,14 @@ def _checked(
 ) -> Iterator[tuple["Study", "Cohort"]]:
     """Open a study, check its data and hold it while a stage runs."""
     from medkd.data.check import check as check_cohort
+    from medkd.export.sizing import size_student
     from medkd.train.run import check_models
 
     study = open_study(config, overrides, budget)
     check_models(study.config)
     cohort = check_cohort(study)
     with study.hold(cohort.split):
-        yield study, cohort
+        yield size_student(study, cohort), cohort
 
 
 @app.command()

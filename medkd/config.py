@@ -196,11 +196,19 @@ class TeacherOptions(Options):
         return self
 
 
+class BudgetOptions(Options):
+    """How fast the student has to answer on this machine; its width follows from it."""
+
+    latency_ms: Positive  # file to file, for 9 of 10 images
+    threads: Count = 2
+
+
 class StudentOptions(Options):
     """The small model, trained twice: on labels alone (baseline) and distilled (student)."""
 
     model: NamedOptions
     train: TrainOptions
+    budget: BudgetOptions | None = None  # the widest network of this kind within it
 
 
 class LossOptions(NamedOptions):

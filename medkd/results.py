@@ -15,6 +15,7 @@ from medkd.errors import StudyError
 from medkd.types import Role, Task
 
 SCHEMA = 1
+CURVE = "curve.json"  # of the stage that sizes the student
 
 # figures of which less is better; of all others more is
 LESS_IS_BETTER = frozenset(
@@ -81,6 +82,17 @@ class Latency(Result):
     peak_memory_mib: float
     processor: str
     load_average: float
+
+
+class SizingPoint(Result):
+    """One width of the student's network, and how fast it answers file to file."""
+
+    model: dict[str, Any]
+    parameters: int
+    latency_p50_ms: float
+    latency_p90_ms: float
+    network_ms: float
+    chosen: bool = False
 
 
 class RoleResult(Result):
@@ -167,6 +179,7 @@ class Report(Result):
     leakage: dict[str, int]  # patients and identical files found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
+    sizing: tuple[SizingPoint, ...] = ()  # where the student was sized by a latency budget
     config: dict[str, Any]
     card: dict[str, Any] | None
     environment: dict[str, Any]

@@ -10,6 +10,7 @@ from medkd.cli import Budget, ConfigPath, Overrides, conclude, open_study, run_p
 from medkd.data.check import check
 from medkd.evaluate.run import evaluate
 from medkd.export.release import export
+from medkd.export.sizing import size_student
 from medkd.results import Report
 from medkd.study import Study
 from medkd.track.session import tracked
@@ -24,22 +25,25 @@ def run(study: Study) -> Report:
     check_models(study.config, task=Task.CLASSIFICATION)
     cohort = check(study)
 
-    with study.hold(cohort.split), tracked(study) as runs:
-        # the large, accurate model, and what it believes of every training case
-        train_teacher(study, cohort, tracker=runs[Role.TEACHER])
-        soften(study, cohort)
+    with study.hold(cohort.split):
+        # the widest student that answers in time, where the config gives it a latency budget
+        study = size_student(study, cohort)
+        with tracked(study) as runs:
+            # the large, accurate model, and what it believes of every training case
+            train_teacher(study, cohort, tracker=runs[Role.TEACHER])
+            soften(study, cohort)
 
-        # the same small network twice, with the same images and the same number of steps
-        train_baseline(study, cohort, tracker=runs[Role.BASELINE])
-        distill(study, cohort, tracker=runs[Role.STUDENT])
+            # the same small network twice, with the same images and the same number of steps
+            train_baseline(study, cohort, tracker=runs[Role.BASELINE])
+            distill(study, cohort, tracker=runs[Role.STUDENT])
 
-        # folders that a device can run without torch
-        for role in Role:
-            export(study, cohort, role=role)
+            # folders that a device can run without torch
+            for role in Role:
+                export(study, cohort, role=role)
 
-        # the one place where the test split is opened
-        report = evaluate(study, cohort, quiet=runs.quiet)
-        runs.results(report)
+            # the one place where the test split is opened
+            report = evaluate(study, cohort, quiet=runs.quiet)
+            runs.results(report)
     return report
 
 

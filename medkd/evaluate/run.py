@@ -29,7 +29,17 @@ from medkd.evaluate.score import (
 )
 from medkd.predict.teachers import admitted, external_stages, stages
 from medkd.progress import console
-from medkd.results import Comparison, Latency, Overlay, Part, Report, RoleResult, write_report
+from medkd.results import (
+    CURVE,
+    Comparison,
+    Latency,
+    Overlay,
+    Part,
+    Report,
+    RoleResult,
+    SizingPoint,
+    write_report,
+)
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
@@ -235,12 +245,20 @@ def _report(
         leakage=_leakage(cohort),
         test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
         overlays=tuple(overlays),
+        sizing=_sizing(study),
         config=shareable(config),
         card=_card(study),
         environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
         digests={"data set": cohort.digest_of(everyone), **releases},
         notes=_notes(study, cohort),
     )
+
+
+def _sizing(study: Study) -> tuple[SizingPoint, ...]:
+    if study.config.student.budget is None:
+        return ()
+    curve = json.loads((study.path("sizing") / CURVE).read_text())
+    return tuple(SizingPoint(**point) for point in curve)
 
 
 def _parts(cohort: Cohort) -> dict[str, Part]:

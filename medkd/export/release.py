@@ -1,9 +1,12 @@
 """Release: a folder a device can run: weights, and a manifest with the SHA-256 of every file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import nn
+
+from medkd.config import Config
 from medkd.data.check import Cohort
 from medkd.device.manifest import MANIFEST, Manifest, sha256
 from medkd.device.predictor import WEIGHTS
@@ -50,8 +53,34 @@ def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], fol
         temperatures=[1.0 if single else member.temperature for member in loaded],
         weights=None if single else weights_among(config, members),
     )
-    shape = (config.preprocess.channels, *config.preprocess.window)
     console.print(f"export {role}")
+    write_release(
+        folder,
+        network,
+        config,
+        role=role,
+        model=loaded[0].model | ({} if single else {"members": len(loaded)}),
+        temperature=loaded[0].temperature if single else 1.0,
+        provenance=_provenance(study, cohort, loaded),
+    )
+
+
+def write_release(
+    folder: Path,
+    network: nn.Module,
+    config: Config,
+    *,
+    role: str,
+    model: Mapping[str, object],
+    temperature: float = 1.0,
+    provenance: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights and manifest of a network into ``folder``.
+
+    Raises:
+        ReleaseError: the exported network answers differently from the one given.
+    """
+    shape = (config.preprocess.channels, *config.preprocess.window)
     export_onnx(network, folder / WEIGHTS, shape=shape)
     manifest = Manifest(
         role=role,
@@ -59,11 +88,11 @@ def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], fol
         classes=config.classes,
         label_values=config.label_values,
         preprocess=config.preprocess,
-        temperature=loaded[0].temperature if single else 1.0,
-        model=loaded[0].model | ({} if single else {"members": len(loaded)}),
+        temperature=temperature,
+        model=dict(model),
         parameters=parameters(network),
         macs=macs(network, (1, *shape)),
-        study=_provenance(study, cohort, loaded),
+        study=dict(provenance or {}),
         parity=parity(network, folder / WEIGHTS, shape=shape),
         files={WEIGHTS: sha256(folder / WEIGHTS)},
     )

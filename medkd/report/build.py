@@ -86,6 +86,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "failures": accuracy.failures(report),
         "calibration": accuracy.calibration(report),
         "latency": costs.latency(report),
+        "sizing": costs.sizing(report),
         "models": costs.models(report),
         "per_case": cases.per_case(report),
         "split": provenance.split(report),

@@ -1,6 +1,6 @@
 """Costs: the tables of time, memory and size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from medkd.report.tables import UNKNOWN, Cell, Table, heads, role_cell, role_head, roles_of
@@ -47,12 +47,30 @@ def latency(report: Report) -> Table:
     return Table(caption, heads("Quantity", *(role_head(r.role) for r in results)), tuple(rows))
 
 
+def sizing(report: Report) -> Table:
+    """Return the widths that were tried for the student's latency budget."""
+    budget = (report.config.get("student", {}).get("budget") or {}).get("latency_ms")
+    rows = [
+        (
+            _options(point.model),
+            Cell(amount(point.parameters)),
+            Cell(milliseconds(point.latency_p90_ms), f"p50 {milliseconds(point.latency_p50_ms)}"),
+            Cell(milliseconds(point.network_ms)),
+            Cell("chosen", mood="good") if point.chosen else Cell(""),
+        )
+        for point in report.sizing
+    ]
+    caption = f"The student was sized to answer 9 of 10 images within {budget} ms on this machine."
+    head = heads("Network", "Parameters", "File to file, p90", "Network, p50", "")
+    return Table(caption, head, tuple(rows))
+
+
 def models(report: Report) -> Table:
     """Return what each role is: network, options, size."""
     rows = [
         (
             role_cell(r.role),
-            _network(r),
+            _options(r.model),
             _known(r.parameters, amount),
             _known(r.macs, amount),
             _known(r.size_mib, _mebibytes),
@@ -63,10 +81,10 @@ def models(report: Report) -> Table:
     return Table("The networks that were compared.", head, tuple(rows), kind="words")
 
 
-def _network(result: RoleResult) -> Cell:
-    options = {key: value for key, value in result.model.items() if key != "name"}
+def _options(model: Mapping[str, object]) -> Cell:
+    options = {key: value for key, value in model.items() if key != "name"}
     below = "; ".join(f"{key}: {text(value)}" for key, value in facts(options))
-    return Cell(text(result.model.get("name", "not stated")), below)
+    return Cell(text(model.get("name", "not stated")), below)
 
 
 def _written(measured: Latency) -> dict[str, str]:

@@ -1,4 +1,5 @@
 from medkd.report import costs
+from medkd.results import SizingPoint
 from medkd.types import Role
 
 
@@ -24,3 +25,20 @@ def test_a_model_is_told_by_name_and_options(segmentation):
     network = costs.models(segmentation).rows[0][1]
     assert network.text == "dynunet"
     assert network.below == "Filters: 16, 32, 64, 128"
+
+
+def test_the_widths_that_were_tried_are_shown_and_the_chosen_one_stands_out(segmentation):
+    points = tuple(
+        SizingPoint(
+            model={"name": "plain_unet", "channels": [width]},
+            parameters=width,
+            latency_p50_ms=width,
+            latency_p90_ms=width + 1,
+            network_ms=width - 1,
+            chosen=width == 16,
+        )
+        for width in (8, 16, 24)
+    )
+    shown = costs.sizing(segmentation.model_copy(update={"sizing": points}))
+    assert [row[4].text for row in shown.rows] == ["", "chosen", ""]
+    assert not costs.sizing(segmentation).rows
