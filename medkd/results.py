@@ -171,11 +171,6 @@ class Report(Result):
     notes: tuple[str, ...]  # what a reader must know, e.g. in-fold soft targets
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write ``report.json``."""
-    path.write_text(report.model_dump_json(indent=1), encoding="utf-8")
-
-
 def read_report(path: Path) -> Report:
     """Read ``report.json``.
 

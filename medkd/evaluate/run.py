@@ -27,7 +27,7 @@ from medkd.evaluate.score import (
     score_segmentation,
 )
 from medkd.progress import console
-from medkd.results import Comparison, Latency, Overlay, Part, Report, RoleResult, write_report
+from medkd.results import Comparison, Latency, Overlay, Part, Report, RoleResult
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
@@ -57,7 +57,7 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
     overlays = [Overlay(**entry) for entry in json.loads((folder / "overlays.json").read_text())]
     compared = [Comparison(**c) for c in json.loads((folder / COMPARISONS).read_text())]
     report = _report(study, cohort, roles, compared, overlays)
-    write_report(report, study.folder / "report.json")
+    write_atomic(study.folder / "report.json", report.model_dump_json(indent=1))
     return report
 
 

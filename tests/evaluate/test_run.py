@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -31,6 +32,15 @@ def with_gates(study, *gates):
 def test_the_report_on_disk_is_the_one_returned(evaluated):
     study, _, report = evaluated
     assert read_report(study.folder / "report.json") == report
+
+
+def test_a_new_report_takes_the_place_of_the_old_one_whole(evaluated):
+    study, cohort, _ = evaluated
+    path = study.folder / "report.json"
+    with path.open() as old:
+        evaluate(study, cohort)
+        assert not os.path.samestat(os.fstat(old.fileno()), path.stat())
+        assert json.load(old)["study"] == study.config.study.name
 
 
 def test_three_roles_are_scored_on_the_same_test_cases(evaluated):
