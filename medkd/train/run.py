@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medkd.config import Config, StudentOptions, TeacherOptions
+from medkd.config import Config, DistillOptions, StudentOptions, TeacherOptions
 from medkd.data import phi
 from medkd.data.augment import augmentation
 from medkd.data.check import Cohort, labelled
@@ -21,7 +21,7 @@ from medkd.errors import ConfigError
 from medkd.metrics.calibration import fit_temperature
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
-from medkd.models.checkpoint import Checkpoint, save_checkpoint
+from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_model
 from medkd.predict.infer import predict_log_probabilities
@@ -93,6 +93,7 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
     train = labelled(cohort.of(cohort.split.train))
     folds = study.config.teacher.folds
     parts = split_folds(train, folds=folds, seed=study.config.study.seed)
+    tracker.params({"folds": folds})
     folders = []
     for fold, part in enumerate(parts):
         left_out = {case.id for case in part} if folds > 1 else set()
@@ -139,7 +140,7 @@ def _train(
     salt = phi.study_salt(study.folder)
     patients = sorted({phi.key(case.patient, salt=salt, kind="patient") for case in cases})
 
-    def make(folder: Path) -> None:
+    def train(folder: Path) -> None:
         samples = load_samples(cases, study.config)
         if name == "student":
             targets = open_soft_targets(study, cohort)
@@ -153,6 +154,13 @@ def _train(
             tracker=tracker,
         )
         job.run(patients)
+
+    def make(folder: Path) -> None:
+        if not (folder / CHECKPOINT_FILE).exists():  # written last: a kill may have come after it
+            train(folder)
+        # what served to resume, or was being written when a run was killed
+        for leftover in [*folder.glob("*.pt"), *folder.glob("*.partial")]:
+            leftover.unlink()
 
     return study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
 
@@ -178,14 +186,16 @@ class _Job:
         return self.config.teacher if self.name.startswith("teacher") else self.config.student
 
     def run(self, patients: Sequence[str]) -> None:
-        """Train, calibrate and save; what was needed only to resume is deleted."""
+        """Train, calibrate and save."""
         options = self.role.train
         # baseline and student start from the same weights and see the same patches
         is_teacher = self.role is self.config.teacher
         seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
         torch.manual_seed(seed)
         model = _build(self.config, self.role)
-        self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
+        described = _parameters(self.config, self.role, model, len(self.samples))
+        how = _distillation(self.config.distill) if self.name == "student" else {}
+        self.tracker.params(described | how)
         dataset = PatchDataset(self.samples, self.config, options=options)
         fitting = Fit(
             name=self.name,
@@ -212,8 +222,6 @@ class _Job:
             patients=tuple(patients),
         )
         save_checkpoint(self.folder, model, checkpoint)
-        for leftover in ("last.pt", "best.pt"):
-            (self.folder / leftover).unlink()
 
 
 def validation_figures(
@@ -288,7 +296,7 @@ def _parameters(
 ) -> dict[str, Any]:
     """Few, flat parameters: what one would sort and compare runs by."""
     window = (1, config.preprocess.channels, *config.preprocess.window)
-    return {
+    values = {
         "model": role.model.name,
         **{f"model.{key}": value for key, value in role.model.options.items()},
         **role.train.model_dump(exclude={"workers"}),
@@ -296,4 +304,13 @@ def _parameters(
         "macs": macs(model, window),
         "training_cases": cases,
         "window": "x".join(map(str, config.preprocess.window)),
+        "seed": config.study.seed,
     }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _distillation(options: DistillOptions) -> dict[str, Any]:
+    values = options.model_dump(exclude={"losses", "store"})
+    for loss in options.losses:
+        values |= {f"{loss.name}.{key}": value for key, value in loss if key != "name"}
+    return {f"distill.{key}": value for key, value in values.items() if value is not None}
