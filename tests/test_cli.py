@@ -183,6 +183,16 @@ def test_a_bad_case_is_named_with_its_file_and_remedy(refused, config, mistake):
         assert word in said
 
 
+def test_a_truncated_medmnist_file_is_named(refused, config):
+    path = config.parent / "m.npz"
+    np.savez(path, train_images=np.zeros((9, 9, 9), np.uint8))
+    truncated(path)
+    code, said = refused("data.source=m.npz")
+    assert code == 3
+    for word in ("m.npz", "truncated", "copy it again"):
+        assert word in said
+
+
 def test_a_patient_on_two_sides_of_a_given_split_is_named(refused, config):
     path = config.parent / "data" / "cases.csv"
     with path.open(newline="") as file:
