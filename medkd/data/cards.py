@@ -6,7 +6,7 @@ written ``unknown: <reason>``, so that a gap is stated and never looks like an o
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
@@ -64,6 +64,12 @@ class Head(Options):
     cases: Annotated[int, Field(ge=1)]
     patients: Annotated[int, Field(ge=1)] | None  # null: the data set does not tell
     citation: Known
+
+
+# the fields of which null says that the data set does not tell
+UNTOLD = frozenset(
+    name for name, field in Head.model_fields.items() if type(None) in get_args(field.annotation)
+)
 
 
 class Card(Head):
