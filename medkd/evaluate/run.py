@@ -68,6 +68,8 @@ def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
         "test cases": cohort.digest_of(cohort.split.test),
         "evaluate": config.evaluate.model_dump(),
         "gates": [str(gate) for gate in config.gates],
+        "latency": config.latency.model_dump(),
+        "seed": config.study.seed,
     }
 
 

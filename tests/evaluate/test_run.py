@@ -153,6 +153,19 @@ def test_every_opening_is_counted_even_of_an_evaluation_that_was_killed(
     measured = report.roles[Role.STUDENT].latency
     monkeypatch.setattr(run, "measure_latency", lambda *_, **__: measured)
     with monkeypatch.context() as patch:
+@pytest.mark.parametrize(
+    ("section", "option", "named"), [("latency", "queries", "latency"), ("study", "seed", "seed")]
+)
+def test_a_report_is_refused_where_what_it_was_measured_with_changed(
+    evaluated, section, option, named
+):
+    study, cohort, _ = evaluated
+    options = getattr(study.config, section).model_copy(update={option: 7})
+    other = replace(study, config=study.config.model_copy(update={section: options}))
+    with pytest.raises(StudyError, match=f"made before {named} changed"):
+        evaluate(other, cohort)
+
+
         patch.setattr(run, "score_segmentation", die)
         with pytest.raises(KeyboardInterrupt):
             evaluate(copy, cohort)
