@@ -161,7 +161,7 @@ class Report(Result):
     comparisons: tuple[Comparison, ...]
     gates: tuple[GateResult, ...]
     split: dict[str, Part]
-    leakage: dict[str, int]  # patients and identical files found on two sides: all 0, or no report
+    leakage: dict[str, int]  # patients and identical images found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
     config: dict[str, Any]

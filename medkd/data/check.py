@@ -31,11 +31,13 @@ class Cohort:
         cases: by id, in the datalist's order.
         split: the case ids of train, validation and test.
         digests: SHA-256 of each case's image and label files, by id.
+        images: SHA-256 of each case's image files alone, by id.
     """
 
     cases: dict[str, Case]
     split: Split
     digests: dict[str, str]
+    images: dict[str, str]
 
     def of(self, part: Iterable[str]) -> list[Case]:
         """Return the cases with these ids."""
@@ -68,9 +70,14 @@ def check(study: Study) -> Cohort:
     split = splits.split_cases(cases, study.config.data.split)
     _refuse_unfit(study, {case.id: case for case in cases}, split)
     found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
-    _refuse_duplicates(split, {case_id: finding.image for case_id, finding in found_of.items()})
-    digests = {case_id: finding.files for case_id, finding in found_of.items()}
-    return Cohort(cases={case.id: case for case in cases}, split=split, digests=digests)
+    cohort = Cohort(
+        cases={case.id: case for case in cases},
+        split=split,
+        digests={case_id: finding.files for case_id, finding in found_of.items()},
+        images={case_id: finding.image for case_id, finding in found_of.items()},
+    )
+    _refuse_duplicates(split, cohort.images)
+    return cohort
 
 
 class _Finding(NamedTuple):

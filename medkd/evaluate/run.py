@@ -250,10 +250,10 @@ def _leakage(cohort: Cohort) -> dict[str, int]:
     """Count what lies on two sides of the split."""
     parts = [set(ids) for ids in vars(cohort.split).values()]
     patients = [{cohort.cases[i].patient for i in part} for part in parts]
-    files = [{cohort.digests[i] for i in part} for part in parts]
+    images = [{cohort.images[i] for i in part} for part in parts]
     return {
         f"{name} in more than one part": sum(map(len, sides)) - len(set().union(*sides))
-        for name, sides in (("patients", patients), ("identical files", files))
+        for name, sides in (("patients", patients), ("identical images", images))
     }
 
 

@@ -84,11 +84,11 @@ def test_what_lies_on_two_sides_is_counted(evaluated):
     _, cohort, _ = evaluated
     leaking, held = cohort.split.train[0], cohort.split.test[0]
     moved = replace(cohort.cases[held], patient=cohort.cases[leaking].patient)
-    copied = cohort.digests | {held: cohort.digests[leaking]}
-    leaks = run._leakage(replace(cohort, cases=cohort.cases | {held: moved}, digests=copied))
+    copied = cohort.images | {held: cohort.images[leaking]}
+    leaks = run._leakage(replace(cohort, cases=cohort.cases | {held: moved}, images=copied))
     assert leaks == {
         "patients in more than one part": 1,
-        "identical files in more than one part": 1,
+        "identical images in more than one part": 1,
     }
 
 
