@@ -38,6 +38,11 @@ def read_datalist(study: Study) -> list[Case]:
     return cases
 
 
+def tells_patients(data: DataOptions) -> bool:
+    """Whether the data set names its patients; where not, each image is taken for one."""
+    return not data.source.endswith(".npz") and data.patient not in {"case", data.case}
+
+
 def _source(study: Study) -> Path:
     data, task = study.config.data, study.config.task
     if data.source == "phantom":

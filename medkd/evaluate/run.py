@@ -12,6 +12,7 @@ from medkd.config import Config, expand, shareable
 from medkd.data import phi
 from medkd.data.cards import read_card
 from medkd.data.check import Cohort, labelled
+from medkd.data.datalist import tells_patients
 from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
@@ -67,9 +68,9 @@ def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
         "releases": [study.stage_digest(f"releases/{role}") for role in Role],
         "test cases": cohort.digest_of(cohort.split.test),
         "evaluate": config.evaluate.model_dump(),
-        "gates": [str(gate) for gate in config.gates],
         "latency": config.latency.model_dump(),
         "seed": config.study.seed,
+        "gates": [str(gate) for gate in config.gates],
     }
 
 
@@ -277,6 +278,11 @@ def _notes(config: Config, cohort: Cohort) -> tuple[str, ...]:
         notes.append(
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
             "teacher.folds of 2 or more they come from a teacher that never saw the patient."
+        )
+    if not tells_patients(config.data):
+        notes.append(
+            "The data set names no patients: each image counts as one, intervals are by image, and "
+            "that no patient lies on two sides of the split proves nothing."
         )
     shared = ["network", "initial weights"] + ([] if without else ["patches"])
     options = config.student.train

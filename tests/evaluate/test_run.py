@@ -117,6 +117,18 @@ def test_soft_targets_in_fold_are_noted(evaluated):
 def test_every_overlay_was_drawn(evaluated):
     study, _, report = evaluated
     assert [overlay.rank for overlay in report.overlays] == ["worst 1", "median", "best"]
+@pytest.mark.parametrize(
+    ("data", "noted"),
+    [({}, False), ({"patient": "case"}, True), ({"source": "m.npz"}, True)],
+    ids=str,
+)
+def test_a_data_set_that_names_no_patients_is_noted(evaluated, data, noted):
+    study, cohort, _ = evaluated
+    data = study.config.data.model_copy(update=data)
+    notes = run._notes(study.config.model_copy(update={"data": data}), cohort)
+    assert any("names no patients: each image counts as one" in note for note in notes) == noted
+
+
     assert all((study.folder / overlay.path).is_file() for overlay in report.overlays)
     dice = [case.figures["dice"] for case in report.roles[Role.STUDENT].cases]
     assert report.overlays[0].value == min(dice)
