@@ -15,6 +15,7 @@ from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.predict.infer import predict_log_probabilities
 from medkd.types import Role
+from tests.conftest import NAMES
 
 CHECKPOINTS = {Role.TEACHER: "teacher/fold-0", Role.BASELINE: "baseline", Role.STUDENT: "student"}
 

@@ -16,11 +16,10 @@ import yaml
 
 from medkd.data import nifti
 from medkd.device.answer import answer
-from tests.conftest import tiny_values, write_cases
+from tests.conftest import NAMES, disclose, tiny_values, write_cases
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "segmentation.py")]
-NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")
 
 
 def digest(path):
@@ -126,14 +125,7 @@ def finished(tmp_path_factory):
     """A finished study whose ids, dates and file names tell who the patients are."""
     folder = tmp_path_factory.mktemp("finished")
     config = write_study(folder, name="tiny")
-    table = folder / "data" / "cases.csv"
-    text = table.read_text()
-    for number in range(10):
-        named = f"{NAMES[0]}-{number},{NAMES[2]}-{number // 2},"
-        text = text.replace(f"c{number},p{number // 2},", named)
-    header, *rows = text.splitlines()
-    dated = [f"{header},scan_date", *(f"{row},{NAMES[1]}" for row in rows)]
-    table.write_text("\n".join(dated) + "\n")
+    disclose(folder / "data")
     done = run(config, folder)
     assert done.returncode == 0, done.stderr
     return folder, done
