@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from medkd import cli
 from medkd.data import nifti
-from medkd.errors import ConfigError, DataError
+from medkd.errors import ConfigError, DataError, MissingExtraError
+from tests.device.test_answer import BY_COMMAND, on_a_device
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "pipelines" / "segmentation.py"
@@ -249,6 +250,16 @@ def test_a_process_of_its_own_ends_with_the_code_of_the_error(config, start):
     done = subprocess.run([*start, config], check=False, capture_output=True, text=True)
     assert done.returncode == DataError.exit_code
     assert done.stderr.startswith("error: case c3")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", ["check", "train --role teacher", "soften", "distill", "export", "evaluate"]
+)
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(config, verb):
+    done = on_a_device(BY_COMMAND, *verb.split(), config)
+    assert done.returncode == MissingExtraError.exit_code
+    assert "torch is not installed; pip install 'medkd[train]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
