@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from medkd.config import Config, expand, shareable
+from medkd.config import Config, shareable
 from medkd.data import phi
-from medkd.data.cards import read_card
+from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
 from medkd.data.reader import read_image, read_label
@@ -259,11 +259,8 @@ def _leakage(cohort: Cohort) -> dict[str, int]:
 
 
 def _card(study: Study) -> dict[str, Any] | None:
-    card = study.config.card
-    if not card:
-        return None
-    path = expand(card, key="card", root=study.config_path.parent)
-    return json.loads(read_card(path).model_dump_json())
+    card = card_of(study)
+    return card.model_dump(mode="json") if card else None
 
 
 def _notes(config: Config, cohort: Cohort) -> tuple[str, ...]:

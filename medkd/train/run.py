@@ -1,6 +1,7 @@
 """Run: train the networks of a study: teacher folds, baseline, distilled student."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,22 +96,35 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
     parts = split_folds(train, folds=folds, seed=study.config.study.seed)
     tracker.params({"folds": folds})
     folders = []
-    for fold, part in enumerate(parts):
-        left_out = {case.id for case in part} if folds > 1 else set()
-        cases = [case for case in train if case.id not in left_out]
-        told = tracker if folds == 1 else Prefixed(tracker, f"fold-{fold}")
-        folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, told))
+    with _told(cohort, tracker):
+        for fold, part in enumerate(parts):
+            left_out = {case.id for case in part} if folds > 1 else set()
+            cases = [case for case in train if case.id not in left_out]
+            told = tracker if folds == 1 else Prefixed(tracker, f"fold-{fold}")
+            folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, told))
     return folders
 
 
 def train_baseline(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
     """Train the student's network on labels alone; return its checkpoint folder."""
-    return _train(study, cohort, "baseline", labelled(cohort.of(cohort.split.train)), tracker)
+    with _told(cohort, tracker):
+        return _train(study, cohort, "baseline", labelled(cohort.of(cohort.split.train)), tracker)
 
 
 def distill(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
     """Train the student on labels and soft targets; return its checkpoint folder."""
-    return _train(study, cohort, "student", cohort.of(cohort.split.train), tracker)
+    with _told(cohort, tracker):
+        return _train(study, cohort, "student", cohort.of(cohort.split.train), tracker)
+
+
+@contextmanager
+def _told(cohort: Cohort, tracker: Tracker) -> Iterator[None]:
+    """Say first which data a role sees, and at the end that it is trained."""
+    for part in ("train", "validation"):
+        digest = cohort.digest_of(getattr(cohort.split, part))
+        tracker.dataset(cohort.name, digest=digest, context=part)
+    yield
+    tracker.status("FINISHED")
 
 
 def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case]) -> dict[str, Any]:

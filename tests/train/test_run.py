@@ -75,6 +75,16 @@ class TestTrained:
         assert list(tracker.curve(f"validation/{figure}")) == [3, 6]
         assert list(tracker.curve("calibration/temperature")) == [6]
 
+    def test_the_tracker_was_told_which_data_it_sees_and_when_it_was_trained(self, trained, name):
+        _, cohort, trackers = trained
+        tracker = trackers[name.partition("/")[0]]
+        assert tracker.recorded_datasets == [
+            {"name": "cases", "digest": cohort.digest_of(ids), "context": part}
+            for part, ids in vars(cohort.split).items()
+            if part != "test"
+        ]
+        assert tracker.statuses == ["FINISHED"]
+
     def test_its_parameters_say_how_it_was_made(self, trained, name):
         said = trained[2][name.partition("/")[0]].recorded_params
         assert None not in said.values()
