@@ -207,9 +207,9 @@ class _Job:
         seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
         torch.manual_seed(seed)
         model = _build(self.config, self.role)
-        described = _parameters(self.config, self.role, model, len(self.samples))
-        how = _distillation(self.config.distill) if self.name == "student" else {}
-        self.tracker.params(described | how)
+        self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
+        if self.name == "student":
+            self.tracker.params(_distillation(self.config.distill))
         dataset = PatchDataset(self.samples, self.config, options=options)
         fitting = Fit(
             name=self.name,
