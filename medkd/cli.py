@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medkd.errors import MedkdError
+from medkd.extras import naming_extras
 from medkd.types import Role
 
 if TYPE_CHECKING:
@@ -315,7 +316,8 @@ def guarded(command: Callable[[], object]) -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
-        command()
+        with naming_extras():
+            command()
     except MedkdError as error:
         if debug:
             raise

@@ -545,7 +545,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _override(tree: Mapping[str, Any], text: str) -> dict[str, Any]:
-    """Put the value of ``key.path=value`` in the place of what is there, a mapping as a whole."""
+    """Put the value of ``key.path=value`` in the place of what is there, a mapping as a whole.
+
+    A number in the path counts the entries of a list from 0: ``distill.losses.0.weight=2``.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: write key.path=value")
@@ -553,12 +556,21 @@ def _override(tree: Mapping[str, Any], text: str) -> dict[str, Any]:
         return _replaced(tree, key.strip().split("."), yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
+    except IndexError as error:
+        raise ConfigError(f"--set {text}: {error}") from None
 
 
-def _replaced(tree: Any, path: Sequence[str], value: Any) -> dict[str, Any]:  # noqa: ANN401
-    below = dict(tree) if isinstance(tree, Mapping) else {}
+def _replaced(tree: Any, path: Sequence[str], value: Any) -> Any:  # noqa: ANN401
+    if not path:
+        return value
     key, *rest = path
-    return below | {key: _replaced(below.get(key), rest, value) if rest else value}
+    if isinstance(tree, list):
+        if not key.isdecimal() or int(key) >= len(tree):
+            raise IndexError(f"no entry {key} in a list of {len(tree)}, counted from 0")
+        entry = _replaced(tree[int(key)], rest, value)
+        return [*tree[: int(key)], entry, *tree[int(key) + 1 :]]
+    below = dict(tree) if isinstance(tree, Mapping) else {}
+    return below | {key: _replaced(below.get(key), rest, value)}
 
 
 def _explain(problem: Any) -> str:  # noqa: ANN401

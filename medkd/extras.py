@@ -1,6 +1,10 @@
-"""require: the only door to optional libraries, with an error that names the extra to install."""
+"""require: the door to optional libraries, with an error that names the extra to install."""
 
 import importlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
 from types import ModuleType
 
 from medkd.errors import MissingExtraError
@@ -18,7 +22,34 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and module.partition(".")[0] == error.name.partition(".")[0]:
-            raise MissingExtraError(
-                f"{error.name} is not installed; pip install 'medkd[{extra}]'"
-            ) from None
+            raise _missing(error.name, extra) from None
         raise
+
+
+@contextmanager
+def naming_extras() -> Iterator[None]:
+    """Say which extra of medkd brings a library whose import fails meanwhile.
+
+    Raises:
+        MissingExtraError: a library that an extra names is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error.name or "")
+        if extra is None:
+            raise
+        raise _missing(error.name, extra) from error
+
+
+def _extra_of(module: str) -> str | None:
+    library = module.partition(".")[0].replace("_", "-")
+    for requirement in metadata.requires("medkd") or ():
+        named = re.fullmatch(r"([\w.-]+).*extra == .(\w+).", requirement)
+        if named and named[1] == library:
+            return named[2]
+    return None
+
+
+def _missing(module: str | None, extra: str) -> MissingExtraError:
+    return MissingExtraError(f"{module} is not installed; pip install 'medkd[{extra}]'")

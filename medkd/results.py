@@ -176,7 +176,7 @@ class Report(Result):
     comparisons: tuple[Comparison, ...]
     gates: tuple[GateResult, ...]
     split: dict[str, Part]
-    leakage: dict[str, int]  # patients and identical files found on two sides: all 0, or no report
+    leakage: dict[str, int]  # patients and identical images found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
     sizing: tuple[SizingPoint, ...] = ()  # where the student was sized by a latency budget
@@ -185,11 +185,6 @@ class Report(Result):
     environment: dict[str, Any]
     digests: dict[str, str]
     notes: tuple[str, ...]  # what a reader must know, e.g. in-fold soft targets
-
-
-def write_report(report: Report, path: Path) -> None:
-    """Write ``report.json``."""
-    path.write_text(report.model_dump_json(indent=1), encoding="utf-8")
 
 
 def read_report(path: Path) -> Report:

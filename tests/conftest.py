@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 SIZE = 16
+NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")  # what ids, dates and file names may tell
 PARTS = ("train", "train", "train", "validation", "test")  # of patients; each has two cases
 
 SEGMENTATION = {
@@ -54,7 +55,26 @@ def write_cases(folder, *, dims, task):
         if task == "classification":
             row["label"] = number % 2
         rows.append(row)
-    with (folder / "cases.csv").open("w", newline="") as file:
+    write_table(folder / "cases.csv", rows)
+
+
+def disclose(folder):
+    """Let ids, dates and file names of cases of ``write_cases`` tell who the patients are."""
+    with (folder / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for column in ("image", "label"):
+            path = folder / row[column]
+            row[column] = path.rename(folder / f"{NAMES[0]}-{path.name}").name
+        row["case"] = f"{NAMES[0]}-{row['case']}"
+        row["patient"] = f"{NAMES[2]}-{row['patient']}"
+        row["scan_date"] = NAMES[1]
+    write_table(folder / "cases.csv", rows)
+
+
+def write_table(path, rows):
+    """Write a datalist."""
+    with path.open("w", newline="") as file:
         table = csv.DictWriter(file, fieldnames=list(rows[0]))
         table.writeheader()
         table.writerows(rows)
@@ -71,7 +91,7 @@ def tiny_values(root, *, dims, task):
         "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims},
         "teacher": named["teacher"] | {"train": train},
         "student": named["student"] | {"train": train},
-        "distill": {"losses": [{"name": "pixel_kd"}]},
+        "distill": {"losses": [{"name": "pixel_kd", "temperature": 3}]},
         "evaluate": {"bootstrap": 50, "overlays": 1},
         "latency": {"queries": 2, "threads": 1},
         "gates": [{"figure": "parameters", "over": "teacher", "at_most": 0.9}],
@@ -82,9 +102,11 @@ def tiny_values(root, *, dims, task):
 def make_config(tmp_path_factory):
     """Return a maker of a folder with ten cases and the config of a study of them."""
 
-    def make(*, dims=3, task="segmentation"):
+    def make(*, dims=3, task="segmentation", disclosing=False):
         root = tmp_path_factory.mktemp("tiny")
         write_cases(root / "data", dims=dims, task=task)
+        if disclosing:
+            disclose(root / "data")
         values = tiny_values(root, dims=dims, task=task)
         values["data"]["root"] = str(root)
         path = root / "tiny.yaml"
@@ -101,8 +123,8 @@ def make_study(make_config):
     from medkd.data.check import check
     from medkd.study import Study
 
-    def make(*overrides, dims=3, task="segmentation"):
-        path = make_config(dims=dims, task=task)
+    def make(*overrides, **kind):
+        path = make_config(**kind)
         study = Study(load(path, overrides=overrides), config_path=path)
         cohort = check(study)
         study.begin(cohort.split)
@@ -113,14 +135,14 @@ def make_study(make_config):
 
 @pytest.fixture(scope="session")
 def released(make_study):
-    """A 3D segmentation study with its three releases, and its cohort."""
+    """A 3D segmentation study with its three releases, and its cohort; ids and files hold NAMES."""
     from medkd.export.release import export
     from medkd.track.tracker import NullTracker
     from medkd.train.run import distill, train_baseline, train_teacher
     from medkd.train.soften import soften
     from medkd.types import Role
 
-    study, cohort = make_study()
+    study, cohort = make_study(disclosing=True)
     train_teacher(study, cohort, tracker=NullTracker())
     soften(study, cohort)
     train_baseline(study, cohort, tracker=NullTracker())

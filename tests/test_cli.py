@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from medkd import cli
 from medkd.data import nifti
-from medkd.errors import ConfigError, DataError
+from medkd.errors import ConfigError, DataError, MissingExtraError
+from tests.device.test_answer import BY_COMMAND, on_a_device
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = ROOT / "pipelines" / "segmentation.py"
@@ -183,6 +184,16 @@ def test_a_bad_case_is_named_with_its_file_and_remedy(refused, config, mistake):
         assert word in said
 
 
+def test_a_truncated_medmnist_file_is_named(refused, config):
+    path = config.parent / "m.npz"
+    np.savez(path, train_images=np.zeros((9, 9, 9), np.uint8))
+    truncated(path)
+    code, said = refused("data.source=m.npz")
+    assert code == 3
+    for word in ("m.npz", "truncated", "copy it again"):
+        assert word in said
+
+
 def test_a_patient_on_two_sides_of_a_given_split_is_named(refused, config):
     path = config.parent / "data" / "cases.csv"
     with path.open(newline="") as file:
@@ -239,6 +250,16 @@ def test_a_process_of_its_own_ends_with_the_code_of_the_error(config, start):
     done = subprocess.run([*start, config], check=False, capture_output=True, text=True)
     assert done.returncode == DataError.exit_code
     assert done.stderr.startswith("error: case c3")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", ["check", "train --role teacher", "soften", "distill", "export", "evaluate"]
+)
+def test_a_missing_library_is_named_with_the_extra_that_brings_it(config, verb):
+    done = on_a_device(BY_COMMAND, *verb.split(), config)
+    assert done.returncode == MissingExtraError.exit_code
+    assert "torch is not installed; pip install 'medkd[train]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

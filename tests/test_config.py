@@ -120,6 +120,23 @@ def test_an_override_takes_the_place_of_what_was_there(values, load_values):
     assert deeper.augment.flip_axes == (0,)
 
 
+def test_an_override_reaches_into_a_list_and_keeps_its_neighbours(values, load_values):
+    values["distill"]["losses"] = [{"name": "pixel_kd", "weight": 3}, {"name": "cwd"}]
+    overrides = ["distill.losses.0.temperature=4", "distill.losses.1.weight=2"]
+    first, second = load_values(values, overrides=overrides).distill.losses
+    assert (first.weight, first.options) == (3, {"temperature": 4})
+    assert (second.name, second.weight) == ("cwd", 2)
+    window = load_values(values, overrides=["preprocess.window.2=32"]).preprocess.window
+    assert window == (16, 16, 32)
+
+
+@pytest.mark.parametrize("entry", ["1", "-1", "first"])
+def test_an_entry_that_a_list_lacks_is_named(values, load_values, entry):
+    message = f"--set gates.{entry}.at_most=1: no entry {entry} in a list of 1, counted from 0"
+    with pytest.raises(ConfigError, match=message):
+        load_values(values, overrides=[f"gates.{entry}.at_most=1"])
+
+
 def test_a_classifier_looks_at_whole_images(make_config):
     values = yaml.safe_load(make_config(dims=2, task="classification").read_text())
     values["preprocess"]["size"] = [32, 32]

@@ -36,3 +36,11 @@ class TestConfig:
     def test_says_how_to_run_it(self, path):
         config = load(path)
         assert f"python pipelines/{config.task}.py configs/{path.name}" in path.read_text()
+
+
+def test_hippocampus_judges_its_teacher_too_and_an_ensemble_by_its_own_ratios():
+    path = CONFIGS[0].with_name("hippocampus.yaml")
+    quick, full = (load(path, budget=budget).gates for budget in ("quick", "full"))
+    assert "teacher dice >= 0.87" in map(str, quick)
+    assert [gate.at_most for gate in full if gate.over] == [0.02, 0.05]
+    assert [gate for gate in full if not gate.over] == [gate for gate in quick if not gate.over]

@@ -6,14 +6,15 @@ written ``unknown: <reason>``, so that a gap is stated and never looks like an o
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
-from medkd.config import Options
+from medkd.config import Options, expand
 from medkd.errors import DataError
 from medkd.registry import did_you_mean
+from medkd.study import Study
 from medkd.types import Task
 
 
@@ -66,6 +67,12 @@ class Head(Options):
     citation: Known
 
 
+# the fields of which null says that the data set does not tell
+UNTOLD = frozenset(
+    name for name, field in Head.model_fields.items() if type(None) in get_args(field.annotation)
+)
+
+
 class Card(Head):
     """A card: its head and the prose below it."""
 
@@ -92,6 +99,16 @@ def read_card(path: Path) -> Card:
     except ValidationError as error:
         lines = [f"{path}: {_explain(problem)}" for problem in error.errors()]
         raise DataError.of(lines) from None
+
+
+def card_of(study: Study) -> Card | None:
+    """Read the card that a study's config names, if it names one.
+
+    Raises:
+        DataError: as ``read_card`` does.
+    """
+    card = study.config.card
+    return read_card(expand(card, key="card", root=study.config_path.parent)) if card else None
 
 
 def check_template(path: Path) -> None:

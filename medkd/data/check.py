@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medkd.config import Config, expand
+from medkd.config import Config
 from medkd.data import splits
-from medkd.data.cards import read_card
+from medkd.data.cards import card_of
 from medkd.data.datalist import read_datalist
 from medkd.data.reader import read_image, read_label
 from medkd.errors import DataError
@@ -29,11 +29,15 @@ class Cohort:
         cases: by id, in the datalist's order.
         split: the case ids of train, validation and test.
         digests: SHA-256 of each case's image and label files, by id.
+        images: SHA-256 of each case's image files alone, by id.
+        name: of the data set, by its card; without a card, of its source.
     """
 
     cases: dict[str, Case]
     split: Split
     digests: dict[str, str]
+    images: dict[str, str]
+    name: str
 
     def of(self, part: Iterable[str]) -> list[Case]:
         """Return the cases with these ids."""
@@ -64,11 +68,18 @@ def check(study: Study) -> Cohort:
     if problems:
         raise DataError.of(problems)
     split = splits.split_cases(cases, study.config.data.split)
-    _refuse_unfit(study, {case.id: case for case in cases}, split)
+    card = card_of(study)
+    _refuse_unfit(study.config, {case.id: case for case in cases}, split)
     found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
-    _refuse_duplicates(split, {case_id: finding.image for case_id, finding in found_of.items()})
-    digests = {case_id: finding.files for case_id, finding in found_of.items()}
-    return Cohort(cases={case.id: case for case in cases}, split=split, digests=digests)
+    cohort = Cohort(
+        cases={case.id: case for case in cases},
+        split=split,
+        digests={case_id: finding.files for case_id, finding in found_of.items()},
+        images={case_id: finding.image for case_id, finding in found_of.items()},
+        name=card.name if card else Path(study.config.data.source).stem,
+    )
+    _refuse_duplicates(split, cohort.images)
+    return cohort
 
 
 class _Finding(NamedTuple):
@@ -79,11 +90,8 @@ class _Finding(NamedTuple):
     files: str = ""
 
 
-def _refuse_unfit(study: Study, cases: Mapping[str, Case], split: Split) -> None:
-    """Refuse what would end a study hours later: no card, too few patients, a class unseen."""
-    config = study.config
-    if config.card:
-        read_card(expand(config.card, key="card", root=study.config_path.parent))
+def _refuse_unfit(config: Config, cases: Mapping[str, Case], split: Split) -> None:
+    """Refuse what would end a study hours later: too few patients, a class unseen."""
     train = labelled([cases[case_id] for case_id in split.train])
     if not train:
         raise DataError("no case of the train split has a label; the teacher needs some")

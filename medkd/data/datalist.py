@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from medkd.config import Config, DataOptions, expand
 from medkd.data import medmnist, phantoms
 from medkd.data.reader import stem
 from medkd.errors import DataError
-from medkd.study import Study
+from medkd.study import Study, sha256
 from medkd.types import Case, Task
 
 Row = dict[str, str]
@@ -26,6 +27,7 @@ def read_datalist(study: Study) -> list[Case]:
     Raises:
         DataError: the source is missing or malformed, or two cases share an id.
         ConfigError: ``data.root`` names an environment variable that is not set.
+        StudyError: another process is writing these files, or they were made from something else.
     """
     source = _source(study)
     rows = _decathlon(source) if source.suffix == ".json" else _table(source, study.config.data)
@@ -34,6 +36,11 @@ def read_datalist(study: Study) -> list[Case]:
     cases = [_case(row, study.config, source) for row in rows]
     _refuse_duplicates(cases, source)
     return cases
+
+
+def tells_patients(data: DataOptions) -> bool:
+    """Whether the data set names its patients; where not, each image is taken for one."""
+    return not data.source.endswith(".npz") and data.patient not in {"case", data.case}
 
 
 def _source(study: Study) -> Path:
@@ -45,22 +52,24 @@ def _source(study: Study) -> Path:
         def write(folder: Path) -> None:
             phantoms.write_cohort(folder, **data.phantoms.model_dump(), seed=seed)
 
-        return study.stage(GENERATED, inputs=inputs | {"seed": seed}, make=write) / "cases.csv"
+        return _generated(study, inputs | {"seed": seed}, write)
     path = expand(data.source, key="data.source", root=expand(data.root, key="data.root"))
     if not path.is_file():
         raise DataError(f"{path}: no such file; data.root and data.source name it")
     if path.suffix == ".npz":
-        stat = path.stat()
-        inputs = {"labels": data.labels, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        return (
-            study.stage(
-                GENERATED,
-                inputs=inputs,
-                make=lambda folder: medmnist.unpack(path, folder, classes=data.labels),
-            )
-            / "cases.csv"
+        if not study.is_complete(GENERATED):
+            medmnist.read(path, classes=data.labels)  # what is unsound leaves nothing behind
+        inputs = {"labels": data.labels, "content": sha256(path)}
+        return _generated(
+            study, inputs, lambda folder: medmnist.unpack(path, folder, classes=data.labels)
         )
     return path
+
+
+def _generated(study: Study, inputs: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """Return the table of the cases that ``make`` writes; a second process does not race it."""
+    with nullcontext() if study.is_complete(GENERATED) else study.lock():
+        return study.stage(GENERATED, inputs=inputs, make=make) / "cases.csv"
 
 
 def _decathlon(path: Path) -> list[Row]:

@@ -26,9 +26,27 @@ def unpack(npz_path: Path, folder: Path, *, classes: Mapping[str, int]) -> None:
     can still end up on both sides of a split.
 
     Args:
+        npz_path: as ``read`` takes it.
+        folder: where the files go; made if need be.
+        classes: class name to the value it has in the labels.
+
+    Raises:
+        DataError: as ``read`` does.
+    """
+    arrays = read(npz_path, classes=classes)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(_write_images(arrays, folder))
+
+
+def read(npz_path: Path, *, classes: Mapping[str, int]) -> Arrays:
+    """Return a file's arrays by name, all of them sound.
+
+    Args:
         npz_path: uint8 ``train_images``, ``val_images``, ``test_images`` of ``[N, H, W]``,
             ``[N, H, W, 3]`` or ``[N, D, H, W]``, and ``*_labels`` of ``[N, 1]``.
-        folder: where the files go; made if need be.
         classes: class name to the value it has in the labels.
 
     Raises:
@@ -39,11 +57,7 @@ def unpack(npz_path: Path, folder: Path, *, classes: Mapping[str, int]) -> None:
     problems = [f"{npz_path}: {text}" for text in _problems(arrays, classes)]
     if problems:
         raise DataError.of(problems)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(_write_images(arrays, folder))
+    return arrays
 
 
 def _load(path: Path) -> Arrays:

@@ -30,4 +30,5 @@ def key(identifier: str, *, salt: bytes, kind: str = "case") -> str:
         >>> key("DOE^JANE", salt=b"s") == key("DOE^JANE", salt=b"t")
         False
     """
-    return f"{kind}-{hmac.new(salt, identifier.encode(), hashlib.sha256).hexdigest()[:16]}"
+    named = f"{kind}/{identifier}".encode()
+    return f"{kind}-{hmac.new(salt, named, hashlib.sha256).hexdigest()[:16]}"

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from medkd.config import Config, expand, shareable
+from medkd.config import Config, shareable
 from medkd.data import phi
-from medkd.data.cards import read_card
+from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
+from medkd.data.datalist import tells_patients
 from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
@@ -38,7 +39,6 @@ from medkd.results import (
     Report,
     RoleResult,
     SizingPoint,
-    write_report,
 )
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
@@ -69,7 +69,7 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
     overlays = [Overlay(**entry) for entry in json.loads((folder / "overlays.json").read_text())]
     compared = [Comparison(**c) for c in json.loads((folder / COMPARISONS).read_text())]
     report = _report(study, cohort, roles, compared, overlays)
-    write_report(report, study.folder / "report.json")
+    write_atomic(study.folder / "report.json", report.model_dump_json(indent=1))
     return report
 
 
@@ -82,6 +82,8 @@ def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
         "releases": [study.stage_digest(stage) for stage in made_from],
         "test cases": cohort.digest_of(cohort.split.test),
         "evaluate": config.evaluate.model_dump(),
+        "latency": config.latency.model_dump(),
+        "seed": config.study.seed,
         "gates": [str(gate) for gate in config.gates],
     }
 
@@ -276,19 +278,16 @@ def _leakage(cohort: Cohort) -> dict[str, int]:
     """Count what lies on two sides of the split."""
     parts = [set(ids) for ids in vars(cohort.split).values()]
     patients = [{cohort.cases[i].patient for i in part} for part in parts]
-    files = [{cohort.digests[i] for i in part} for part in parts]
+    images = [{cohort.images[i] for i in part} for part in parts]
     return {
         f"{name} in more than one part": sum(map(len, sides)) - len(set().union(*sides))
-        for name, sides in (("patients", patients), ("identical files", files))
+        for name, sides in (("patients", patients), ("identical images", images))
     }
 
 
 def _card(study: Study) -> dict[str, Any] | None:
-    card = study.config.card
-    if not card:
-        return None
-    path = expand(card, key="card", root=study.config_path.parent)
-    return json.loads(read_card(path).model_dump_json())
+    card = card_of(study)
+    return card.model_dump(mode="json") if card else None
 
 
 def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
@@ -304,6 +303,11 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
         notes.append(
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
             "teacher.folds of 2 or more they come from a teacher that never saw the patient."
+        )
+    if not tells_patients(config.data):
+        notes.append(
+            "The data set names no patients: each image counts as one, intervals are by image, and "
+            "that no patient lies on two sides of the split proves nothing."
         )
     shared = ["network", "initial weights"] + ([] if without else ["patches"])
     options = config.student.train

@@ -1,12 +1,11 @@
 """Release: a folder a device can run: weights, and a manifest with the SHA-256 of every file."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
-from medkd.config import Config
+from medkd.config import Config, shareable
 from medkd.data.check import Cohort
 from medkd.device.manifest import MANIFEST, Manifest, sha256
 from medkd.device.predictor import WEIGHTS
@@ -104,7 +103,7 @@ def _provenance(study: Study, cohort: Cohort, trained: Sequence[Member]) -> dict
     split = cohort.split
     return {
         "name": study.config.study.name,
-        "config": digest(json.loads(study.config.model_dump_json())),
+        "config": digest(shareable(study.config)),
         "train": cohort.digest_of(split.train),
         "validation": cohort.digest_of(split.validation),
         "test": cohort.digest_of(split.test),

@@ -16,6 +16,8 @@ from medkd.models.zoo import build_model
 from medkd.study import write_atomic
 from medkd.types import Task
 
+CHECKPOINT_FILE = "checkpoint.json"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -55,10 +57,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Write ``weights.safetensors`` and ``checkpoint.json`` into ``folder``."""
+    """Write ``weights.safetensors`` and then ``checkpoint.json`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_unshared(model.cpu().state_dict()), folder / "weights.safetensors")
-    write_atomic(folder / "checkpoint.json", json.dumps(asdict(checkpoint), indent=1))
+    write_atomic(folder / CHECKPOINT_FILE, json.dumps(asdict(checkpoint), indent=1))
 
 
 def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
@@ -68,7 +70,7 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
         DataError: the folder is not a checkpoint, or weights and description disagree.
     """
     try:
-        values = json.loads((folder / "checkpoint.json").read_text())
+        values = json.loads((folder / CHECKPOINT_FILE).read_text())
         values["classes"], values["patients"] = tuple(values["classes"]), tuple(values["patients"])
         checkpoint = Checkpoint(**values | {"task": Task(values["task"])})
         model = checkpoint.build()

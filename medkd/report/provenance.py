@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from medkd.data.cards import UNTOLD
 from medkd.report.tables import Cell, Table, heads, pairs
 from medkd.report.wording import facts, sentence, text
 from medkd.results import Report
@@ -49,9 +50,13 @@ def leakage(report: Report) -> Table:
 
 def card(report: Report) -> Table:
     """Return the data card; what nobody filled in stands out."""
+    stated = {
+        key: "not stated by the data set" if value is None and key in UNTOLD else value
+        for key, value in (report.card or {}).items()
+    }
     rows = [
         (Cell(key), Cell(text(value)) if _is_filled_in(value) else NOT_FILLED_IN)
-        for key, value in facts(report.card or {})
+        for key, value in facts(stated)
     ]
     return pairs(rows, caption="What the owner of the data states about them.")
 

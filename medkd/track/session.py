@@ -13,12 +13,13 @@ from medkd.config import shareable
 from medkd.environment import environment
 from medkd.progress import error_console
 from medkd.results import Report, RoleResult
-from medkd.study import Study, write_atomic
-from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal
+from medkd.study import Study, digest, write_atomic
+from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal, read
 from medkd.track.mirror import Mirror
 from medkd.track.tracker import Status, Tracker
 from medkd.types import Role, Task
 
+REPORT_TAG = "medkd.report"  # the digest of the report that a study's run shows
 OPTIONS_FILE = "options.yaml"  # config.yaml as MLflow may see it: without the paths of this machine
 
 
@@ -35,12 +36,12 @@ class Runs:
             experiment=config.study.experiment or config.study.name,
             ranked_by=f"final/{'dice' if config.task is Task.SEGMENTATION else 'auroc'}",
         )
-        self._begun: list[str] = []
+        self._begun: set[str] = set()
 
     def __getitem__(self, run: str) -> Tracker:
         tracker = self._journal.run(run)
         if run not in self._begun:
-            self._begun.append(run)
+            self._begun.add(run)
             tracker.status("RUNNING")
             tracker.artifact(Path(OPTIONS_FILE))
         return tracker
@@ -52,9 +53,10 @@ class Runs:
         study.artifact(Path("environment.json"))
 
     def end(self, status: Status) -> None:
-        """Set the status of every run that has begun."""
-        for run in self._begun:
-            self._journal.run(run).status(status)
+        """Set the status of every run that is still said to be running."""
+        for run, said in self._last("status", "status").items():
+            if said == "RUNNING":
+                self._journal.run(run).status(status)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -66,22 +68,36 @@ class Runs:
             self._mirror.resume()
 
     def results(self, report: Report) -> None:
-        """Tell every role's figures on the test split, its pictures and the verdict."""
+        """Tell every role's figures on the test split, its pictures and the verdict, once."""
+        identity, known = digest(report.model_dump_json()), self._last("status", "status")
+        if self._last("tags", REPORT_TAG).get(STUDY_RUN) == identity:
+            return
+        data = report.card["name"] if report.card else Path(self._study.config.data.source).stem
         for role, result in report.roles.items():
-            tracker = self[role]
+            # a run that has ended stays so; its figures come on top
+            tracker = self._journal.run(role) if role in known else self[role]
             tracker.metrics(final_figures(result), step=0)
             tracker.tags({"medkd.model": result.model["name"]})
-            for name, part in report.split.items():
-                tracker.dataset(report.study, digest=part.digest, context=name)
+            tracker.dataset(data, digest=report.split["test"].digest, context="test")
             tracker.artifact(Path(f"evaluation/reliability-{role}.png"), folder="calibration")
             for overlay in report.overlays:
                 tracker.artifact(Path(overlay.path), folder="overlays")
-        self[Role.STUDENT].tags({"medkd.verdict": report.verdict})
+        self._journal.run(Role.STUDENT).tags({"medkd.verdict": report.verdict})
         study = self[STUDY_RUN]
         study.tags({"medkd.verdict": report.verdict, "mlflow.note.content": describe(report)})
         for name, part in report.split.items():
-            study.dataset(report.study, digest=part.digest, context=name)
+            study.dataset(data, digest=part.digest, context=name)
+        study.dataset(data, digest=report.digests["data set"], context="all")
         study.artifact(Path("report.json"))
+        study.tags({REPORT_TAG: identity})
+
+    def _last(self, kind: str, name: str) -> dict[str, str]:
+        """Return what each run has told last under a name."""
+        return {
+            event["run"]: event["values"][name]
+            for event, _ in read(self._journal.path)
+            if event["kind"] == kind and name in event["values"]
+        }
 
 
 @contextmanager

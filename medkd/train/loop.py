@@ -21,7 +21,7 @@ from medkd.track.tracker import Tracker
 from medkd.train.optim import WeightAverage, adamw, learning_rate, precision
 from medkd.train.steps import Step
 
-LOG_EVERY = 25  # steps over which the curves are averaged
+LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an average too
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]  # first step -> the batches from there on
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -81,11 +81,14 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
         rate = learning_rate(step, options)
         terms = _update(state, run, fabric.to_device(batch), step=step, rate=rate, options=options)
         average.update(wrapped.module, step=step)
-        curves.add(step, terms, rate)
-        if (step + 1) % options.validate_every == 0 or step + 1 == options.steps:
+        curves.add(terms)
+        is_validated = (step + 1) % options.validate_every == 0 or step + 1 == options.steps
+        if is_validated or (step + 1) % LOG_EVERY == 0:
+            curves.log(step, rate)
+        if is_validated:
             _validate(state, run, step)
             state.save(run.folder, step + 1)
-            curves.restart_clock()
+            curves.restart()
             if state.is_over(options):
                 console.print(f"{run.name}: ends after step {step + 1} (train.patience or minutes)")
                 break
@@ -230,24 +233,20 @@ class _Curves:
 
     def __init__(self, run: Fit) -> None:
         self._run = run
+        self.restart()
+
+    def restart(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
-        self._steps = 0
-        self.restart_clock()
+        self._steps, self._since = 0, time.perf_counter()
 
-    def restart_clock(self) -> None:
-        self._since, self._timed = time.perf_counter(), 0
-
-    def add(self, step: int, terms: dict[str, float], rate: float) -> None:
+    def add(self, terms: dict[str, float]) -> None:
         for name, value in terms.items():
             self._sums[name] += value
         self._steps += 1
-        self._timed += 1
-        if (step + 1) % LOG_EVERY:
-            return
+
+    def log(self, step: int, rate: float) -> None:
         curves = {f"train/{name}": value / self._steps for name, value in self._sums.items()}
-        step_s = (time.perf_counter() - self._since) / self._timed
+        step_s = (time.perf_counter() - self._since) / self._steps
         times = {"time/step_ms": 1000 * step_s, "time/epoch_s": step_s * self._run.epoch_steps}
         self._run.tracker.metrics(curves | times | {"train/learning_rate": rate}, step=step + 1)
-        self._sums.clear()
-        self._steps = 0
-        self.restart_clock()
+        self.restart()

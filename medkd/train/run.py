@@ -1,6 +1,7 @@
 """Run: train the networks of a study: teacher folds, baseline, distilled student."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medkd.config import Config, StudentOptions, TeacherOptions, TrainOptions
+from medkd.config import Config, DistillOptions, StudentOptions, TeacherOptions, TrainOptions
 from medkd.data import phi
 from medkd.data.augment import augmentation
 from medkd.data.check import Cohort, labelled
@@ -21,7 +22,7 @@ from medkd.distill.soft_targets import SoftTarget
 from medkd.errors import ConfigError
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
-from medkd.models.checkpoint import Checkpoint, save_checkpoint
+from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_model
 from medkd.predict.infer import predict_log_probabilities
@@ -129,22 +130,36 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
     train = labelled(cohort.of(cohort.split.train))
     folds = study.config.teacher.folds
     parts = split_folds(train, folds=folds, seed=study.config.study.seed)
-    for fold, part in enumerate(parts):
-        left_out = {case.id for case in part} if folds > 1 else set()
-        cases = [case for case in train if case.id not in left_out]
-        told = tracker if folds == 1 else Prefixed(tracker, f"fold-{fold}")
-        folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, told))
+    tracker.params({"folds": folds})
+    with _told(cohort, tracker):
+        for fold, part in enumerate(parts):
+            left_out = {case.id for case in part} if folds > 1 else set()
+            cases = [case for case in train if case.id not in left_out]
+            told = tracker if folds == 1 else Prefixed(tracker, f"fold-{fold}")
+            folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, told))
     return folders
 
 
 def train_baseline(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
     """Train the student's network on labels alone; return its checkpoint folder."""
-    return _train(study, cohort, "baseline", labelled(cohort.of(cohort.split.train)), tracker)
+    with _told(cohort, tracker):
+        return _train(study, cohort, "baseline", labelled(cohort.of(cohort.split.train)), tracker)
 
 
 def distill(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
     """Train the student on labels and soft targets; return its checkpoint folder."""
-    return _train(study, cohort, "student", cohort.of(cohort.split.train), tracker)
+    with _told(cohort, tracker):
+        return _train(study, cohort, "student", cohort.of(cohort.split.train), tracker)
+
+
+@contextmanager
+def _told(cohort: Cohort, tracker: Tracker) -> Iterator[None]:
+    """Say first which data a role sees, and at the end that it is trained."""
+    for part in ("train", "validation"):
+        digest = cohort.digest_of(getattr(cohort.split, part))
+        tracker.dataset(cohort.name, digest=digest, context=part)
+    yield
+    tracker.status("FINISHED")
 
 
 def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case]) -> dict[str, Any]:
@@ -180,7 +195,7 @@ def _train(
     salt = phi.study_salt(study.folder)
     patients = sorted({phi.key(case.patient, salt=salt, kind="patient") for case in cases})
 
-    def make(folder: Path) -> None:
+    def train(folder: Path) -> None:
         samples = load_samples(cases, study.config)
         job = _Job(
             config=study.config,
@@ -194,6 +209,13 @@ def _train(
         if name == "student":
             job = replace(job, **_lesson(study, cohort, samples))
         job.run(patients)
+
+    def make(folder: Path) -> None:
+        if not (folder / CHECKPOINT_FILE).exists():  # written last: a kill may have come after it
+            train(folder)
+        # what served to resume, or was being written when a run was killed
+        for leftover in [*folder.glob("*.pt"), *folder.glob("*.partial")]:
+            leftover.unlink()
 
     return study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
 
@@ -241,7 +263,7 @@ class _Job:
         return self.config.teacher if self.name.startswith("teacher") else self.config.student
 
     def run(self, patients: Sequence[str]) -> None:
-        """Train, calibrate and save; what was needed only to resume is deleted."""
+        """Train, calibrate and save."""
         options, described = self.role.train, self.role.model
         assert options is not None
         assert described is not None
@@ -252,6 +274,8 @@ class _Job:
         model = _build(self.config, self.role)
         self.step.adapt(model)
         self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
+        if self.name == "student":
+            self.tracker.params(_distillation(self.config.distill))
         dataset = PatchDataset(self.samples, self.config, options=options)
         fitting = Fit(
             name=self.name,
@@ -279,8 +303,6 @@ class _Job:
             preprocess=self.config.preprocess.model_dump(mode="json"),
         )
         save_checkpoint(self.folder, model, checkpoint)
-        for leftover in ("last.pt", "best.pt"):
-            (self.folder / leftover).unlink()
 
 
 def validation_figures(
@@ -348,7 +370,7 @@ def _parameters(
     window = (1, config.preprocess.channels, *config.preprocess.window)
     assert role.model is not None
     assert role.train is not None
-    return {
+    values = {
         "model": role.model.name,
         **{f"model.{key}": value for key, value in role.model.options.items()},
         **role.train.model_dump(exclude={"workers"}),
@@ -356,4 +378,13 @@ def _parameters(
         "macs": macs(model, window),
         "training_cases": cases,
         "window": "x".join(map(str, config.preprocess.window)),
+        "seed": config.study.seed,
     }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _distillation(options: DistillOptions) -> dict[str, Any]:
+    values = options.model_dump(exclude={"losses", "store"})
+    for loss in options.losses:
+        values |= {f"{loss.label}.{key}": value for key, value in loss if key != "name"}
+    return {f"distill.{key}": value for key, value in values.items() if value is not None}

@@ -1,10 +1,11 @@
 import json
+import os
 
 import numpy as np
 import pytest
 
 from medkd.data.datalist import read_datalist
-from medkd.errors import ConfigError, DataError
+from medkd.errors import ConfigError, DataError, StudyError
 from medkd.types import Task
 
 CASES = """image,label,patient,site
@@ -176,17 +177,58 @@ def test_a_table_that_does_not_fit_is_refused(cases, tmp_path, table, message):
         cases(json.dumps(DECATHLON), name="dataset.json", table="table.csv", case="id")
 
 
-def test_medmnist_is_unpacked_once_and_keeps_its_split(tmp_path, make_study):
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for part in ("train", "val", "test"):
-        arrays[f"{part}_images"] = rng.integers(0, 256, (3, 8, 8), dtype=np.uint8)
-        arrays[f"{part}_labels"] = np.array([[0], [1], [0]], np.uint8)
-    np.savez(tmp_path / "m.npz", **arrays)
-    study = make_study(data={"source": "m.npz"} | CLASSES, task="classification")
+@pytest.fixture
+def medmnist(tmp_path, make_study):
+    """Return a maker of a study of a MedMNIST file, whose pixels depend on a seed."""
+
+    def make(seed=0):
+        rng = np.random.default_rng(seed)
+        arrays = {}
+        for part in ("train", "val", "test"):
+            arrays[f"{part}_images"] = rng.integers(0, 256, (3, 8, 8), dtype=np.uint8)
+            arrays[f"{part}_labels"] = np.array([[0], [1], [0]], np.uint8)
+        np.savez(tmp_path / "m.npz", **arrays)
+        return make_study(data={"source": "m.npz"} | CLASSES, task="classification")
+
+    return make
+
+
+def test_medmnist_is_unpacked_once_and_keeps_its_split(medmnist):
+    study = medmnist()
     found = read_datalist(study)
     assert [case.attributes["split"] for case in found] == ["train"] * 3 + ["validation"] * 3 + [
         "test"
     ] * 3
     assert all(case.image.is_file() for case in found)
     assert read_datalist(study) == found
+
+
+def test_medmnist_is_known_by_its_content_not_by_its_date(tmp_path, medmnist):
+    study, path = medmnist(), tmp_path / "m.npz"
+    read_datalist(study)
+    os.utime(path, ns=(0, 0))
+    read_datalist(study)
+    before = path.stat()
+    medmnist(seed=1)
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(StudyError, match="made before content changed"):
+        read_datalist(study)
+
+
+def test_a_truncated_medmnist_file_leaves_nothing_behind(tmp_path, medmnist):
+    study, path = medmnist(), tmp_path / "m.npz"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"m\.npz: truncated"):
+        read_datalist(study)
+    assert not study.folder.exists()
+
+
+@pytest.mark.parametrize("source", ["phantom", "m.npz"])
+def test_cases_that_another_process_writes_are_not_written_twice(medmnist, make_study, source):
+    study = medmnist() if source == "m.npz" else make_study(data={"source": source})
+    with study.lock(), pytest.raises(StudyError, match="another process works on this study"):
+        read_datalist(study)
+    found = read_datalist(study)
+    with study.lock():
+        assert read_datalist(study) == found

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from medkd.track.tracker import NullTracker
 from medkd.train.run import distill, train_baseline, train_teacher
 from medkd.train.soften import soften
 from medkd.types import Role
+from tests.conftest import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,15 @@ def with_gates(study, *gates):
 def test_the_report_on_disk_is_the_one_returned(evaluated):
     study, _, report = evaluated
     assert read_report(study.folder / "report.json") == report
+
+
+def test_a_new_report_takes_the_place_of_the_old_one_whole(evaluated):
+    study, cohort, _ = evaluated
+    path = study.folder / "report.json"
+    with path.open() as old:
+        evaluate(study, cohort)
+        assert not os.path.samestat(os.fstat(old.fileno()), path.stat())
+        assert json.load(old)["study"] == study.config.study.name
 
 
 def test_three_roles_are_scored_on_the_same_test_cases(evaluated):
@@ -74,11 +85,11 @@ def test_what_lies_on_two_sides_is_counted(evaluated):
     _, cohort, _ = evaluated
     leaking, held = cohort.split.train[0], cohort.split.test[0]
     moved = replace(cohort.cases[held], patient=cohort.cases[leaking].patient)
-    copied = cohort.digests | {held: cohort.digests[leaking]}
-    leaks = run._leakage(replace(cohort, cases=cohort.cases | {held: moved}, digests=copied))
+    copied = cohort.images | {held: cohort.images[leaking]}
+    leaks = run._leakage(replace(cohort, cases=cohort.cases | {held: moved}, images=copied))
     assert leaks == {
         "patients in more than one part": 1,
-        "identical files in more than one part": 1,
+        "identical images in more than one part": 1,
     }
 
 
@@ -94,14 +105,28 @@ def test_as_many_worst_cases_are_shown_as_there_are(evaluated, cases):
 
 def test_no_patient_no_case_and_no_path_is_in_the_report(evaluated):
     study, cohort, _ = evaluated
-    said = json.loads((study.folder / "report.json").read_text())
-    words = set(json.dumps(said).replace('"', " ").replace(",", " ").split())
-    assert not words & {name for c in cohort.cases.values() for name in (c.id, c.patient)}
-    assert str(study.folder.parent) not in json.dumps(said)
+    text = (study.folder / "report.json").read_text()
+    case = next(iter(cohort.cases.values()))
+    assert NAMES[0] in case.id
+    assert NAMES[2] in case.patient
+    for name in (*NAMES, str(study.folder.parent)):
+        assert name not in text
 
 
 def test_soft_targets_in_fold_are_noted(evaluated):
     assert any(note.startswith("Soft targets are in fold") for note in evaluated[2].notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "noted"),
+    [({}, False), ({"patient": "case"}, True), ({"source": "m.npz"}, True)],
+    ids=str,
+)
+def test_a_data_set_that_names_no_patients_is_noted(evaluated, data, noted):
+    study, cohort, _ = evaluated
+    data = study.config.data.model_copy(update=data)
+    notes = run._notes(study.config.model_copy(update={"data": data}), cohort)
+    assert any("names no patients: each image counts as one" in note for note in notes) == noted
 
 
 def test_every_overlay_was_drawn(evaluated):
@@ -126,6 +151,19 @@ def test_gates_that_changed_after_the_split_was_opened_are_refused(evaluated):
     moved = with_gates(study, {"figure": "dice", "at_least": 0.0})
     with pytest.raises(StudyError, match="made before gates changed"):
         evaluate(moved, cohort)
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "named"), [("latency", "queries", "latency"), ("study", "seed", "seed")]
+)
+def test_a_report_is_refused_where_what_it_was_measured_with_changed(
+    evaluated, section, option, named
+):
+    study, cohort, _ = evaluated
+    options = getattr(study.config, section).model_copy(update={option: 7})
+    other = replace(study, config=study.config.model_copy(update={section: options}))
+    with pytest.raises(StudyError, match=f"made before {named} changed"):
+        evaluate(other, cohort)
 
 
 def test_every_opening_is_counted_even_of_an_evaluation_that_was_killed(

@@ -1,5 +1,5 @@
 import hashlib
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +9,13 @@ from medkd.data.reader import read_image
 from medkd.device.manifest import read_manifest
 from medkd.device.predictor import load
 from medkd.errors import ReleaseError, StudyError
+from medkd.export import release
 from medkd.export.release import export
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.predict.infer import predict_log_probabilities
 from medkd.types import Role
+from tests.conftest import NAMES
 
 CHECKPOINTS = {Role.TEACHER: "teacher/fold-0", Role.BASELINE: "baseline", Role.STUDENT: "student"}
 
@@ -54,11 +56,20 @@ class TestRelease:
         np.testing.assert_allclose(answer.probabilities, expected, atol=1e-3)
 
     def test_it_names_no_case_no_patient_and_no_path(self, released, role):
-        study, cohort = released
-        text = (study.path(f"releases/{role}") / "manifest.json").read_text()
-        values = json.loads(text)["study"].values()
-        assert str(study.folder.parent) not in text
-        assert not {*cohort.cases, *(case.patient for case in cohort.cases.values())} & {*values}
+        study, _ = released
+        for path in study.path(f"releases/{role}").iterdir():
+            content = path.read_bytes()
+            for name in (*NAMES, str(study.folder.parent)):
+                assert name.encode() not in content, f"{name} in {path.name}"
+
+
+def test_its_config_is_the_same_wherever_files_lie(released):
+    study, cohort = released
+    options = study.config.study.model_copy(update={"root": "/elsewhere"})
+    moved = replace(study, config=study.config.model_copy(update={"study": options}))
+    there = release._provenance(moved, cohort, [])
+    here = read_manifest(study.path("releases/student")).study
+    assert there["config"] == here["config"]
 
 
 def test_a_file_that_was_changed_is_refused(released, tmp_path):

@@ -16,11 +16,10 @@ import yaml
 
 from medkd.data import nifti
 from medkd.device.answer import answer
-from tests.conftest import tiny_values, write_cases
+from tests.conftest import NAMES, disclose, tiny_values, write_cases
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "pipelines" / "segmentation.py")]
-NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")
 
 
 def digest(path):
@@ -126,14 +125,7 @@ def finished(tmp_path_factory):
     """A finished study whose ids, dates and file names tell who the patients are."""
     folder = tmp_path_factory.mktemp("finished")
     config = write_study(folder, name="tiny")
-    table = folder / "data" / "cases.csv"
-    text = table.read_text()
-    for number in range(10):
-        named = f"{NAMES[0]}-{number},{NAMES[2]}-{number // 2},"
-        text = text.replace(f"c{number},p{number // 2},", named)
-    header, *rows = text.splitlines()
-    dated = [f"{header},scan_date", *(f"{row},{NAMES[1]}" for row in rows)]
-    table.write_text("\n".join(dated) + "\n")
+    disclose(folder / "data")
     done = run(config, folder)
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -152,6 +144,48 @@ def test_every_release_answers_on_the_images_own_grid(finished, tmp_path):
         read = nib.load(mask)
         assert read.shape == image.shape
         np.testing.assert_allclose(read.affine, affine, atol=1e-5)
+
+
+COSTS = "latency_p50_ms latency_p90_ms latency_p99_ms peak_memory_mib parameters macs"
+FIGURES = {
+    *(f"final/{name}" for name in f"dice nsd hd95_mm ece brier nll {COSTS}".split()),
+    *(f"validation/{name}" for name in ("dice", "nll", "dice/ball", "dice/core")),
+    *("train/loss", "train/dice_loss", "train/cross_entropy"),
+    *("train/learning_rate", "time/epoch_s", "calibration/temperature"),
+}
+OWN_TERMS = {"teacher": set(), "baseline": set(), "student": {"train/pixel_kd"}}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+@pytest.mark.parametrize("role", list(OWN_TERMS))
+def test_mlflow_holds_every_name_that_a_user_relies_on(finished, role):
+    import mlflow
+
+    folder, _ = finished
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'medkd/tiny'")
+    runs = client.search_runs([experiment.experiment_id])
+    (run,) = [run for run in runs if run.data.tags["medkd.role"] == role]
+
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics.keys() >= FIGURES | OWN_TERMS[role]
+    assert run.data.params.keys() >= {"model", "steps", "learning_rate", "parameters", "seed"}
+
+    def files(folder=None):
+        return {file.path for file in client.list_artifacts(run.info.run_id, folder)}
+
+    assert "options.yaml" in files()
+    assert files("calibration") == {f"calibration/reliability-{role}.png"}
+    assert len(files("overlays")) == 3
+
+    report = json.loads((folder / "runs/tiny/report.json").read_text())
+    seen = {
+        data.tags[0].value: (data.dataset.name, data.dataset.digest)
+        for data in run.inputs.dataset_inputs
+    }
+    parts = report["split"].items()
+    assert seen == {name: ("cases", part["digest"]) for name, part in parts}
 
 
 @pytest.mark.slow

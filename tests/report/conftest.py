@@ -62,7 +62,7 @@ def segmentation() -> Report:
         },
         leakage={
             "patients in more than one part": 0,
-            "identical files in more than one part": 0,
+            "identical images in more than one part": 0,
         },
         test_openings=1,
         overlays=tuple(

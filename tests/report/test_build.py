@@ -8,7 +8,7 @@ from markupsafe import escape
 
 from medkd.errors import StudyError
 from medkd.report.build import draw, write_page
-from medkd.results import Verdict, write_report
+from medkd.results import Verdict
 from medkd.types import Role
 
 EVIL = " ".join(
@@ -235,7 +235,7 @@ def test_a_report_of_no_roles_is_a_page_as_well(segmentation, tmp_path):
 
 @TASKS
 def test_the_page_is_written_from_the_json_on_disk(report, page, study_folder):
-    write_report(report, study_folder / "report.json")
+    (study_folder / "report.json").write_text(report.model_dump_json())
     written = write_page(study_folder)
     assert written == study_folder / "report.html"
     assert written.read_text(encoding="utf-8") == page

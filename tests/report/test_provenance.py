@@ -13,6 +13,13 @@ def test_what_nobody_filled_in_stands_out(segmentation):
     assert [found[key].text for key in "EFG"] == ["none", "0", "no"]
 
 
+def test_what_the_data_set_does_not_tell_is_no_oversight(segmentation):
+    card = {"patients": None, "cases": None}
+    found = cells(provenance.card(segmentation.model_copy(update={"card": card})))
+    assert (found["Patients"].text, found["Patients"].mood) == ("not stated by the data set", "")
+    assert found["Cases"].text == "not filled in"
+
+
 def test_leakage_is_shown_as_counts(segmentation):
     found = cells(provenance.leakage(segmentation))
     assert found["Patients in more than one part"].text == "0"

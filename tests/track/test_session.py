@@ -53,6 +53,21 @@ def test_the_status_at_the_end_is_the_true_one(study):
     assert statuses(study)[-1] == ("study", "KILLED")
 
 
+def test_a_role_that_has_finished_keeps_its_end(study):
+    def killed_in_the_second(runs):
+        runs["teacher"].status("FINISHED")
+        runs["baseline"].metrics({"loss": 1.0}, step=1)
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit), tracked(study) as runs:
+        killed_in_the_second(runs)
+    assert statuses(study)[-3:] == [
+        ("baseline", "RUNNING"),
+        ("study", "KILLED"),
+        ("baseline", "KILLED"),
+    ]
+
+
 def test_a_role_that_never_began_has_no_status(study):
     with tracked(study) as runs:
         runs["teacher"].metrics({"loss": 1.0}, step=1)
@@ -75,6 +90,39 @@ def test_results_reach_every_role(study, report):
         assert figures == [final_figures(report.roles[role])]
     notes = [e["values"] for e in events if e["run"] == "study" and e["kind"] == "tags"]
     assert any(note.get("mlflow.note.content") == describe(report) for note in notes)
+
+
+def test_results_come_on_top_of_a_role_that_has_finished_and_are_told_once(study, report):
+    with tracked(study) as runs:
+        runs["teacher"].status("FINISHED")
+        runs.results(report)
+    told = statuses(study)
+    assert [status for run, status in told if run == "teacher"] == ["RUNNING", "FINISHED"]
+
+    def kinds():
+        events = [event for event, _ in read(study.folder / "journal.jsonl")]
+        return [e["kind"] for e in events if e["kind"] in {"metrics", "dataset"}]
+
+    before = kinds()
+    with tracked(study) as runs:
+        runs.results(report)
+    assert kinds() == before
+    with tracked(study) as runs:
+        runs.results(report.model_copy(update={"test_openings": 2}))
+    assert kinds() == 2 * before
+
+
+@pytest.mark.parametrize("card", [None, {"name": "Balls"}])
+def test_data_are_named_by_their_card_and_told_whole_and_by_part(study, report, card):
+    with tracked(study) as runs:
+        runs.results(report.model_copy(update={"card": card}))
+    events = [event for event, _ in read(study.folder / "journal.jsonl")]
+    told = [e["values"] | {"run": e["run"]} for e in events if e["kind"] == "dataset"]
+    assert {values["name"] for values in told} == {"Balls" if card else "cases"}
+    of_study = {v["context"]: v["digest"] for v in told if v["run"] == "study"}
+    parts = {name: part.digest for name, part in report.split.items()}
+    assert of_study == parts | {"all": report.digests["data set"]}
+    assert [v["context"] for v in told if v["run"] == "teacher"] == ["test"]
 
 
 def test_final_figures_are_those_of_the_report(report):

@@ -255,9 +255,20 @@ def test_curves_are_averages_and_the_last_step_is_validated(run):
         return iter([next(batches(0))] * (30 - first))
 
     fit(network(), options, replace(run, step=count, batches=thirty))
-    assert run.tracker.curve("train/loss") == {25: 12.0}
+    assert run.tracker.curve("train/loss") == {20: 9.5, 25: 22.0, 30: 27.0}
     assert list(run.tracker.curve("validation/accuracy")) == [20, 30]
-    assert run.tracker.curve("time/epoch_s").keys() == {25}
+    assert run.tracker.curve("time/epoch_s").keys() == {20, 25, 30}
+
+
+def test_a_run_killed_on_its_way_draws_the_curves_of_one_that_was_not(run, tmp_path):
+    whole = replace(run, folder=tmp_path / "whole", tracker=RecordingTracker())
+    whole.folder.mkdir()
+    fit(network(), OPTIONS, whole)
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, step=killed_at(step, 5)))
+    fit(network(), OPTIONS, run)
+    assert run.tracker.curve("train/loss") == whole.tracker.curve("train/loss")
+    assert list(run.tracker.curve("train/loss")) == [3, 6, 8]
 
 
 def test_fewer_steps_than_a_validation_are_validated_once(run):

@@ -77,6 +77,30 @@ class TestTrained:
         assert list(tracker.curve(f"validation/{figure}")) == [3, 6]
         assert list(tracker.curve("calibration/temperature")) == [6]
 
+    def test_the_tracker_was_told_which_data_it_sees_and_when_it_was_trained(self, trained, name):
+        _, cohort, trackers = trained
+        tracker = trackers[name.partition("/")[0]]
+        assert tracker.recorded_datasets == [
+            {"name": "cases", "digest": cohort.digest_of(ids), "context": part}
+            for part, ids in vars(cohort.split).items()
+            if part != "test"
+        ]
+        assert tracker.statuses == ["FINISHED"]
+
+    def test_its_parameters_say_how_it_was_made(self, trained, name):
+        said = trained[2][name.partition("/")[0]].recorded_params
+        assert None not in said.values()
+        assert said["seed"] == 0
+        assert said.get("folds") == (1 if name == "teacher/fold-0" else None)
+        distilled = {key: value for key, value in said.items() if key.startswith("distill.")}
+        if name == "student":
+            assert distilled.pop("distill.supervised") == 1
+            assert distilled.pop("distill.warmup_steps") == 0
+            assert distilled["distill.pixel_kd.weight"] == 1
+            assert distilled["distill.pixel_kd.temperature"] == 3
+        else:
+            assert not distilled
+
 
 def test_what_is_complete_is_not_trained_again(trained, monkeypatch):
     study, cohort, _ = trained
@@ -150,6 +174,20 @@ def test_a_study_that_is_killed_and_run_again_ends_with_the_same_weights(make_st
         folder = train_baseline(study, cohort, tracker=NullTracker())
         ends.append((folder / "weights.safetensors").read_bytes())
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("left", [[], ["best.pt"], ["best.pt", "last.pt", ".a.json.7.partial"]])
+def test_a_study_killed_once_its_weights_are_saved_keeps_them(make_study, monkeypatch, left):
+    study, cohort = make_study(dims=2)
+    folder = train_baseline(study, cohort, tracker=NullTracker())
+    saved = (folder / "weights.safetensors").read_bytes()
+    partial = folder.rename(study.path("baseline.partial"))
+    for name in left:
+        (partial / name).write_bytes(b"")
+    monkeypatch.setattr(run, "fit", pytest.fail)
+    train_baseline(study, cohort, tracker=NullTracker())
+    assert (folder / "weights.safetensors").read_bytes() == saved
+    assert len(list(folder.iterdir())) == 3
 
 
 @pytest.mark.parametrize("stage", ["soft_targets", "student"])
