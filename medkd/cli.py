@@ -317,7 +317,7 @@ def guarded(command: Callable[[], object]) -> None:
         sys.argv.remove("--debug")
     try:
         with naming_extras():
-            command()
+            _with_others(command)
     except MedkdError as error:
         if debug:
             raise
@@ -327,3 +327,20 @@ def guarded(command: Callable[[], object]) -> None:
 
         error_console.print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(error.exit_code)
+
+
+def _with_others(command: Callable[[], object]) -> None:
+    """Run a command; under ``torchrun`` the first process does, and the others train with it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        command()
+        return
+    from medkd.progress import console
+    from medkd.train import distributed
+    from medkd.train.run import take_part
+
+    with distributed.together():
+        if distributed.rank() == 0:
+            command()
+        else:
+            console.quiet = True
+            distributed.follow(take_part)

@@ -151,17 +151,17 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def batches(
-    dataset: PatchDataset, *, options: TrainOptions, first_step: int
+    dataset: PatchDataset, *, options: TrainOptions, first_step: int, share: slice = slice(None)
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the batches from ``first_step`` on; tensors ``[batch, channels, *space]``.
+    """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
     ``image`` float32, ``label`` int64 without the channel axis, ``valid`` bool likewise; where the
     samples have them, ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``.
     """
+    steps = [list(dataset.indices_of(step)[share]) for step in range(first_step, options.steps)]
     loader = DataLoader(
         dataset,
-        batch_size=options.batch,
-        sampler=range(first_step * options.batch, len(dataset)),
+        batch_sampler=steps,
         num_workers=options.workers,
         prefetch_factor=4 if options.workers else None,
         worker_init_fn=_begin_worker,

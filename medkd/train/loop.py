@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,14 @@ from medkd.errors import TrainingError
 from medkd.progress import console, progress
 from medkd.seeding import derive_seed
 from medkd.track.tracker import Tracker
+from medkd.train.distributed import agreed, mean, rank, world_size
+from medkd.train.distributed import average as average_over_processes
 from medkd.train.optim import WeightAverage, adamw, learning_rate, precision
 from medkd.train.steps import Step
+from medkd.train.stop import stopping
 
 LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an average too
+SAVE_EVERY_S = 60.0  # how much work a kill can cost
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]  # first step -> the batches from there on
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -58,43 +63,81 @@ class Fit:
 def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     """Train ``model`` in place; it ends with the best averaged weights. Return their figures.
 
-    A run that was killed goes on from the last validation and ends with the same weights, bit by
-    bit, as one that was not.
+    A run that was killed goes on from where it was last saved (at a validation, once a minute, and
+    when it is asked to stop) and ends with the same weights, bit by bit, as one that was not.
+    Several processes train together, each on its share of a batch; the first one validates and
+    saves.
 
     Raises:
         TrainingError: the loss is not finite, the validation figure is undefined, or the device's
             memory is too small. What was saved at the last validation stays.
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces precision
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision(options))
+    fabric = _fabric(options)
     _lay_out(model)
     adapters = _adapters(run.step, fabric.device)
     trained = [*model.parameters(), *adapters.values()]
     wrapped, optimizer = fabric.setup(model, adamw(trained, options))
     average = WeightAverage(model, decay=options.ema)
     state = _State(fabric, wrapped, optimizer, average, adapters)
-    first = state.resume(run.folder)
+    first, is_first = state.resume(run.folder), rank() == 0
     numbered = enumerate(run.batches(first), start=first)
     curves = _Curves(run)
-    todo = progress(numbered, run.name, total=options.steps, done=first)
-    for step, batch in () if first and state.is_over(options) else todo:
-        rate = learning_rate(step, options)
-        terms = _update(state, run, fabric.to_device(batch), step=step, rate=rate, options=options)
-        average.update(wrapped.module, step=step)
-        curves.add(terms)
-        is_validated = (step + 1) % options.validate_every == 0 or step + 1 == options.steps
-        if is_validated or (step + 1) % LOG_EVERY == 0:
-            curves.log(step, rate)
-        if is_validated:
-            _validate(state, run, step)
-            state.save(run.folder, step + 1)
-            curves.restart()
-            if state.is_over(options):
-                console.print(f"{run.name}: ends after step {step + 1} (train.patience or minutes)")
+    todo = progress(numbered, run.name, total=options.steps, done=first) if is_first else numbered
+    if first and is_first:
+        console.print(f"{run.name}: goes on from step {first}")
+    with stopping() as stop:
+        for step, batch in () if first and state.is_over(options) else todo:
+            rate = learning_rate(step, options)
+            terms = _update(
+                state, run, fabric.to_device(batch), step=step, rate=rate, options=options
+            )
+            average.update(wrapped.module, step=step)
+            curves.add(terms, rate)
+            if _settle(state, run, curves, step=step, options=options, asked=stop.asked):
                 break
+            stop.leave_if_asked()
+    if not is_first:
+        return {}
     best = torch.load(run.folder / "best.pt", weights_only=True)
     model.load_state_dict(best["weights"])
     return best["figures"]
+
+
+def _settle(
+    state: "_State", run: Fit, curves: "_Curves", *, step: int, options: TrainOptions, asked: bool
+) -> bool:
+    """Log, validate and save after a step where it is time to; return whether training is over."""
+    is_validated = (step + 1) % options.validate_every == 0 or step + 1 == options.steps
+    if is_validated or (step + 1) % LOG_EVERY == 0:
+        curves.log(step)
+    if rank() == 0:
+        if is_validated:
+            _validate(state, run, step)
+        if is_validated or asked or state.is_unsaved(SAVE_EVERY_S):
+            state.save(run.folder, step + 1)
+    if not is_validated:
+        return False
+    curves.restart()
+    is_over = agreed(state.is_over(options))
+    if is_over:
+        console.print(f"{run.name}: ends after step {step + 1} (train.patience or minutes)")
+    return is_over
+
+
+def _fabric(options: TrainOptions) -> Fabric:
+    if world_size() == 1:
+        return Fabric(accelerator="auto", devices=1, precision=precision(options))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    fabric = Fabric(
+        accelerator="auto",
+        strategy="ddp",
+        devices=here,
+        num_nodes=world_size() // here,
+        precision=precision(options),
+    )
+    fabric.launch()
+    return fabric
 
 
 def _update(
@@ -106,12 +149,13 @@ def _update(
     rate: float,
     options: TrainOptions,
 ) -> dict[str, float]:
-    torch.manual_seed(derive_seed(run.seed, "step", step))  # dropout resumes where it was
+    # dropout resumes where it was, and differs from process to process
+    torch.manual_seed(derive_seed(run.seed, "step", step, *([rank()] if rank() else [])))
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     try:
         terms = run.step(state.model.train(), batch, step)
-        values = {name: float(term.detach()) for name, term in terms.items()}
+        values = mean(terms)
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(
                 f"{run.name}: step {step}: the loss is not finite ({values}) on the cases "
@@ -120,6 +164,9 @@ def _update(
             )
         state.optimizer.zero_grad()
         state.fabric.backward(terms["loss"])
+        for adapter in state.adapters.values():
+            if adapter.grad is not None:
+                average_over_processes(adapter.grad)
         # what is not finite here is an overflow of 16-mixed, whose scaler skips the step
         state.fabric.clip_gradients(
             state.model, state.optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
@@ -146,12 +193,17 @@ class _State:
     stale: int = 0  # validations since the best one
     spent_s: float = 0.0  # before this process
     began: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
 
     def is_over(self, options: TrainOptions) -> bool:
         """Whether patience or time has run out."""
         impatient = options.patience is not None and self.stale >= options.patience
         late = options.minutes is not None and self._spent_s() >= 60 * options.minutes
         return impatient or late
+
+    def is_unsaved(self, seconds: float) -> bool:
+        """Whether the last save was so long ago."""
+        return time.monotonic() - self.saved > seconds
 
     def _spent_s(self) -> float:
         return self.spent_s + time.monotonic() - self.began
@@ -182,6 +234,7 @@ class _State:
             "spent_s": self._spent_s(),
         }
         _save(saved, folder / "last.pt")
+        self.saved = time.monotonic()
 
 
 def _validate(state: _State, run: Fit, step: int) -> None:
@@ -239,14 +292,17 @@ class _Curves:
         self._sums: dict[str, float] = defaultdict(float)
         self._steps, self._since = 0, time.perf_counter()
 
-    def add(self, terms: dict[str, float]) -> None:
+    def add(self, terms: dict[str, float], rate: float) -> None:
+        self._rate = rate
         for name, value in terms.items():
             self._sums[name] += value
         self._steps += 1
 
-    def log(self, step: int, rate: float) -> None:
+    def log(self, step: int) -> None:
         curves = {f"train/{name}": value / self._steps for name, value in self._sums.items()}
         step_s = (time.perf_counter() - self._since) / self._steps
         times = {"time/step_ms": 1000 * step_s, "time/epoch_s": step_s * self._run.epoch_steps}
-        self._run.tracker.metrics(curves | times | {"train/learning_rate": rate}, step=step + 1)
+        self._run.tracker.metrics(
+            curves | times | {"train/learning_rate": self._rate}, step=step + 1
+        )
         self.restart()

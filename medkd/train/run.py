@@ -1,6 +1,6 @@
 """Run: train the networks of a study: teacher folds, baseline, distilled student."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import nn
 from medkd.config import Config, DistillOptions, StudentOptions, TeacherOptions, TrainOptions
 from medkd.data import phi
 from medkd.data.augment import augmentation
-from medkd.data.check import Cohort, labelled
+from medkd.data.check import Cohort, check, labelled
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
 from medkd.distill.features import tapped
@@ -34,7 +34,8 @@ from medkd.predict.teachers import (
 )
 from medkd.seeding import derive_seed
 from medkd.study import Study
-from medkd.track.tracker import Prefixed, Tracker
+from medkd.track.tracker import NullTracker, Prefixed, Tracker
+from medkd.train import distributed
 from medkd.train.admit import admit
 from medkd.train.calibrate import fit_on_cases
 from medkd.train.loop import Fit, fit
@@ -76,6 +77,11 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
                 f"{key}.model: {role.model.name} turns preprocess.window "
                 f"{list(config.preprocess.window)} into {list(logits.shape[2:])}; choose a window "
                 f"that every level of the network can halve"
+            )
+        batch, processes = _schedule(config, key).batch, distributed.world_size()
+        if batch % processes:
+            raise ConfigError(
+                f"{key}.train.batch: {batch} cannot be shared evenly by {processes} processes"
             )
         try:
             SupervisedStep(config, _schedule(config, key)).adapt(network)
@@ -195,29 +201,52 @@ def _train(
     salt = phi.study_salt(study.folder)
     patients = sorted({phi.key(case.patient, salt=salt, kind="patient") for case in cases})
 
-    def train(folder: Path) -> None:
-        samples = load_samples(cases, study.config)
-        job = _Job(
-            config=study.config,
-            name=name,
-            step=SupervisedStep(study.config, _schedule(study.config, name)),
-            samples=samples,
-            validation=load_samples(validation, study.config),
-            folder=folder,
-            tracker=tracker,
-        )
-        if name == "student":
-            job = replace(job, **_lesson(study, cohort, samples))
-        job.run(patients)
-
     def make(folder: Path) -> None:
         if not (folder / CHECKPOINT_FILE).exists():  # written last: a kill may have come after it
-            train(folder)
+            samples = load_samples(validation, study.config)
+            job = _job(study, cohort, name, cases, samples, folder, tracker)
+            with distributed.shared(_announcement(study, name, cases, folder)):
+                model, figures = job.fit()
+            job.save(model, figures, patients)
         # what served to resume, or was being written when a run was killed
         for leftover in [*folder.glob("*.pt"), *folder.glob("*.partial")]:
             leftover.unlink()
 
     return study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
+
+
+def _announcement(study: Study, name: str, cases: Sequence[Case], folder: Path) -> dict[str, Any]:
+    """What other processes need to know to take part in a job."""
+    return {
+        "config": study.config.model_dump(mode="json"),
+        "config_path": str(study.config_path),
+        "name": name,
+        "cases": [case.id for case in cases],
+        "folder": str(folder.resolve()),
+    }
+
+
+def take_part(job: Mapping[str, Any]) -> None:
+    """Train with the process that runs the study, on this one's share of every batch."""
+    study = Study(Config.model_validate(job["config"]), Path(job["config_path"]))
+    cohort = check(study)
+    cases, folder = cohort.of(job["cases"]), Path(job["folder"])
+    _job(study, cohort, job["name"], cases, [], folder, NullTracker()).fit()
+
+
+def _job(
+    study: Study,
+    cohort: Cohort,
+    name: str,
+    cases: Sequence[Case],
+    validation: Sequence[Sample],
+    folder: Path,
+    tracker: Tracker,
+) -> "_Job":
+    samples, config = load_samples(cases, study.config), study.config
+    step = SupervisedStep(config, _schedule(config, name))
+    job = _Job(config, name, step, samples, validation, folder, tracker)
+    return replace(job, **_lesson(study, cohort, samples)) if name == "student" else job
 
 
 def _lesson(study: Study, cohort: Cohort, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -262,37 +291,14 @@ class _Job:
     def role(self) -> TeacherOptions | StudentOptions:
         return self.config.teacher if self.name.startswith("teacher") else self.config.student
 
-    def run(self, patients: Sequence[str]) -> None:
-        """Train, calibrate and save."""
-        options, described = self.role.train, self.role.model
-        assert options is not None
-        assert described is not None
-        # baseline and student start from the same weights and see the same patches
-        is_teacher = self.role is self.config.teacher
-        seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
-        torch.manual_seed(seed)
-        model = _build(self.config, self.role)
-        self.step.adapt(model)
-        self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
-        if self.name == "student":
-            self.tracker.params(_distillation(self.config.distill))
-        dataset = PatchDataset(self.samples, self.config, options=options)
-        fitting = Fit(
-            name=self.name,
-            step=self.step,
-            batches=lambda first: batches(dataset, options=options, first_step=first),
-            validate=lambda network: validation_figures(network, self.validation, self.config),
-            folder=self.folder,
-            tracker=self.tracker,
-            seed=seed,
-            epoch_steps=max(1, len(self.samples) // options.batch),
-            cases=lambda step: [dataset.case_of(i) for i in dataset.indices_of(step)],
-        )
-        figures = fit(model, options, fitting)
+    def save(self, model: nn.Module, figures: dict[str, float], patients: Sequence[str]) -> None:
+        """Calibrate the network and write its checkpoint."""
         temperature = _temperature(model.eval(), self.validation, self.config)
-        self.tracker.metrics({"calibration/temperature": temperature}, step=options.steps)
+        steps = _schedule(self.config, self.name).steps
+        self.tracker.metrics({"calibration/temperature": temperature}, step=steps)
+        assert self.role.model is not None
         checkpoint = Checkpoint(
-            model=described.model_dump(),
+            model=self.role.model.model_dump(),
             task=self.config.task,
             in_channels=self.config.preprocess.channels,
             classes=self.config.classes,
@@ -303,6 +309,33 @@ class _Job:
             preprocess=self.config.preprocess.model_dump(mode="json"),
         )
         save_checkpoint(self.folder, model, checkpoint)
+
+    def fit(self) -> tuple[nn.Module, dict[str, float]]:
+        """Train; return the best network and its validation figures."""
+        options = _schedule(self.config, self.name)
+        # baseline and student start from the same weights and see the same patches
+        is_teacher = self.role is self.config.teacher
+        seed = derive_seed(self.config.study.seed, self.name if is_teacher else "student")
+        torch.manual_seed(seed)
+        model = _build(self.config, self.role)
+        self.step.adapt(model)
+        self.tracker.params(_parameters(self.config, self.role, model, len(self.samples)))
+        if self.name == "student":
+            self.tracker.params(_distillation(self.config.distill))
+        dataset = PatchDataset(self.samples, self.config, options=options)
+        share = distributed.share(options.batch)
+        fitting = Fit(
+            name=self.name,
+            step=self.step,
+            batches=lambda first: batches(dataset, options=options, first_step=first, share=share),
+            validate=lambda network: validation_figures(network, self.validation, self.config),
+            folder=self.folder,
+            tracker=self.tracker,
+            seed=seed,
+            epoch_steps=max(1, len(self.samples) // options.batch),
+            cases=lambda step: [dataset.case_of(i) for i in dataset.indices_of(step)],
+        )
+        return model, fit(model, options, fitting)
 
 
 def validation_figures(

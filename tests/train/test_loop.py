@@ -341,3 +341,23 @@ def test_what_a_step_brings_along_is_trained_and_comes_back_after_a_kill(run, tm
     assert fit(resumed, OPTIONS, replace(run, step=again)) == figures
     torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(resumed.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(run, undisturbed):
+    def ask(model, batch, number):
+        if number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(model, batch, number)
+
+    with pytest.raises(SystemExit):
+        fit(network(), OPTIONS, replace(run, step=ask))
+    assert _steps_done(run.folder) == 5
+    assert_resumes_to(undisturbed, run)
+
+
+def test_a_run_is_saved_once_in_a_while_between_validations(run, undisturbed, monkeypatch):
+    monkeypatch.setattr("medkd.train.loop.SAVE_EVERY_S", 0.0)
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, step=killed_at(step, 5)))
+    assert _steps_done(run.folder) == 5
+    assert_resumes_to(undisturbed, run)
