@@ -65,6 +65,7 @@ class SplitOptions(Options):
     test: Fraction = 0.2
     seed: int = 0
     column: str | None = None  # a split of your own: a column of train, validation or test
+    labelled: Count | None = None  # hide the labels of all other training cases: what is one worth?
 
 
 class PhantomOptions(Options):

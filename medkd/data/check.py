@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,9 +68,13 @@ def check(study: Study) -> Cohort:
     if problems:
         raise DataError.of(problems)
     split = splits.split_cases(cases, study.config.data.split)
+    found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
+    for case_id in _hidden(study.config, cases, split):
+        at = next(i for i, case in enumerate(cases) if case.id == case_id)
+        cases[at] = replace(cases[at], label=None)
+        found_of[case_id] = found_of[case_id]._replace(files=found_of[case_id].image)
     card = card_of(study)
     _refuse_unfit(study.config, {case.id: case for case in cases}, split)
-    found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
     cohort = Cohort(
         cases={case.id: case for case in cases},
         split=split,
@@ -80,6 +84,16 @@ def check(study: Study) -> Cohort:
     )
     _refuse_duplicates(split, cohort.images)
     return cohort
+
+
+def _hidden(config: Config, cases: Sequence[Case], split: Split) -> list[str]:
+    """Return the training cases whose labels are not to be seen."""
+    labelled = config.data.split.labelled
+    if labelled is None:
+        return []
+    train = [case for case in cases if case.id in set(split.train)]
+    kept = splits.labels_kept(train, labelled=labelled, seed=config.study.seed)
+    return [case.id for case in train if case.id not in kept]
 
 
 class _Finding(NamedTuple):

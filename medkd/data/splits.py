@@ -49,6 +49,24 @@ def split_folds(cases: Sequence[Case], *, folds: int, seed: int) -> list[list[Ca
     return [[case for case in cases if fold_of[case.patient] == i] for i in range(folds)]
 
 
+def labels_kept(cases: Sequence[Case], *, labelled: int, seed: int) -> set[str]:
+    """Draw the training cases that keep their labels, patient after patient; return their ids.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    having = sorted((case for case in cases if case.label is not None), key=lambda case: case.id)
+    if len(having) < labelled:
+        raise DataError(
+            f"data.split.labelled is {labelled}, but {len(having)} training cases have a label"
+        )
+    patients = sorted({case.patient for case in having})
+    np.random.default_rng(derive_seed(seed, "labelled")).shuffle(patients)
+    rank = {patient: number for number, patient in enumerate(patients)}
+    kept = sorted(having, key=lambda case: rank[case.patient])[:labelled]
+    return {case.id for case in kept}
+
+
 def problems_of_given(cases: Sequence[Case], options: SplitOptions) -> list[str]:
     """Return what is wrong with a split that the datalist gives."""
     if not options.column:

@@ -9,7 +9,7 @@ from medkd.data.loaders import Sample
 from medkd.data.preprocess import preprocess
 from medkd.data.reader import read_image
 from medkd.device.predictor import Prediction, load
-from medkd.predict.teachers import Teachers
+from medkd.predict.teachers import Teachers, load_member, on_image_grid
 from medkd.study import Study
 from medkd.types import Case, Role, Task
 
@@ -23,18 +23,24 @@ def answers_of(study: Study, role: Role) -> Answer:
     cannot be exported, has no release.
     """
     if role is Role.TEACHER and not study.config.teacher.is_portable:
-        return _in_process(Teachers(study), study.config)
+        return _in_process(Teachers(study).probabilities, study.config)
     predictor = load(study.path(f"releases/{role}"))
     return lambda case: predictor.predict(read_image(case.image), with_probabilities=True)
 
 
-def _in_process(teachers: Teachers, config: Config) -> Answer:
+def answers_of_checkpoint(study: Study, stage: str) -> Answer:
+    """Return how the network of a stage answers, in process: to compare many without exporting."""
+    member, config = load_member(study, stage), study.config
+    return _in_process(lambda sample: on_image_grid(member, sample, config), config)
+
+
+def _in_process(probabilities_of: Callable[[Sample], np.ndarray], config: Config) -> Answer:
     values = np.asarray(config.label_values)
 
     def answer(case: Case) -> Prediction:
         image, grid = preprocess(read_image(case.image), config.preprocess)
         sample = Sample(case=case, image=image, label=np.empty(0), grid=grid)
-        probabilities = teachers.probabilities(sample).astype(np.float32)
+        probabilities = probabilities_of(sample).astype(np.float32)
         is_map = config.task is Task.SEGMENTATION
         mask = values[probabilities.argmax(axis=0)] if is_map else None
         return Prediction(mask=mask, probabilities=probabilities)

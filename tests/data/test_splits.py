@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medkd.config import SplitOptions
-from medkd.data.splits import problems_of_given, split_cases, split_folds
+from medkd.data.splits import labels_kept, problems_of_given, split_cases, split_folds
 from medkd.errors import DataError
 from medkd.types import Case
 
@@ -142,3 +142,24 @@ def test_a_part_that_is_none_is_named(attributes):
     (problem,) = problems_of_given([case(0, 0, **attributes)], GIVEN)
     assert problem.startswith("case c0: column 'part' says")
     assert problem.endswith("it may say train, validation or test")
+
+
+class TestLabelsKept:
+    CASES = tuple(
+        Case(f"c{n}", Path(f"c{n}.png"), Path(f"c{n}-label.png"), f"p{n // 2}") for n in range(12)
+    )
+
+    def test_so_many_keep_theirs_patient_after_patient(self):
+        kept = labels_kept(self.CASES, labelled=5, seed=0)
+        assert len(kept) == 5
+        assert len({case.patient for case in self.CASES if case.id in kept}) == 3
+
+    def test_more_labels_hold_the_fewer_and_another_seed_draws_others(self):
+        few, more = (labels_kept(self.CASES, labelled=n, seed=0) for n in (4, 8))
+        assert few < more
+        draws = {frozenset(labels_kept(self.CASES, labelled=4, seed=seed)) for seed in range(9)}
+        assert len(draws) > 1
+
+    def test_more_than_there_are_is_refused(self):
+        with pytest.raises(DataError, match=r"labelled is 13, but 12 training cases have a label"):
+            labels_kept(self.CASES, labelled=13, seed=0)
