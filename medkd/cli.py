@@ -222,10 +222,11 @@ def bench(
     from medkd.progress import console
     from medkd.report.headline import latencies
 
-    measured = {
-        str(release): measure_latency(release, image, queries=queries, threads=threads)
-        for release in releases
-    }
+    measured = {}
+    for number, release in enumerate(releases, start=1):
+        # a line and no bar, which would take time from what is being timed
+        console.print(f"measuring {release} ({number} of {len(releases)})")
+        measured[str(release)] = measure_latency(release, image, queries=queries, threads=threads)
     console.print(latencies(measured))
 
 

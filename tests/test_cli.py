@@ -279,6 +279,25 @@ class TestPredict:
         assert nib.load(mask).shape == (16, 16, 16)
 
 
+class TestBench:
+    def test_says_which_release_is_being_measured(self, command, released):
+        study, cohort = released
+        releases = [study.path(f"releases/{role}") for role in ("teacher", "student")]
+        (case, _) = cohort.of(cohort.split.test)
+        code, said = command("bench", *releases, "--image", case.image, "--queries", 1)
+        assert code == 0
+        for number, release in enumerate(releases, start=1):
+            assert f"measuring {release} ({number} of 2)" in said
+
+    def test_a_missing_image_is_named_in_one_line(self, command, released, tmp_path):
+        study, _ = released
+        release = study.path("releases/student")
+        code, said = command("bench", release, "--image", tmp_path / "nope.nii.gz")
+        assert code == DataError.exit_code
+        assert said.splitlines()[-1] == f"error: {tmp_path / 'nope.nii.gz'}: no such file"
+        assert "Traceback" not in said
+
+
 @pytest.mark.slow
 def test_the_verbs_one_by_one_make_a_whole_study(command, config, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{config.parent}/mlflow.db")
