@@ -19,6 +19,7 @@ from medkd.progress import console, progress
 from medkd.seeding import derive_seed
 from medkd.track.tracker import Tracker
 from medkd.train.optim import WeightAverage, adamw, learning_rate, precision
+from medkd.train.remarks import say_validation, warn_if_nothing_was_learned
 from medkd.train.steps import Step
 
 LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an average too
@@ -94,6 +95,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
                 break
     best = torch.load(run.folder / "best.pt", weights_only=True)
     model.load_state_dict(best["weights"])
+    warn_if_nothing_was_learned(run.name, best["figures"])
     return best["figures"]
 
 
@@ -190,6 +192,7 @@ def _validate(state: _State, run: Fit, step: int) -> None:
     network.load_state_dict(state.average.weights)
     figures = run.validate(network.eval())
     run.tracker.metrics({f"validation/{k}": v for k, v in figures.items()}, step=step + 1)
+    say_validation(run.name, step + 1, figures)
     name, score = next(iter(figures.items()))
     if math.isnan(score):
         raise TrainingError(
