@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import nibabel as nib
@@ -78,12 +79,30 @@ class TestHelp:
 
 
 class TestUsage:
+    def test_the_version_is_shown(self, command):
+        assert command("--version") == (0, f"medkd {metadata.version('medkd')}\n")
+
     @pytest.mark.parametrize(
         "args",
         [["chekc"], ["check"], ["check", "a.yaml", "--bugdet", "full"], ["train", "a.yaml"]],
     )
     def test_a_wrong_call_exits_with_2(self, command, args):
         assert command(*args)[0] == 2
+
+    @pytest.mark.parametrize("verb", ["soften", "distill", "export", "evaluate"])
+    def test_a_stage_of_a_study_that_was_not_begun_leaves_nothing_behind(
+        self, command, config, verb
+    ):
+        code, said = command(verb, config)
+        assert code == 2
+        assert f"run medkd train {config} --role teacher first" in said
+        assert f"python pipelines/segmentation.py {config} for all" in said
+        assert not (config.parent / "runs").exists()
+
+    def test_the_roles_that_train_takes_are_offered(self):
+        shown = CliRunner().invoke(cli.app, ["train", "--help"]).output
+        assert "teacher|baseline" in shown
+        assert "|student" not in shown
 
     def test_the_student_is_not_trained_without_its_teacher(self, command, config):
         code, said = command("train", config, "--role", "student")
