@@ -16,13 +16,15 @@ import yaml
 
 from medkd.config import load
 from medkd.data import nifti
+from medkd.data.datalist import read_datalist
+from medkd.study import Study
 from tests.conftest import ball
 
 ROOT = Path(__file__).parents[1]
 BIN = ROOT / ".venv" / "bin"
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-DEMO, TEST, ACTIVATE, TABLE, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = (
+DEMO, TEST, ACTIVATE, TABLE, PATIENTS, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = (
     text for _, text in BLOCKS
 )
 SMALL = {
@@ -74,7 +76,7 @@ def checkout(folder):
 
 def test_every_block_is_one_that_is_tested_here():
     assert [language for language, _ in BLOCKS] == [
-        *("bash", "bash", "bash", "csv", "yaml", "bash", "bash", "python", "bash", "")
+        *("bash", "bash", "bash", "csv", "csv", "yaml", "bash", "bash", "python", "bash", "")
     ]
 
 
@@ -138,6 +140,21 @@ def test_the_config_is_right_as_it_stands(tmp_path):
     config = load(tmp_path / "my_study.yaml")
     assert config.study.name == "my_study"
     assert set(TABLE.splitlines()[0].split(",")) >= {"image", "label", config.data.patient}
+
+
+def test_a_decathlon_data_set_is_read_with_the_table_and_the_entry_of_the_readme(tmp_path):
+    (tmp_path / "patients.csv").write_text(PATIENTS + "liver_131,patient-03,north\n")
+    names = [line.partition(",")[0] for line in PATIENTS.splitlines()[1:]]
+    listed = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
+    unlabelled = json.loads(re.search(r"`(\{\"image\".*?\})`", README)[1])
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [*listed, unlabelled]}))
+    (tmp_path / "my_study.yaml").write_text(CONFIG)
+    where = [f"data.root={tmp_path}", "data.source=dataset.json", "data.table=patients.csv"]
+    config = load(tmp_path / "my_study.yaml", overrides=where)
+    cases = read_datalist(Study(config, config_path=tmp_path / "my_study.yaml"))
+    assert [case.id for case in cases] == [*names, "liver_131"]
+    assert [case.label is None for case in cases] == [False] * len(names) + [True]
+    assert [case.attributes["site"] for case in cases] == ["north", "north", "south", "north"]
 
 
 @pytest.fixture(scope="module")
