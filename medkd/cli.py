@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medkd import __version__
 from medkd.errors import MedkdError
 from medkd.extras import naming_extras
 from medkd.types import Role
@@ -25,12 +26,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     name="medkd",
-    help="Distil accurate medical-imaging models into fast ones, and prove they can be trusted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
 Overrides = Annotated[
@@ -38,6 +39,23 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a value; may be repeated."),
 ]
 Budget = Annotated[str, typer.Option(help="quick: two CPU cores; full: a GPU.")]
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"medkd {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and exit."),
+    ] = False,
+) -> None:
+    """Distil accurate medical-imaging models into fast ones, and prove they can be trusted."""
 
 
 def open_study(config: Path, overrides: list[str] | None, budget: str) -> "Study":
@@ -50,14 +68,19 @@ def open_study(config: Path, overrides: list[str] | None, budget: str) -> "Study
 
 @contextmanager
 def _checked(
-    config: Path, overrides: list[str] | None, budget: str
+    config: Path, overrides: list[str] | None, budget: str, *, may_begin: bool = False
 ) -> Iterator[tuple["Study", "Cohort"]]:
-    """Open a study, check its data and hold it while a stage runs."""
+    """Open a study, check its data and hold it while a stage runs.
+
+    A stage that builds on others (not ``may_begin``) leaves no folder of a study without any.
+    """
     from medkd.data.check import check as check_cohort
     from medkd.export.sizing import size_student
     from medkd.train.run import check_models
 
     study = open_study(config, overrides, budget)
+    if not may_begin:
+        study.refuse_new()
     check_models(study.config)
     cohort = check_cohort(study)
     with study.hold(cohort.split):
@@ -89,7 +112,10 @@ def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "qui
 @app.command()
 def train(
     config: ConfigPath,
-    role: Annotated[Role, typer.Option(help="teacher or baseline.")],
+    role: Annotated[
+        Role,
+        typer.Option(metavar="[teacher|baseline]", help="The student is trained by medkd distill."),
+    ],
     overrides: Overrides = None,
     budget: Budget = "quick",
 ) -> None:
@@ -103,7 +129,8 @@ def train(
     if role is Role.STUDENT:
         raise typer.BadParameter("the student is trained by `medkd distill`")
     make = run.train_teacher if role is Role.TEACHER else run.train_baseline
-    with _checked(config, overrides, budget) as (study, cohort), tracked(study) as runs:
+    begun = _checked(config, overrides, budget, may_begin=True)
+    with begun as (study, cohort), tracked(study) as runs:
         make(study, cohort, tracker=runs[role])
 
 
@@ -222,10 +249,11 @@ def bench(
     from medkd.progress import console
     from medkd.report.headline import latencies
 
-    measured = {
-        str(release): measure_latency(release, image, queries=queries, threads=threads)
-        for release in releases
-    }
+    measured = {}
+    for number, release in enumerate(releases, start=1):
+        # a line and no bar, which would take time from what is being timed
+        console.print(f"measuring {release} ({number} of {len(releases)})")
+        measured[str(release)] = measure_latency(release, image, queries=queries, threads=threads)
     console.print(latencies(measured))
 
 

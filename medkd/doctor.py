@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medkd.environment import environment
+from medkd.extras import installing
 
 EXTRAS = {
     "device": ("onnxruntime", "nibabel", "pydicom", "highdicom", "PIL"),
@@ -41,5 +42,5 @@ def _extra(extra: str, modules: tuple[str, ...]) -> tuple[str, str, str]:
     missing = [name for name in modules if find_spec(name) is None]
     if not missing:
         return f"extra {extra}", "complete", ""
-    install = "pip install medkd" if extra == "device" else f"pip install 'medkd[{extra}]'"
-    return f"extra {extra}", f"missing {', '.join(missing)}", escape(install)
+    remedy = installing(None if extra == "device" else extra)  # what a device needs is no extra
+    return f"extra {extra}", f"missing {', '.join(missing)}", escape(remedy)

@@ -14,9 +14,9 @@ def require(module: str, *, extra: str) -> ModuleType:
     """Import ``module`` or say which extra of medkd brings it.
 
     Example:
-        >>> require("no_such_library", extra="train")
+        >>> require("no_such_library", extra="train")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        medkd.errors.MissingExtraError: no_such_library is not installed; pip install 'medkd[train]'
+        medkd.errors.MissingExtraError: no_such_library is not installed; pip install '.[train]' ...
     """
     try:
         return importlib.import_module(module)
@@ -24,6 +24,19 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name and module.partition(".")[0] == error.name.partition(".")[0]:
             raise _missing(error.name, extra) from None
         raise
+
+
+def installing(extra: str | None = None) -> str:
+    """Return how an extra of medkd is installed, or medkd itself.
+
+    medkd is on no package index, so it is always installed from a clone.
+
+    Example:
+        >>> installing("train"), installing()
+        ("pip install '.[train]' in your clone of medkd", 'pip install . in your clone of medkd')
+    """
+    what = f"'.[{extra}]'" if extra else "."
+    return f"pip install {what} in your clone of medkd"
 
 
 @contextmanager
@@ -52,4 +65,4 @@ def _extra_of(module: str) -> str | None:
 
 
 def _missing(module: str | None, extra: str) -> MissingExtraError:
-    return MissingExtraError(f"{module} is not installed; pip install 'medkd[{extra}]'")
+    return MissingExtraError(f"{module} is not installed; {installing(extra)}")

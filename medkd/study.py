@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,13 @@ from medkd.errors import StudyError
 from medkd.types import Split
 
 STAGE_FILE = "stage.json"
+MADE_BY = {  # the command that makes a stage, by the first part of its name
+    "teacher": "train CONFIG --role teacher",
+    "soft_targets": "soften CONFIG",
+    "baseline": "train CONFIG --role baseline",
+    "student": "distill CONFIG",
+    "releases": "export CONFIG",
+}
 
 
 def digest(*parts: object) -> str:
@@ -105,8 +113,29 @@ class Study:
     def stage_digest(self, name: str) -> str:
         """Identity of a complete stage's files, for the inputs of the stages built on it."""
         if not self.is_complete(name):
-            raise StudyError(f"{self.path(name)}: this stage has not been run yet")
+            raise StudyError(
+                f"{self.path(name)}: this stage has not been run yet; {self._command_of(name)}"
+            )
         return json.loads((self.path(name) / STAGE_FILE).read_text())["content"]
+
+    def refuse_new(self) -> None:
+        """Refuse a study of which nothing has been made yet, before its folder is.
+
+        Raises:
+            StudyError: its folder is not there.
+        """
+        if not self.folder.exists():
+            raise StudyError(
+                f"{self.folder}: nothing of this study has been run yet; "
+                f"{self._command_of('teacher')} first, or "
+                f"python pipelines/{self.config.task}.py {shlex.quote(str(self.config_path))} for "
+                f"all of it"
+            )
+
+    def _command_of(self, name: str) -> str:
+        """Tell which command makes a stage."""
+        command = MADE_BY[name.partition("/")[0]]
+        return "run medkd " + command.replace("CONFIG", shlex.quote(str(self.config_path)))
 
     def _refuse_other_inputs(self, folder: Path, inputs: Mapping[str, str]) -> None:
         made_from = _read_inputs(folder)
@@ -132,11 +161,18 @@ class Study:
             StudyError: another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        with (self.folder / ".lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StudyError(f"{self.folder}: another process works on this study") from None
+                file.seek(0)
+                raise StudyError(
+                    f"{self.folder}: another process works on this study (pid "
+                    f"{file.read() or 'unknown'}); wait until it has ended"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield
 
 

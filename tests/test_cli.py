@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import nibabel as nib
@@ -78,12 +79,30 @@ class TestHelp:
 
 
 class TestUsage:
+    def test_the_version_is_shown(self, command):
+        assert command("--version") == (0, f"medkd {metadata.version('medkd')}\n")
+
     @pytest.mark.parametrize(
         "args",
         [["chekc"], ["check"], ["check", "a.yaml", "--bugdet", "full"], ["train", "a.yaml"]],
     )
     def test_a_wrong_call_exits_with_2(self, command, args):
         assert command(*args)[0] == 2
+
+    @pytest.mark.parametrize("verb", ["soften", "distill", "export", "evaluate"])
+    def test_a_stage_of_a_study_that_was_not_begun_leaves_nothing_behind(
+        self, command, config, verb
+    ):
+        code, said = command(verb, config)
+        assert code == 2
+        assert f"run medkd train {config} --role teacher first" in said
+        assert f"python pipelines/segmentation.py {config} for all" in said
+        assert not (config.parent / "runs").exists()
+
+    def test_the_roles_that_train_takes_are_offered(self):
+        shown = CliRunner().invoke(cli.app, ["train", "--help"]).output
+        assert "teacher|baseline" in shown
+        assert "|student" not in shown
 
     def test_the_student_is_not_trained_without_its_teacher(self, command, config):
         code, said = command("train", config, "--role", "student")
@@ -259,7 +278,7 @@ def test_a_process_of_its_own_ends_with_the_code_of_the_error(config, start):
 def test_a_missing_library_is_named_with_the_extra_that_brings_it(config, verb):
     done = on_a_device(BY_COMMAND, *verb.split(), config)
     assert done.returncode == MissingExtraError.exit_code
-    assert "torch is not installed; pip install 'medkd[train]'" in done.stderr
+    assert "torch is not installed; pip install '.[train]' in your clone of medkd" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -277,6 +296,25 @@ class TestPredict:
         assert other.image.name in said
         (mask,) = (tmp_path / "out").iterdir()
         assert nib.load(mask).shape == (16, 16, 16)
+
+
+class TestBench:
+    def test_says_which_release_is_being_measured(self, command, released):
+        study, cohort = released
+        releases = [study.path(f"releases/{role}") for role in ("teacher", "student")]
+        (case, _) = cohort.of(cohort.split.test)
+        code, said = command("bench", *releases, "--image", case.image, "--queries", 1)
+        assert code == 0
+        for number, release in enumerate(releases, start=1):
+            assert f"measuring {release} ({number} of 2)" in said
+
+    def test_a_missing_image_is_named_in_one_line(self, command, released, tmp_path):
+        study, _ = released
+        release = study.path("releases/student")
+        code, said = command("bench", release, "--image", tmp_path / "nope.nii.gz")
+        assert code == DataError.exit_code
+        assert said.splitlines()[-1] == f"error: {tmp_path / 'nope.nii.gz'}: no such file"
+        assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,17 @@ import yaml
 
 from medkd.config import load
 from medkd.data import nifti
+from medkd.data.datalist import read_datalist
+from medkd.study import Study
 from tests.conftest import ball
 
 ROOT = Path(__file__).parents[1]
+BIN = ROOT / ".venv" / "bin"
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-DEMO, TEST, TABLE, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = (text for _, text in BLOCKS)
+DEMO, TEST, ACTIVATE, TABLE, PATIENTS, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = (
+    text for _, text in BLOCKS
+)
 SMALL = {
     "teacher": {"model": {"filters": [4, 8, 8]}, "train": {"steps": 4}},
     "student": {"model": {"channels": [4, 8]}, "train": {"steps": 4}},
@@ -42,7 +46,8 @@ SHORT = " ".join(
 
 def shell(line, folder, **more):
     """Run a line as a new user would, whose home holds ``my_data`` and ``data``."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # only what the README says may put the environment on the path
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != str(BIN))
     values = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
         ["bash", "-c", line],
@@ -52,6 +57,11 @@ def shell(line, folder, **more):
         text=True,
         check=False,
     )
+
+
+def activated(line, folder):
+    """Run a line as ``shell`` does, after the README's line that activates the environment."""
+    return shell(ACTIVATE + line, folder)
 
 
 def checkout(folder):
@@ -66,7 +76,7 @@ def checkout(folder):
 
 def test_every_block_is_one_that_is_tested_here():
     assert [language for language, _ in BLOCKS] == [
-        *("bash", "bash", "csv", "yaml", "bash", "bash", "python", "bash", "")
+        *("bash", "bash", "bash", "csv", "csv", "yaml", "bash", "bash", "python", "bash", "")
     ]
 
 
@@ -77,6 +87,14 @@ def test_the_two_commands_are_targets_with_a_line_of_help(block):
     subprocess.run([make, "-n", target], cwd=ROOT, capture_output=True, check=True)
     shown = subprocess.run([make, "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.search(rf"^{target} +\w", shown.stdout, flags=re.MULTILINE)
+
+
+def test_an_active_environment_has_the_commands_of_the_readme(tmp_path):
+    folder = checkout(tmp_path)
+    for name in ("medkd", "python"):
+        assert shell(f"command -v {name}", folder).stdout.strip() != str(BIN / name)
+        found = activated(f"command -v {name}", folder).stdout.strip()
+        assert found == str(BIN / name), f"{BIN}/activate belongs to another clone: make clean test"
 
 
 @pytest.mark.slow
@@ -124,6 +142,21 @@ def test_the_config_is_right_as_it_stands(tmp_path):
     assert set(TABLE.splitlines()[0].split(",")) >= {"image", "label", config.data.patient}
 
 
+def test_a_decathlon_data_set_is_read_with_the_table_and_the_entry_of_the_readme(tmp_path):
+    (tmp_path / "patients.csv").write_text(PATIENTS + "liver_131,patient-03,north\n")
+    names = [line.partition(",")[0] for line in PATIENTS.splitlines()[1:]]
+    listed = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
+    unlabelled = json.loads(re.search(r"`(\{\"image\".*?\})`", README)[1])
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [*listed, unlabelled]}))
+    (tmp_path / "my_study.yaml").write_text(CONFIG)
+    where = [f"data.root={tmp_path}", "data.source=dataset.json", "data.table=patients.csv"]
+    config = load(tmp_path / "my_study.yaml", overrides=where)
+    cases = read_datalist(Study(config, config_path=tmp_path / "my_study.yaml"))
+    assert [case.id for case in cases] == [*names, "liver_131"]
+    assert [case.label is None for case in cases] == [False] * len(names) + [True]
+    assert [case.attributes["site"] for case in cases] == ["north", "north", "south", "north"]
+
+
 @pytest.fixture(scope="module")
 def own_study(tmp_path_factory):
     """The folder of a user who has followed "Your own data" up to the report."""
@@ -135,7 +168,7 @@ def own_study(tmp_path_factory):
     values = smaller(yaml.safe_load(CONFIG), SMALL)
     (folder / "my_study.yaml").write_text(yaml.safe_dump(values))
     for line in STUDY.splitlines():
-        done = shell(line, folder)
+        done = activated(line, folder)
         judged = {0, 1} if "report" in line else {0}  # networks of four steps fail their gates
         assert done.returncode in judged, f"{line}: {done.stdout}{done.stderr}"
     return folder
@@ -144,12 +177,12 @@ def own_study(tmp_path_factory):
 @pytest.mark.slow
 def test_the_student_answers_on_the_command_line_and_in_python(own_study):
     for line in ANSWER.splitlines():
-        done = shell(line, own_study)
+        done = activated(line, own_study)
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
     assert (own_study / "mask.nii.gz").is_file()
     assert len(list((own_study / "masks").iterdir())) == 2
     (own_study / "block.py").write_text(PYTHON + "print(mask.shape)\n")
-    done = shell("python block.py", own_study)
+    done = activated("python block.py", own_study)
     assert done.stdout.strip() == "(16, 16, 16)", done.stderr
 
 
@@ -193,6 +226,6 @@ def test_the_three_studies_run_to_their_reports(tmp_path):
     export, *studies = STUDIES.splitlines()
     assert len(studies) == 3
     for line in studies:
-        done = shell(f"{export}; {line} {SHORT}", folder)
+        done = activated(f"{export}; {line} {SHORT}", folder)
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
     assert len(list(folder.glob("runs/*/report.html"))) == 3

@@ -96,7 +96,7 @@ def test_a_complete_stage_of_other_inputs_is_refused_with_their_names(study, inp
 
 def test_the_digest_of_a_stage_is_that_of_its_files(study):
     with pytest.raises(StudyError, match="has not been run yet"):
-        study.stage_digest("a")
+        study.stage_digest("teacher/fold-0")
 
     def write(text, name="weights"):
         return lambda folder: (folder / name).write_text(text)
@@ -108,6 +108,26 @@ def test_the_digest_of_a_stage_is_that_of_its_files(study):
     first = study.stage_digest("a")
     assert study.stage_digest("b") == first
     assert first not in {study.stage_digest("redone"), study.stage_digest("renamed")}
+
+
+@pytest.mark.parametrize(
+    ("stage", "command"),
+    [
+        ("teacher/fold-0", "train {} --role teacher"),
+        ("teacher/external-0", "train {} --role teacher"),
+        ("soft_targets", "soften {}"),
+        ("baseline", "train {} --role baseline"),
+        ("student", "distill {}"),
+        ("releases/student", "export {}"),
+    ],
+)
+def test_a_stage_that_is_not_there_is_told_with_the_command_that_makes_it(study, stage, command):
+    with pytest.raises(StudyError) as caught:
+        study.stage_digest(stage)
+    remedy = command.format(study.config_path)
+    assert str(caught.value).endswith(
+        f"{stage}: this stage has not been run yet; run medkd {remedy}"
+    )
 
 
 def _hold(study, held, release):
@@ -123,8 +143,10 @@ def test_a_second_process_is_refused(study):
     other.start()
     try:
         assert held.wait(30)
-        with pytest.raises(StudyError, match="another process works on this study"), study.lock():
-            pass
+        message = rf"another process works on this study \(pid {other.pid}\); wait"
+        for _ in range(2):
+            with pytest.raises(StudyError, match=message), study.lock():
+                pass
     finally:
         release.set()
         other.join()

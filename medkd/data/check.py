@@ -20,6 +20,8 @@ from medkd.progress import progress
 from medkd.study import Study, digest
 from medkd.types import GRID_TOLERANCE_MM, Case, Split, Task, Volume, grid_distance_mm
 
+SHOWN = 8  # undeclared values of a label map; an image in its place has hundreds
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -69,12 +71,14 @@ def check(study: Study) -> Cohort:
         raise DataError.of(problems)
     split = splits.split_cases(cases, study.config.data.split)
     found_of = {case.id: finding for case, finding in zip(cases, findings, strict=True)}
-    for case_id in _hidden(study.config, cases, split):
-        at = next(i for i, case in enumerate(cases) if case.id == case_id)
-        cases[at] = replace(cases[at], label=None)
+    hidden = _hidden(study.config, cases, split)
+    cases = [replace(case, label=None) if case.id in hidden else case for case in cases]
+    for case_id in hidden:
         found_of[case_id] = found_of[case_id]._replace(files=found_of[case_id].image)
     card = card_of(study)
     _refuse_unfit(study.config, {case.id: case for case in cases}, split)
+    if study.config.task is Task.SEGMENTATION:
+        _refuse_absent(study.config, [found_of[case_id].values for case_id in split.train])
     cohort = Cohort(
         cases={case.id: case for case in cases},
         split=split,
@@ -86,22 +90,30 @@ def check(study: Study) -> Cohort:
     return cohort
 
 
-def _hidden(config: Config, cases: Sequence[Case], split: Split) -> list[str]:
+def _hidden(config: Config, cases: Sequence[Case], split: Split) -> set[str]:
     """Return the training cases whose labels are not to be seen."""
     labelled = config.data.split.labelled
     if labelled is None:
-        return []
+        return set()
     train = [case for case in cases if case.id in set(split.train)]
     kept = splits.labels_kept(train, labelled=labelled, seed=config.study.seed)
-    return [case.id for case in train if case.id not in kept]
+    return {case.id for case in train} - kept
 
 
 class _Finding(NamedTuple):
-    """What is wrong with a case, and the SHA-256 of its image and of image and label together."""
+    """What is wrong with a case, and what else is known once it has been read.
+
+    Attributes:
+        problems: one line each.
+        image: SHA-256 of the image's files.
+        files: SHA-256 of image and label together.
+        values: that occur in its label map.
+    """
 
     problems: list[str]
     image: str = ""
     files: str = ""
+    values: frozenset[int] = frozenset()
 
 
 def _refuse_unfit(config: Config, cases: Mapping[str, Case], split: Split) -> None:
@@ -119,6 +131,19 @@ def _refuse_unfit(config: Config, cases: Mapping[str, Case], split: Split) -> No
         ]
         if missing:
             raise DataError.of(missing)
+
+
+def _refuse_absent(config: Config, train: Iterable[frozenset[int]]) -> None:
+    """Refuse a structure that no training case holds: nobody could learn it."""
+    present = frozenset[int]().union(*train)
+    missing = [
+        f"no case of the train split holds {name!r} (data.labels says value {value}); correct "
+        f"data.labels or leave it out, add such cases, or change data.split"
+        for name, value in config.data.labels.items()
+        if value not in present
+    ]
+    if missing:
+        raise DataError.of(missing)
 
 
 def _refuse_duplicates(split: Split, images: Mapping[str, str]) -> None:
@@ -139,14 +164,25 @@ def _refuse_duplicates(split: Split, images: Mapping[str, str]) -> None:
 
 def _check_case(case: Case, config: Config) -> _Finding:
     problems: list[str] = []
+    values: frozenset[int] = frozenset()
     try:
-        image = read_image(case.image)
+        image = read_image(_there(case.image))
         problems += _image_problems(case, image, config)
         if isinstance(case.label, Path):
-            problems += _label_problems(case, image, read_label(case.label), config)
-        return _Finding(problems, *_digests(case))
+            label = read_label(_there(case.label))
+            values = frozenset(np.unique(label.array).tolist())
+            problems += _label_problems(case, image, label, config)
+            problems += _value_problems(case, values, config)
+        return _Finding(problems, *_digests(case), values)
     except DataError as error:
         return _Finding([*problems, f"case {case.id}: {error}"])
+
+
+def _there(path: Path) -> Path:
+    """Return the path of a file that is there."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; correct its path in the datalist, or data.root")
+    return path
 
 
 def _image_problems(case: Case, image: Volume, config: Config) -> list[str]:
@@ -163,7 +199,8 @@ def _image_problems(case: Case, image: Volume, config: Config) -> list[str]:
         wanted = config.preprocess.channels
         if not (wanted == 1 and image.array.shape[0] == 3):
             problems.append(
-                f"{where} {image.array.shape[0]} channels, preprocess.channels is {wanted}"
+                f"{where} {image.array.shape[0]} channels, preprocess.channels is {wanted}; set "
+                f"preprocess.channels: {image.array.shape[0]}, or correct the image"
             )
     return problems
 
@@ -180,13 +217,18 @@ def _label_problems(case: Case, image: Volume, label: Volume, config: Config) ->
                 f"{where} lies up to {apart:.2f} mm from its image {case.image} (spacing "
                 f"{_mm(label)} and {_mm(image)} mm); resample the label onto the image"
             )
-    unknown = sorted(set(np.unique(label.array).tolist()) - set(config.label_values))
-    if unknown:
-        problems.append(
-            f"{where} holds the values {unknown} that data.labels does not declare "
-            f"({dict(config.data.labels)}); declare or correct them"
-        )
     return problems
+
+
+def _value_problems(case: Case, values: frozenset[int], config: Config) -> list[str]:
+    unknown = sorted(values - set(config.label_values))
+    if not unknown:
+        return []
+    more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+    return [
+        f"case {case.id}: {case.label}: holds the values {unknown[:SHOWN]}{more} that data.labels "
+        f"does not declare ({dict(config.data.labels)}); declare or correct them"
+    ]
 
 
 def _mm(volume: Volume) -> str:

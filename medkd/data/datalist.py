@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ def read_datalist(study: Study) -> list[Case]:
         StudyError: another process is writing these files, or they were made from something else.
     """
     source = _source(study)
-    rows = _decathlon(source) if source.suffix == ".json" else _table(source, study.config.data)
-    if study.config.data.table:
-        rows = _join(rows, study.config.data)
+    data = study.config.data
+    rows = _decathlon(source) if source.suffix == ".json" else _table(source, data)
+    patients_file = _patients_file(rows, data, source)
+    if data.table:
+        rows = _join(rows, data)
+    _refuse_without_patients(rows, data, patients_file)
     cases = [_case(row, study.config, source) for row in rows]
     _refuse_duplicates(cases, source)
     return cases
@@ -74,23 +77,40 @@ def _generated(study: Study, inputs: Mapping[str, Any], make: Callable[[Path], N
 
 def _decathlon(path: Path) -> list[Row]:
     try:
-        training = json.loads(path.read_text(encoding="utf-8-sig"))["training"]
-        rows = [
-            {
-                "case": stem(Path(e["image"])),
-                "image": e["image"],
-                "label": str(e.get("label") or ""),
-            }
-            for e in training
-        ]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        rows = [_entry(entry, number) for number, entry in enumerate(_training(path), start=1)]
+    except _MalformedError as error:
         raise DataError(
-            f"{path}: not a Decathlon datalist ({error!r}); it needs "
+            f"{path}: not a Decathlon datalist ({error}); it needs "
             f'"training": [{{"image": …, "label": …}}, …] (without "label": unlabelled)'
         ) from None
     if not rows:
         raise DataError(f"{path}: holds no cases")
     return rows
+
+
+class _MalformedError(Exception):
+    """What a JSON lacks to be a Decathlon datalist, in plain words."""
+
+
+def _training(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _MalformedError(f"no JSON: {error.msg} in {where}") from None
+    except UnicodeDecodeError:
+        raise _MalformedError("no text in UTF-8") from None
+    if not isinstance(content, dict) or not isinstance(content.get("training"), list):
+        raise _MalformedError('no list "training"')
+    return content["training"]
+
+
+def _entry(entry: Any, number: int) -> Row:  # noqa: ANN401
+    """Read one entry of "training"; ``number`` counts from 1."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
+        raise _MalformedError(f'entry {number} names no file under "image"')
+    label = entry.get("label") or ""
+    return {"case": stem(Path(entry["image"])), "image": entry["image"], "label": str(label)}
 
 
 def _table(path: Path, data: DataOptions) -> list[Row]:
@@ -105,6 +125,12 @@ def _table(path: Path, data: DataOptions) -> list[Row]:
             )
         if pattern and data.case in rows[0]:
             rows = [{**row, column: pattern.replace("{case}", row[data.case])} for row in rows]
+    for number, row in enumerate(rows, start=1):
+        if not row["image"]:
+            name = row.get(data.case) or f"in row {number} below the header"
+            raise DataError(
+                f"{path}: case {name}: the column 'image' is empty; fill it, or remove the row"
+            )
     return [{**row, "case": row.get(data.case) or stem(Path(row["image"]))} for row in rows]
 
 
@@ -113,7 +139,7 @@ def _read_csv(path: Path) -> list[Row]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [dict(row) for row in csv.DictReader(file, restval="", restkey="")]
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file; data.root and data.table name it") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a CSV file ({error})") from None
     if not rows:
@@ -122,28 +148,61 @@ def _read_csv(path: Path) -> list[Row]:
 
 
 def _join(rows: list[Row], data: DataOptions) -> list[Row]:
-    path = expand(str(data.table), key="data.table", root=expand(data.root, key="data.root"))
+    path = _table_path(data)
     table = _read_csv(path)
     if data.case not in table[0]:
-        raise DataError(f"{path}: no column {data.case!r} (data.case); has {', '.join(table[0])}")
+        raise DataError(
+            f"{path}: no column {data.case!r} (has {', '.join(table[0])}); the table needs one of "
+            f"case ids, which for a Decathlon case is its image's name without .nii.gz; data.case "
+            f"names it"
+        )
     extra = {row[data.case]: row for row in table}
     if len(extra) < len(table):
         twice = next(row[data.case] for row in table if extra[row[data.case]] is not row)
         raise DataError(f"{path}: two rows for case {twice}; keep one")
     lost = [row["case"] for row in rows if row["case"] not in extra]
     if lost:
-        raise DataError(f"{path}: no row for case {lost[0]} and {len(lost) - 1} others")
+        others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
+        raise DataError(f"{path}: no row for case {lost[0]}{others}; add what is missing")
     return [extra[row["case"]] | row for row in rows]
+
+
+def _table_path(data: DataOptions) -> Path:
+    return expand(str(data.table), key="data.table", root=expand(data.root, key="data.root"))
+
+
+def _patients_file(rows: Sequence[Row], data: DataOptions, source: Path) -> Path:
+    """Return the file that has to name the patients; ``rows`` are the source's own."""
+    return source if data.patient in rows[0] or not data.table else _table_path(data)
+
+
+def _refuse_without_patients(rows: Sequence[Row], data: DataOptions, path: Path) -> None:
+    if data.patient in rows[0]:
+        empty = [row["case"] for row in rows if not row[data.patient]]
+        if empty:
+            raise DataError(
+                f"{path}: case {empty[0]}: the column {data.patient!r} is empty; fill it with the "
+                f"patient's id"
+            )
+        return
+    if path.suffix == ".json":
+        lack = (
+            f"a Decathlon datalist names no patients; name a CSV with the columns {data.case} and "
+            f"{data.patient} as data.table"
+        )
+    else:
+        lack = (
+            f"no column {data.patient!r} (has {', '.join(_read_csv(path)[0])}); give each case its "
+            f"patient there, or name the column with data.patient"
+        )
+    raise DataError(
+        f"{path}: {lack}. Without patients a split leaks; if each image really is another person, "
+        f"write data.patient: case"
+    )
 
 
 def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
     reserved = {"case", "image", "label", config.data.patient, config.data.case}
-    if not row.get(config.data.patient):
-        raise DataError(
-            f"{source}: case {row['case']} has no patient (column {config.data.patient!r}); name "
-            f"the column with data.patient. Without patients a split leaks; if each image really "
-            f"is another person, write data.patient: case"
-        )
     return Case(
         id=row["case"],
         image=source.parent / row["image"],

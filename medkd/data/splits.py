@@ -71,6 +71,12 @@ def problems_of_given(cases: Sequence[Case], options: SplitOptions) -> list[str]
     """Return what is wrong with a split that the datalist gives."""
     if not options.column:
         return []
+    columns = dict.fromkeys(name for case in cases for name in case.attributes)
+    if options.column not in columns:
+        return [
+            f"data.split.column: no column {options.column!r} (has {', '.join(columns) or 'none'} "
+            f"beside case, image, label and patient); add it, or name another"
+        ]
     problems: list[str] = []
     side_of: dict[str, tuple[str, str]] = {}
     for case in cases:

@@ -17,12 +17,14 @@ import numpy as np
 from medkd.device.answer import answer_file, mask_name
 from medkd.device.predictor import Predictor, load
 from medkd.environment import environment
-from medkd.errors import ReleaseError
+from medkd.errors import DataError, ReleaseError
 from medkd.results import Latency, Percentiles
 from medkd.types import Task
 
 WARM_UP = 3  # queries that are not counted
 COLD_STARTS = 3  # the median is reported
+REFUSED = 3  # how the process ends that tells a known error on its standard output
+REFUSALS = {error.__name__: error for error in (DataError, ReleaseError)}
 
 
 def measure_latency(
@@ -37,7 +39,9 @@ def measure_latency(
         threads: of the network.
 
     Raises:
-        ReleaseError: the process failed; its last words are in the message.
+        DataError: an image cannot be read, or is none for this release.
+        ReleaseError: the release cannot be used, or the process failed; its last words are in the
+            message.
     """
     cold = [_cold_start_ms(release, sources[0], threads) for _ in range(COLD_STARTS)]
     command = [sys.executable, "-m", "medkd.device.latency", str(release)]
@@ -57,6 +61,9 @@ def _cold_start_ms(release: Path, source: Path, threads: int) -> float:
 
 def _run(command: Sequence[str], release: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == REFUSED:
+        told = json.loads(done.stdout)
+        raise REFUSALS[told["error"]](told["message"])
     if done.returncode:
         raise ReleaseError(f"{release}: measuring its latency failed: {done.stderr[-500:]}")
     return done.stdout
@@ -71,7 +78,7 @@ def _queries(
         for number in range(-WARM_UP, queries):
             source = sources[number % len(sources)]
             start = time.perf_counter()
-            laps = answer_file(predictor, source, _target(predictor, source, Path(folder)))
+            laps = _answer(predictor, source, Path(folder))
             if number >= 0:
                 total.append(1000 * (time.perf_counter() - start))
                 stages.append(laps)
@@ -97,6 +104,15 @@ def _peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
+def _answer(predictor: Predictor, source: Path, folder: Path) -> dict[str, float]:
+    """Answer into ``folder``; what is wrong with an image is told with its file."""
+    try:
+        return answer_file(predictor, source, _target(predictor, source, folder))
+    except DataError as error:
+        reason = str(error).removeprefix(f"{source}: ")
+        raise DataError(f"{source}: {reason}") from None
+
+
 def _target(predictor: Predictor, source: Path, folder: Path) -> Path:
     if predictor.manifest.task is Task.CLASSIFICATION:
         return folder / "answer.json"
@@ -116,11 +132,16 @@ def _main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--once", type=Path, help="answer for one image into this folder")
     given = parser.parse_args()
-    if given.once:
-        predictor = load(given.release, threads=given.threads)
-        answer_file(predictor, given.sources[0], _target(predictor, given.sources[0], given.once))
-        return
-    measured = _queries(given.release, given.sources, queries=given.queries, threads=given.threads)
+    try:
+        if given.once:
+            _answer(load(given.release, threads=given.threads), given.sources[0], given.once)
+            return
+        measured = _queries(
+            given.release, given.sources, queries=given.queries, threads=given.threads
+        )
+    except tuple(REFUSALS.values()) as error:
+        sys.stdout.write(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        sys.exit(REFUSED)
     sys.stdout.write(json.dumps(measured))
 
 

@@ -50,7 +50,8 @@ def verdict(gates: Sequence[GateResult]) -> tuple[Verdict, tuple[str, ...]]:
         return Verdict.NOT_READY, tuple(failed + unjudged)
     if unjudged or not gates:
         return Verdict.INCOMPLETE, tuple(unjudged or ["the config names no gates"])
-    return Verdict.READY, (f"all {len(gates)} gates passed",)
+    passed = f"all {len(gates)} gates passed" if len(gates) > 1 else "the one gate passed"
+    return Verdict.READY, (passed,)
 
 
 def _differences(of: Scores, minus: Scores, config: Config) -> Iterator[tuple[str, Interval]]:

@@ -22,6 +22,7 @@ from medkd.track.tracker import Tracker
 from medkd.train.distributed import agreed, mean, rank, world_size
 from medkd.train.distributed import average as average_over_processes
 from medkd.train.optim import WeightAverage, adamw, learning_rate, precision
+from medkd.train.remarks import say_validation, warn_if_nothing_was_learned
 from medkd.train.steps import Step
 from medkd.train.stop import stopping
 
@@ -101,6 +102,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
         return {}
     best = torch.load(run.folder / "best.pt", weights_only=True)
     model.load_state_dict(best["weights"])
+    warn_if_nothing_was_learned(run.name, best["figures"])
     return best["figures"]
 
 
@@ -243,6 +245,7 @@ def _validate(state: _State, run: Fit, step: int) -> None:
     network.load_state_dict(state.average.weights)
     figures = run.validate(network.eval())
     run.tracker.metrics({f"validation/{k}": v for k, v in figures.items()}, step=step + 1)
+    say_validation(run.name, step + 1, figures)
     name, score = next(iter(figures.items()))
     if math.isnan(score):
         raise TrainingError(

@@ -75,15 +75,15 @@ LABEL = np.ones((6, 6, 6), np.uint8)
 MOVED = AFFINE + np.array([[0, 0, 0, 3.0]] + [[0] * 4] * 3)
 
 BAD = {
-    "missing image": ("c3.nii.gz", lambda p: p.unlink(), ["no such file"]),
-    "missing label": ("c3-label.nii.gz", lambda p: p.unlink(), ["no such file"]),
+    "missing image": ("c3.nii.gz", lambda p: p.unlink(), ["no such file; correct its path"]),
+    "missing label": ("c3-label.nii.gz", lambda p: p.unlink(), ["no such file; correct its path"]),
     "truncated image": ("c3.nii.gz", shortened, ["truncated", "copy it again"]),
     "truncated label": ("c3-label.nii.gz", shortened, ["truncated", "copy it again"]),
     "not an image": ("c3.nii.gz", lambda p: p.write_text("x" * 999), ["not a NIfTI", "copy it"]),
     "NaN": ("c3.nii.gz", written(some(np.nan)), ["2 voxels are NaN", "repair or remove"]),
     "infinite": ("c3.nii.gz", written(some(np.inf)), ["2 voxels are NaN or infinite", "remove"]),
     "constant": ("c3.nii.gz", written(np.full((6, 6, 6), 7.0)), ["every voxel is 7.0", "remove"]),
-    "channels": ("c3.nii.gz", written(NOISE), ["2 channels", "channels is 1"]),
+    "channels": ("c3.nii.gz", written(NOISE), ["2 channels", "set preprocess.channels: 2"]),
     "label's grid": (
         "c3-label.nii.gz",
         written(LABEL[:5]),
@@ -103,6 +103,11 @@ BAD = {
         "c3-label.nii.gz",
         written(LABEL * np.uint8(3)),
         ["values [3]", "'organ': 1, 'lesion': 5", "declare or correct"],
+    ),
+    "an image for a label": (
+        "c3-label.nii.gz",
+        written(np.arange(216, dtype=np.int16).reshape(6, 6, 6)),
+        ["[2, 3, 4, 6, 7, 8, 9, 10] and 205 more that"],
     ),
     "label's fractions": ("c3-label.nii.gz", written(some(0.5)), ["fractions", "whole number"]),
 }
@@ -179,6 +184,29 @@ def test_fewer_patients_than_folds_are_refused(study, make_study):
     teacher = study.config.teacher.model_dump() | {"folds": 3}
     (line,) = problems(make_study(data={"split": SPLIT}, teacher=teacher))
     assert "teacher.folds is 3, but the train split has 2 patients" in line
+
+
+def test_a_structure_that_no_training_case_holds_is_refused(study, make_study):
+    labels = {"organ": 1, "lesion": 5, "cyst": 7, "stone": 8}
+    lines = problems(make_study(data={"split": SPLIT, "labels": labels}))
+    assert [line.split(";")[0] for line in lines] == [
+        "no case of the train split holds 'cyst' (data.labels says value 7)",
+        "no case of the train split holds 'stone' (data.labels says value 8)",
+    ]
+    assert all("correct data.labels or leave it out, add such cases" in line for line in lines)
+
+
+@pytest.mark.parametrize("absent", ["train", "validation"])
+def test_a_structure_may_be_absent_in_validation_alone(study, make_study, tmp_path, absent):
+    given = make_study(data={"split": {"column": "part"}})
+    for case_id in getattr(check(given).split, absent):
+        write_case(
+            tmp_path, case_id, seed=9 + int(case_id[1:]), label=np.eye(6)[..., None] + LABEL * 0
+        )
+    if absent == "validation":
+        check(given)
+    else:
+        assert "holds 'lesion'" in problems(given)[0]
 
 
 def test_a_card_that_is_missing_is_refused(study, make_study):

@@ -97,8 +97,17 @@ def test_an_environment_variable_may_stand_before_the_root(cases, tmp_path, monk
 
 
 REFUSED = {
-    "no patient column": (CASES.replace("patient", "person"), {}, r"case a has no patient .*leaks"),
-    "empty patient": (CASES.replace("p2", ""), {}, "case b has no patient"),
+    "no patient column": (
+        CASES.replace("patient", "person"),
+        {},
+        r"no column 'patient' \(has image, label, person, site\); .*data\.patient.*leaks",
+    ),
+    "empty patient": (CASES.replace("p2", ""), {}, "case b: the column 'patient' is empty; fill"),
+    "empty image": (
+        CASES.replace("img/b.nii.gz", ""),
+        {},
+        "case in row 2 below the header: the column 'image' is empty; fill it",
+    ),
     "twice": (CASES.replace("img/b", "other/a"), {}, "two cases are called a; add a column `case`"),
     "no label column": ("image,patient\na.nii,p\n", {}, "no column 'label' .* data.label gives"),
     "semicolons": (CASES.replace(",", ";"), {}, "no column 'image' .has image;label"),
@@ -132,22 +141,42 @@ def test_an_index_outside_the_classes_is_refused(cases, index):
         cases(f"image,label,patient\na.png,{index},1\n", task="classification", **CLASSES)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        '{"validation": []}',
-        '{"training": 7}',
-        '{"training": ["a.nii"]}',
-        '{"training": [{"image": ["t1.nii", "t2.nii"], "label": "a.nii"}]}',
-        '{"training": [{"image": 7, "label": "a.nii"}]}',
-    ],
-)
-def test_a_json_that_is_no_datalist_is_refused(cases, text):
-    with pytest.raises(DataError, match=r"dataset\.json: not a Decathlon datalist .* it needs"):
+SOUND = '{"image": "a.nii", "label": "a.nii"}'
+MALFORMED = {
+    "": "no JSON: Expecting value in line 1, column 1",
+    '{\n"training": [,]}': "no JSON: Expecting value in line 2, column 14",
+    "[]": 'no list "training"',
+    '{"validation": []}': 'no list "training"',
+    '{"training": 7}': 'no list "training"',
+    '{"training": ["a.nii"]}': 'entry 1 names no file under "image"',
+    f'{{"training": [{SOUND}, {{"label": "a.nii"}}]}}': 'entry 2 names no file under "image"',
+    '{"training": [{"image": ["t1.nii", "t2.nii"]}]}': 'entry 1 names no file under "image"',
+    '{"training": [{"image": 7, "label": "a.nii"}]}': 'entry 1 names no file under "image"',
+}
+
+
+@pytest.mark.parametrize(("text", "reason"), MALFORMED.items())
+def test_a_json_that_is_no_datalist_is_refused_in_plain_words(cases, text, reason):
+    with pytest.raises(DataError) as caught:
         cases(text, name="dataset.json")
+    assert f"dataset.json: not a Decathlon datalist ({reason}); it needs" in str(caught.value)
+
+
+def test_decathlon_without_a_table_of_patients_is_told_what_the_table_holds(cases):
+    message = r"dataset\.json: .* CSV with the columns id and subject as data\.table\."
+    with pytest.raises(DataError, match=message):
+        cases(json.dumps(DECATHLON), name="dataset.json", case="id", patient="subject")
+
+
+def test_decathlon_s_list_of_test_images_is_left_out(cases):
+    found = cases(json.dumps(DECATHLON), name="dataset.json", patient="case")
+    assert [case.id for case in found] == ["a", "b"]
+
+
+def test_a_decathlon_entry_without_a_label_is_unlabelled(cases):
+    more = DECATHLON["training"] + [{"image": "./imagesTs/c.nii.gz"}]
+    *_, last = cases(json.dumps({"training": more}), name="dataset.json", patient="case")
+    assert (last.id, last.label) == ("c", None)
 
 
 def test_a_json_without_cases_is_refused(cases):
@@ -165,8 +194,13 @@ def test_a_missing_source_is_refused(make_study, name):
     ("table", "message"),
     [
         (None, "no such file"),
-        ("patient,sex\np1,f\n", r"no column 'id' \(data\.case\); has patient, sex"),
-        ("id,patient\na,p1\n", "no row for case b and 0 others"),
+        (
+            "patient,sex\np1,f\n",
+            r"no column 'id' \(has patient, sex\); the table needs .*ids.*data\.case names it",
+        ),
+        ("id,patient\na,p1\n", "no row for case b; add"),
+        ("id,patient\na,p1\nb,\n", "case b: the column 'patient' is empty; fill it"),
+        ("id,person\na,p1\nb,p2\n", r"no column 'patient' \(has id, person\); .*data\.patient"),
         (TABLE + "a,p9,m\n", "two rows for case a; keep one"),
     ],
 )

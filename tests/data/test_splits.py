@@ -137,7 +137,13 @@ def test_a_patient_on_two_sides_of_your_split_is_named_with_the_remedy():
     )
 
 
-@pytest.mark.parametrize("attributes", [{}, {"part": ""}, {"part": "holdout"}])
+def test_a_column_that_is_not_there_is_named_once_with_those_that_are():
+    cases = [case(number, number, site="north", sex="f") for number in range(9)]
+    (problem,) = problems_of_given(cases, GIVEN)
+    assert problem.startswith("data.split.column: no column 'part' (has site, sex beside case,")
+
+
+@pytest.mark.parametrize("attributes", [{"part": ""}, {"part": "holdout"}])
 def test_a_part_that_is_none_is_named(attributes):
     (problem,) = problems_of_given([case(0, 0, **attributes)], GIVEN)
     assert problem.startswith("case c0: column 'part' says")

@@ -6,7 +6,7 @@ import pytest
 
 from medkd.data import images, nifti
 from medkd.device.latency import measure_latency
-from medkd.errors import ReleaseError
+from medkd.errors import DataError, ReleaseError
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,25 @@ print(subprocess.check_output([sys.executable, "-c", {code!r}], text=True))
     assert 20 < float(done.stdout) < 400
 
 
-def test_a_failure_is_told_with_the_release(tmp_path, sources):
-    with pytest.raises(ReleaseError, match=r"(?s)measuring its latency failed: .*not a release"):
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone.nii.gz", "no such file"), ("p.png", "the image has 2 spatial axes")]
+)
+def test_an_image_that_cannot_be_answered_for_is_named_in_one_line(
+    release_3d, sources, name, reason
+):
+    with pytest.raises(DataError) as caught:
+        measure_latency(release_3d, [sources / name], queries=1, threads=1)
+    assert str(caught.value).startswith(f"{sources / name}: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_release_is_named_in_one_line(tmp_path, sources):
+    with pytest.raises(ReleaseError) as caught:
         measure_latency(tmp_path, [sources / "p.png"], queries=1, threads=1)
+    assert str(caught.value).startswith(f"{tmp_path}: not a release")
+    assert "\n" not in str(caught.value)
+
+
+def test_any_other_failure_is_told_with_the_release(release_3d, sources):
+    with pytest.raises(ReleaseError, match=r"(?s)volumes: measuring its latency failed: .*Error"):
+        measure_latency(release_3d, [sources / "0.nii.gz"], queries=0, threads=1)

@@ -239,7 +239,8 @@ UNJUDGED = GateResult(gate="c", judged=None, passed=None, reason="c was not meas
 @pytest.mark.parametrize(
     ("gates", "said", "reasons"),
     [
-        ([PASSED], Verdict.READY, ("all 1 gates passed",)),
+        ([PASSED], Verdict.READY, ("the one gate passed",)),
+        ([PASSED, PASSED], Verdict.READY, ("all 2 gates passed",)),
         ([PASSED, FAILED], Verdict.NOT_READY, ("failed: b (judged by 0.1235)",)),
         ([PASSED, UNJUDGED], Verdict.INCOMPLETE, ("not judged: c (c was not measured)",)),
         ([], Verdict.INCOMPLETE, ("the config names no gates",)),
