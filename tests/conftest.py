@@ -91,7 +91,7 @@ def tiny_values(root, *, dims, task):
         "preprocess": {"orientation": "RAS" if dims == 3 else None, "window": [SIZE] * dims},
         "teacher": named["teacher"] | {"train": train},
         "student": named["student"] | {"train": train},
-        "distill": {"losses": [{"name": "pixel_kd", "temperature": 3}]},
+        "distill": {"losses": [{"name": "pixel_kd"}]},
         "evaluate": {"bootstrap": 50, "overlays": 1},
         "latency": {"queries": 2, "threads": 1},
         "gates": [{"figure": "parameters", "over": "teacher", "at_most": 0.9}],

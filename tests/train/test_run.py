@@ -27,7 +27,7 @@ KINDS = [(dims, task) for task in ("segmentation", "classification") for dims in
 def trained(request, make_study):
     """A study whose three roles are trained, its cohort, and what its trackers were told."""
     dims, task = request.param
-    study, cohort = make_study(dims=dims, task=task)
+    study, cohort = make_study("distill.losses.0.temperature=3", dims=dims, task=task)
     trackers = {name: RecordingTracker() for name in ("teacher", "baseline", "student")}
     train_teacher(study, cohort, tracker=trackers["teacher"])
     soften(study, cohort)
