@@ -9,24 +9,27 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import yaml
 
-from medkd.config import load
+from medkd.config import ExternalOptions, load
 from medkd.data import nifti
 from medkd.data.datalist import read_datalist
+from medkd.distill.objective import FEATURE_LOSSES, LOSSES
 from medkd.study import Study
+from medkd.train.run import check_models
 from tests.conftest import ball
 
 ROOT = Path(__file__).parents[1]
 BIN = ROOT / ".venv" / "bin"
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-DEMO, TEST, ACTIVATE, TABLE, PATIENTS, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = (
-    text for _, text in BLOCKS
-)
+TEXTS = [text for _, text in BLOCKS]
+DEMO, TEST, ACTIVATE, TABLE, PATIENTS, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = TEXTS[:11]
+TEACHERS, LAYERS = TEXTS[11:]
 SMALL = {
     "teacher": {"model": {"filters": [4, 8, 8]}, "train": {"steps": 4}},
     "student": {"model": {"channels": [4, 8]}, "train": {"steps": 4}},
@@ -76,7 +79,8 @@ def checkout(folder):
 
 def test_every_block_is_one_that_is_tested_here():
     assert [language for language, _ in BLOCKS] == [
-        *("bash", "bash", "bash", "csv", "csv", "yaml", "bash", "bash", "python", "bash", "")
+        *("bash", "bash", "bash", "csv", "csv", "yaml", "bash", "bash", "python", "bash", ""),
+        *("yaml", "yaml"),
     ]
 
 
@@ -140,6 +144,32 @@ def test_the_config_is_right_as_it_stands(tmp_path):
     config = load(tmp_path / "my_study.yaml")
     assert config.study.name == "my_study"
     assert set(TABLE.splitlines()[0].split(",")) >= {"image", "label", config.data.patient}
+
+
+def with_section(folder, block):
+    """Put a section in the place of the example's."""
+    path = folder / "my_study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(CONFIG) | yaml.safe_load(block)))
+    return load(path)
+
+
+def test_the_teachers_that_are_brought_along_fit_the_config(tmp_path):
+    config = with_section(tmp_path, TEACHERS)
+    kinds = [external.kind for external in config.teacher.external]
+    assert sorted(kinds) == sorted(get_args(ExternalOptions.model_fields["kind"].annotation))
+    assert set(config.classes) == set(config.teacher.external[2].classes)
+
+
+def test_the_layers_are_those_of_the_example(tmp_path):
+    check_models(with_section(tmp_path, LAYERS))
+
+
+def test_every_loss_and_no_other_is_listed():
+    section = README.partition("## What a student can be told")[2].partition("All take")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE)) == {
+        *LOSSES,
+        *FEATURE_LOSSES,
+    }
 
 
 def test_a_decathlon_data_set_is_read_with_the_table_and_the_entry_of_the_readme(tmp_path):

@@ -54,32 +54,25 @@ def read_probabilities(folder: Path, case_id: str, grid: Grid, *, channels: int)
     return _proven(volume.array.astype(np.float32), path)
 
 
-def read_class_probabilities(
-    path: Path, case_ids: Sequence[str], *, classes: Sequence[str]
-) -> np.ndarray:
-    """Return ``[cases, classes]`` of a CSV.
+def read_class_probabilities(path: Path, *, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the probabilities ``[classes]`` of each case of a CSV, by case id.
 
     Raises:
-        DataError: a column or a case is missing, or a row does not hold probabilities.
+        DataError: a column is missing, or a row does not hold probabilities.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = {row.get("case"): row for row in csv.DictReader(file)}
+            rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: no CSV of probabilities ({error})") from None
-    missing = [case_id for case_id in case_ids if case_id not in rows]
-    if missing:
-        raise DataError(
-            f"{path}: no row for case {', '.join(missing[:5])} ({len(missing)} missing)"
-        )
+    lacking = [name for name in ("case", *classes) if not rows or name not in rows[0]]
+    if lacking:
+        raise DataError(f"{path}: no column {', '.join(lacking)}; it needs case and each class")
     try:
-        values = [[float(rows[case_id][name]) for name in classes] for case_id in case_ids]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: {error} is missing or no number; it needs the columns case, "
-            f"{', '.join(classes)}"
-        ) from None
-    return _proven(np.array(values, np.float32).T, path).T
+        values = np.array([[float(row[name]) for name in classes] for row in rows], np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {error}; each class needs a number in every row") from None
+    return dict(zip([row["case"] for row in rows], _proven(values.T, path).T, strict=True))
 
 
 def saved_files(folder: Path, case_id: str) -> list[Path]:

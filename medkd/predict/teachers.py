@@ -81,10 +81,17 @@ class SavedAnswers:
         self._path, self._classes, self._config = path, classes, config
         self._matrix = channel_matrix(classes, config)
 
+    @cached_property
+    def _by_case(self) -> dict[str, np.ndarray]:
+        return read_class_probabilities(self._path, classes=self._classes)
+
     def missing(self, cases: Iterable[Case]) -> list[str]:
         """Return what is wrong with the files of these cases, before any is read."""
+        if self._config.task is Task.CLASSIFICATION:
+            absent = [case.id for case in cases if case.id not in self._by_case]
+            return [f"{self._path}: no row for case {case_id}; add it" for case_id in absent]
         problems: list[str] = []
-        for case in cases if self._config.task is Task.SEGMENTATION else ():
+        for case in cases:
             try:
                 saved_files(self._path, case.id)
             except DataError as error:
@@ -98,7 +105,7 @@ class SavedAnswers:
             DataError: the case has none, or they do not fit it.
         """
         if self._config.task is Task.CLASSIFICATION:
-            given = read_class_probabilities(self._path, [case.id], classes=self._classes)[0]
+            given = self._by_case[case.id]
         else:
             given = read_probabilities(self._path, case.id, grid, channels=len(self._classes))
         return np.tensordot(self._matrix, given, axes=1).astype(np.float32)

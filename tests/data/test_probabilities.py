@@ -106,11 +106,16 @@ class TestClassification:
         return path
 
     def test_columns_are_taken_by_name_and_rows_by_case(self, table):
-        found = read_class_probabilities(table, ["a", "b"], classes=["small", "large"])
-        np.testing.assert_allclose(found, [[0.5, 0.5], [0.75, 0.25]])
+        found = read_class_probabilities(table, classes=["small", "large"])
+        assert found.keys() == {"a", "b"}
+        np.testing.assert_allclose(found["b"], [0.75, 0.25])
 
-    def test_a_missing_case_or_class_is_refused(self, table):
-        with pytest.raises(DataError, match=r"no row for case c \(1 missing\)"):
-            read_class_probabilities(table, ["a", "c"], classes=["small", "large"])
-        with pytest.raises(DataError, match="'huge' is missing"):
-            read_class_probabilities(table, ["a"], classes=["small", "huge"])
+    def test_a_missing_class_is_refused(self, table):
+        with pytest.raises(DataError, match="no column huge; it needs case and each class"):
+            read_class_probabilities(table, classes=["small", "huge"])
+
+    @pytest.mark.parametrize("row", ["c,0.5,", "c,0.5,much", "c,0.5,0.9"])
+    def test_what_are_no_probabilities_is_refused(self, table, row):
+        table.write_text(table.read_text() + row)
+        with pytest.raises(DataError, match=re.escape(str(table))):
+            read_class_probabilities(table, classes=["small", "large"])

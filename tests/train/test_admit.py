@@ -168,3 +168,49 @@ def test_two_teachers_are_averaged_by_their_weights(make, tmp_path):
     case = cohort.of(cohort.split.train)[0]
     highest = np.exp(open_soft_targets(both, cohort)[case.id][...]).max(axis=0)
     np.testing.assert_allclose(highest, (0.9 + 3 * 0.5) / 4, atol=0.03)  # in steps of 8 bits
+
+
+class TestClassification:
+    @pytest.fixture
+    def make(self, make_config, tmp_path):
+        """Return a maker of a study whose teacher is a table of probabilities."""
+
+        def make():
+            path = make_config(dims=2, task="classification")
+            entry = {"kind": "probabilities", "path": str(tmp_path / "p.csv")}
+            override = f"teacher={json.dumps({'external': [entry]})}"
+            study = Study(load(path, overrides=[override]), config_path=path)
+            cohort = check(study)
+            study.begin(cohort.split)
+            return study, cohort
+
+        return make
+
+    @staticmethod
+    def save(cohort, path, *, order=("small", "large"), left_out=()):
+        rows = [
+            f"{case.id},{0.9 - 0.8 * case.label},{0.1 + 0.8 * case.label}"
+            for case in cohort.cases.values()
+            if case.id not in left_out
+        ]
+        path.write_text("\n".join([f"case,{order[0]},{order[1]}", *rows]) + "\n")
+
+    def test_a_table_is_a_teacher(self, make, tmp_path):
+        study, cohort = make()
+        self.save(cohort, tmp_path / "p.csv")
+        train_teacher(study, cohort, tracker=NullTracker())
+        soften(study, cohort)
+        for case in cohort.of(cohort.split.train):
+            assert open_soft_targets(study, cohort)[case.id][...].argmax() == case.label
+
+    def test_its_columns_in_another_order_are_found_out(self, make, tmp_path):
+        study, cohort = make()
+        self.save(cohort, tmp_path / "p.csv", order=("large", "small"))
+        with pytest.raises(DataError, match="small looks like large"):
+            admit(study, cohort)
+
+    def test_a_missing_case_is_named(self, make, tmp_path):
+        study, cohort = make()
+        self.save(cohort, tmp_path / "p.csv", left_out=(cohort.split.train[0],))
+        with pytest.raises(DataError, match=f"no row for case {cohort.split.train[0]}"):
+            admit(study, cohort)
