@@ -125,7 +125,8 @@ def test_soft_targets_in_fold_are_noted(evaluated):
 def test_a_data_set_that_names_no_patients_is_noted(evaluated, data, noted):
     study, cohort, _ = evaluated
     data = study.config.data.model_copy(update=data)
-    notes = run._notes(study.config.model_copy(update={"data": data}), cohort)
+    config = study.config.model_copy(update={"data": data})
+    notes = run._notes(replace(study, config=config), cohort)
     assert any("names no patients: each image counts as one" in note for note in notes) == noted
 
 

@@ -55,7 +55,7 @@ def test_variants_are_scored_on_the_same_cases_and_trained_once(
         },
     }
     path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(plan))
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
     ablation.main(path, seeds=2)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     names = [row.split(" | ")[0].strip("| ") for row in rows]
