@@ -139,10 +139,6 @@ class Teachers:
     def __init__(self, study: Study) -> None:
         self._study, self._config = study, study.config
 
-    def __getitem__(self, stage: str) -> Member:
-        """Return the teacher of a stage."""
-        return self._members[stage]
-
     @cached_property
     def _members(self) -> dict[str, Member]:
         return {stage: load_member(self._study, stage) for stage in stages(self._config)}
@@ -238,7 +234,7 @@ def load_member(study: Study, stage: str) -> Member:
 
 def open_member(config: Config, options: ExternalOptions, *, classes: Sequence[str]) -> Member:
     """Open an external teacher whose channels are these classes; its temperature is not fitted."""
-    path, model = external_path(config, options), {"name": f"external {options.kind}"}
+    path, model = external_path(options), {"name": f"external {options.kind}"}
     if options.kind == "probabilities":
         saved = SavedAnswers(path, classes, config)
         return Member(1.0, saved=saved, model=dict(model))
@@ -249,11 +245,9 @@ def open_member(config: Config, options: ExternalOptions, *, classes: Sequence[s
     return Member(1.0, network=_placed(network.eval()), model=dict(model))
 
 
-def external_path(config: Config, options: ExternalOptions) -> Path:
-    """Return where an external teacher lies."""
-    return expand(
-        options.path, key="teacher.external", root=expand(config.data.root, key="data.root")
-    )
+def external_path(options: ExternalOptions) -> Path:
+    """Return where an external teacher lies; relative to the working directory, as data.root is."""
+    return expand(options.path, key="teacher.external.path")
 
 
 def admitted(study: Study, stage: str) -> dict[str, Any]:

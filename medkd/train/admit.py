@@ -58,7 +58,7 @@ class _Examination:
     def __init__(self, study: Study, cohort: Cohort, options: ExternalOptions) -> None:
         self._study, self._cohort, self._options = study, cohort, options
         self._config = study.config
-        self._path = external_path(study.config, options)
+        self._path = external_path(options)
 
     def inputs(self) -> dict[str, Any]:
         """Return all that the examination depends on."""
