@@ -12,7 +12,7 @@ OPTIONS = TrainOptions(steps=100, warmup_steps=10, learning_rate=0.5, weight_dec
 
 def test_only_matrices_are_decayed():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    decayed, others = adamw(model, OPTIONS).param_groups
+    decayed, others = adamw(model.parameters(), OPTIONS).param_groups
     assert [p.shape for p in decayed["params"]] == [model[0].weight.shape]
     assert decayed["weight_decay"] == 0.1
     assert others["weight_decay"] == 0.0

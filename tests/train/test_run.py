@@ -150,7 +150,7 @@ def test_cases_without_a_label_are_distilled_and_nothing_else(make_config, monke
     soften(study, cohort)
     train_baseline(study, cohort, tracker=NullTracker())
     distill(study, cohort, tracker=NullTracker())
-    teacher, _, baseline, _, student, _ = trained_on
+    _, teacher, _, baseline, _, student = trained_on  # validation cases come first
     assert teacher == baseline == {"c2", "c3", "c4", "c5"}
     assert student == {"c0", "c1"} | teacher
 
