@@ -114,6 +114,22 @@ class RoleResult(Result):
     failures: dict[str, int]  # misses, false_alarms, failures (Dice below evaluate.dice_failure)
     latency: Latency | None = None
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """What answering costs, by name: plain numbers without an interval, where measured."""
+        measured: dict[str, float | None] = {
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "size_mib": self.size_mib,
+        }
+        if self.latency:
+            times = self.latency.file_to_file_ms
+            measured |= {"latency_p50_ms": times.p50, "latency_p90_ms": times.p90}
+            measured |= {"latency_p99_ms": times.p99, "network_ms": self.latency.network_ms.p50}
+            measured |= {"cold_start_ms": self.latency.cold_start_ms}
+            measured |= {"peak_memory_mib": self.latency.peak_memory_mib}
+        return {name: float(value) for name, value in measured.items() if value is not None}
+
 
 class Comparison(Result):
     """A paired difference ``of`` - ``minus`` on the same test cases."""

@@ -116,19 +116,9 @@ def _figure(name: str, role: Role, roles: Mapping[Role, RoleResult]) -> float | 
     if role not in roles:
         return None
     result = roles[role]
-    latency = result.latency
-    plain = {name: float(count) for name, count in result.failures.items()}
-    for cost in ("parameters", "macs", "size_mib"):
-        if (value := getattr(result, cost)) is not None:
-            plain[cost] = float(value)
-    if latency:
-        plain |= {
-            "latency_p50_ms": latency.file_to_file_ms.p50,
-            "latency_p90_ms": latency.file_to_file_ms.p90,
-            "network_ms": latency.network_ms.p50,
-            "peak_memory_mib": latency.peak_memory_mib,
-        }
-    measured: dict[str, float | Interval] = {**plain, **result.headline, **result.per_class}
+    counts = {kind: float(count) for kind, count in result.failures.items()}
+    measured: dict[str, float | Interval] = {**counts, **result.costs}
+    measured |= {**result.headline, **result.per_class}
     return measured.get(name)
 
 

@@ -64,8 +64,7 @@ def open_external(options: ExternalOptions, path: Path, config: Config) -> Exter
 
 def _checkpoint(options: ExternalOptions, path: Path) -> ExternalNetwork:
     del options
-    network, said = load_checkpoint(path)
-    network = _Cooled(network, said.temperature)
+    network, said = load_checkpoint(path)  # whose temperature is fitted anew on these cases
     return ExternalNetwork(network, said.classes, _comparable(said.preprocess), said.patients)
 
 
@@ -197,17 +196,6 @@ def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
     for channel, name in enumerate(said):
         matrix[wanted.index(name) if name in wanted else 0, channel] = 1
     return matrix
-
-
-class _Cooled(nn.Module):
-    """A network whose logits are divided by the temperature it came with."""
-
-    def __init__(self, network: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.network, self.temperature = network, temperature
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image) / self.temperature
 
 
 def _comparable(said: dict[str, Any]) -> dict[str, Any]:

@@ -135,16 +135,9 @@ def final_figures(result: RoleResult) -> dict[str, float]:
     figures = {name: interval.value for name, interval in result.headline.items()}
     figures |= {name: interval.value for name, interval in result.per_class.items()}
     figures |= {name: float(count) for name, count in result.failures.items()}
-    for cost in ("parameters", "macs", "size_mib", "temperature"):
-        if (value := getattr(result, cost)) is not None:
-            figures[cost] = float(value)
-    latency = result.latency
-    if latency:
-        times = latency.file_to_file_ms
-        figures |= {"latency_p50_ms": times.p50, "latency_p90_ms": times.p90}
-        figures |= {"latency_p99_ms": times.p99, "network_ms": latency.network_ms.p50}
-        figures |= {"cold_start_ms": latency.cold_start_ms}
-        figures["peak_memory_mib"] = latency.peak_memory_mib
+    figures |= result.costs
+    if result.temperature is not None:
+        figures["temperature"] = result.temperature
     return {f"final/{name}": float(value) for name, value in figures.items()}
 
 

@@ -1,3 +1,4 @@
+from medkd.config import COSTS
 from medkd.report import costs
 from medkd.results import SizingPoint
 from medkd.types import Role
@@ -42,3 +43,8 @@ def test_the_widths_that_were_tried_are_shown_and_the_chosen_one_stands_out(segm
     shown = costs.sizing(segmentation.model_copy(update={"sizing": points}))
     assert [row[4].text for row in shown.rows] == ["", "chosen", ""]
     assert not costs.sizing(segmentation).rows
+
+
+def test_a_gate_may_name_every_cost_that_is_measured_and_no_other(segmentation):
+    result = segmentation.roles[Role.TEACHER]
+    assert result.costs.keys() | result.failures.keys() == COSTS
