@@ -76,7 +76,7 @@ def _checked(
     """
     from medkd.data.check import check as check_cohort
     from medkd.export.sizing import size_student
-    from medkd.train.run import check_models
+    from medkd.train.check_models import check_models
 
     study = open_study(config, overrides, budget)
     if not may_begin:
@@ -96,7 +96,7 @@ def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "qui
     from medkd.data.check import check as check_cohort
     from medkd.data.check import labelled
     from medkd.progress import console
-    from medkd.train.run import check_models
+    from medkd.train.check_models import check_models
 
     study = open_study(config, overrides, budget)
     check_models(study.config)

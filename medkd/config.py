@@ -430,6 +430,13 @@ class Config(Options):
                 )
         return self
 
+    def trained_in(self, stage: str) -> tuple[NamedOptions, TrainOptions]:
+        """Return the network that is trained in a stage (teacher/fold-0, …), and how."""
+        role = self.teacher if stage.startswith("teacher") else self.student
+        assert role.model is not None
+        assert role.train is not None
+        return role.model, role.train
+
     @property
     def figures(self) -> set[str]:
         """What is measured on the test cases, with an interval; ``dice/liver`` of one class."""

@@ -25,7 +25,8 @@ from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
 from medkd.track.tracker import NullTracker
-from medkd.train.run import check_models, distill, train_baseline, train_teacher
+from medkd.train.check_models import check_models
+from medkd.train.run import distill, train_baseline, train_teacher
 from medkd.train.soften import soften
 
 SALT = b"ablation"  # cases keep the same key in all variants, so that they can be paired

@@ -14,7 +14,8 @@ from medkd.export.sizing import size_student
 from medkd.results import Report
 from medkd.study import Study
 from medkd.track.session import tracked
-from medkd.train.run import check_models, distill, train_baseline, train_teacher
+from medkd.train.check_models import check_models
+from medkd.train.run import distill, train_baseline, train_teacher
 from medkd.train.soften import soften
 from medkd.types import Role, Task
 

@@ -20,7 +20,7 @@ from medkd.data import nifti
 from medkd.data.datalist import read_datalist
 from medkd.distill.objective import FEATURE_LOSSES, LOSSES
 from medkd.study import Study
-from medkd.train.run import check_models
+from medkd.train.check_models import check_models
 from tests.conftest import ball
 
 ROOT = Path(__file__).parents[1]

@@ -61,20 +61,13 @@ class FrozenTeacher(nn.Module):
 class OnlineTeacher(FrozenTeacher):
     """Teachers that look at the very patch that the student sees."""
 
-    def __init__(
-        self,
-        members: Sequence[nn.Module],
-        *,
-        temperatures: Sequence[float],
-        layers: Sequence[str] = (),
-    ) -> None:
-        """Wrap the members; ``layers`` are those whose features are wanted."""
-        super().__init__(members, temperatures=temperatures)
-        self.layers = tuple(layers)
-
     @torch.no_grad()
     def said(
-        self, image: Float[Tensor, " batch channels *space"], asked: Float[Tensor, "batch members"]
+        self,
+        image: Float[Tensor, " batch channels *space"],
+        asked: Float[Tensor, "batch members"],
+        *,
+        layers: Sequence[str] = (),
     ) -> tuple[Float[Tensor, " batch classes *out"], dict[str, Tensor]]:
         """Return the mean probability, and the features of each layer by name.
 
@@ -82,6 +75,7 @@ class OnlineTeacher(FrozenTeacher):
             image: augmented patches.
             asked: the weight of each member for each patch; 0 where it may not speak, because it
                 was trained on the patient.
+            layers: those whose features are wanted.
         """
         parts: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
         for number, (member, temperature) in enumerate(
@@ -89,7 +83,7 @@ class OnlineTeacher(FrozenTeacher):
         ):
             rows = asked[:, number].nonzero()[:, 0]
             if len(rows):
-                with tapped(member, self.layers) as features:
+                with tapped(member, layers) as features:
                     answer = torch.softmax(member(image[rows]).float() / temperature, dim=1)
                 share = (asked[rows, number] / asked[rows].sum(dim=1)).to(answer)
                 weighted = answer * share.reshape(-1, *[1] * (answer.ndim - 1))
@@ -99,7 +93,7 @@ class OnlineTeacher(FrozenTeacher):
             layer: _gathered(
                 [(rows, features[layer].float()) for rows, _, features in parts], len(image)
             )
-            for layer in self.layers
+            for layer in layers
         }
 
 

@@ -17,7 +17,7 @@ from medkd.device.latency import measure_latency
 from medkd.errors import ConfigError
 from medkd.export.release import write_release
 from medkd.models.cost import parameters
-from medkd.models.zoo import MODELS, build_model
+from medkd.models.zoo import MODELS, build_for
 from medkd.progress import progress
 from medkd.results import CURVE, SizingPoint
 from medkd.study import Study, write_atomic
@@ -104,13 +104,7 @@ def _measured(
     too_slow = 0
     offered = candidates(config.student.model, config)
     for model in progress(offered, "size the student", total=len(offered)):
-        network = build_model(
-            model,
-            task=config.task,
-            in_channels=config.preprocess.channels,
-            classes=len(config.classes),
-            spatial_dims=config.dims,
-        ).eval()
+        network = build_for(config, model).eval()
         with tempfile.TemporaryDirectory() as folder:
             write_release(Path(folder), network, config, role="student", model=model.model_dump())
             latency = measure_latency(Path(folder), images, queries=QUERIES, threads=budget.threads)

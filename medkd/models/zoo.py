@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from medkd.config import NamedOptions
+from medkd.config import Config, NamedOptions
 from medkd.models import students, teachers
 from medkd.registry import Registry
 from medkd.types import Task
@@ -41,3 +41,14 @@ def build_model(
     """
     factory = MODELS[task].factory(options.name, options.options)
     return factory(in_channels, classes, spatial_dims, **options.options)
+
+
+def build_for(config: Config, options: NamedOptions) -> nn.Module:
+    """Build the network that ``options`` names for the images and classes of a study."""
+    return build_model(
+        options,
+        task=config.task,
+        in_channels=config.preprocess.channels,
+        classes=len(config.classes),
+        spatial_dims=config.dims,
+    )

@@ -165,13 +165,12 @@ class Teachers:
         return np.tensordot(weights[weights > 0] / weights.sum(), np.stack(told), axes=1)
 
 
-def online_teacher(study: Study, *, layers: Sequence[str]) -> OnlineTeacher:
+def online_teacher(study: Study) -> OnlineTeacher:
     """Return the teachers of a study, to be asked while the student trains."""
     loaded = [load_member(study, stage) for stage in stages(study.config)]
     return OnlineTeacher(
         [member.network for member in loaded if member.network is not None],
         temperatures=[member.temperature for member in loaded],
-        layers=layers,
     )
 
 

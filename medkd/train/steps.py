@@ -4,7 +4,7 @@ What a step brings along (heads for deep supervision, adapters between layers) i
 network and stays behind when the network is saved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -48,7 +48,7 @@ class SupervisedStep(nn.Module):
             ConfigError: the network has no such layer, or it puts out no features.
         """
         try:
-            features = self._features(model)
+            features = self._features(model, self.options.deep_supervision)
         except ConfigError as error:
             raise ConfigError(f"train.deep_supervision: {error}") from None
         for number, layer in enumerate(self.options.deep_supervision):
@@ -79,11 +79,12 @@ class SupervisedStep(nn.Module):
             loss = loss + 0.5 ** (index + 1) * terms[f"deep_supervision/{layer}"]
         return {"loss": loss, **terms}
 
-    def _features(self, model: nn.Module) -> dict[str, Tensor]:
+    def _features(self, model: nn.Module, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return what layers put out for an empty window."""
         window = (1, self.config.preprocess.channels, *self.config.preprocess.window)
         device = next(model.parameters(), torch.empty(0)).device
-        with torch.no_grad(), tapped(model.eval(), self.layers) as features:
-            if self.layers:
+        with torch.no_grad(), tapped(model.eval(), layers) as features:
+            if layers:
                 model(torch.zeros(window, device=device))
         return features
 
@@ -132,8 +133,9 @@ class DistillStep(SupervisedStep):
         window = (1, self.config.preprocess.channels, *self.config.preprocess.window)
         device = next(self.teacher.parameters(), torch.empty(0)).device
         asked = torch.eye(1, len(self.teacher.members), device=device)
-        _, said = self.teacher.said(torch.zeros(window, device=device), asked)
-        self.objective.adapt(self._features(model), said)
+        layers = self.objective.teacher_layers
+        _, said = self.teacher.said(torch.zeros(window, device=device), asked, layers=layers)
+        self.objective.adapt(self._features(model, self.objective.student_layers), said)
 
     def _informed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Ask the teacher, computing as the student does."""
@@ -144,7 +146,9 @@ class DistillStep(SupervisedStep):
             batch["image"].device.type, torch.bfloat16, enabled=is_half
         )
         with half:
-            soft, self._said = self.teacher.said(batch["image"], batch["asked"])
+            soft, self._said = self.teacher.said(
+                batch["image"], batch["asked"], layers=self.objective.teacher_layers
+            )
         return batch | {"soft": soft}
 
     def _loss(

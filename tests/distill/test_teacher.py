@@ -80,7 +80,7 @@ class TestOnline:
     @pytest.fixture
     def teacher(self):
         members = [member(0), member(1)]
-        return OnlineTeacher(members, temperatures=[1.0, 2.5], layers=["0"])
+        return OnlineTeacher(members, temperatures=[1.0, 2.5])
 
     def test_each_patch_is_answered_by_those_who_may_speak(self, teacher, image):
         first, second = (
@@ -94,11 +94,11 @@ class TestOnline:
         torch.testing.assert_close(said, mixed)
 
     def test_features_are_those_of_the_member_that_speaks(self, teacher, image):
-        _, features = teacher.said(image, torch.eye(2))
+        _, features = teacher.said(image, torch.eye(2), layers=["0"])
         expected = [teacher.members[i][0](image[i : i + 1])[0] for i in (0, 1)]
         torch.testing.assert_close(features["0"], torch.stack(expected))
 
     def test_passes_no_gradient(self, teacher, image):
-        said, features = teacher.said(image.requires_grad_(), torch.eye(2))
+        said, features = teacher.said(image.requires_grad_(), torch.eye(2), layers=["0"])
         assert not said.requires_grad
         assert not features["0"].requires_grad

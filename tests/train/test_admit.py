@@ -27,8 +27,8 @@ CLASSES = 3
 def make(make_config, tmp_path):
     """Return a maker of a study whose teacher was brought along."""
 
-    def make(**external):
-        path = make_config()
+    def make(*, dims=3, task="segmentation", **external):
+        path = make_config(dims=dims, task=task)
         entry = {"kind": "probabilities", "path": str(tmp_path / "saved")} | external
         override = f"teacher={json.dumps({'external': [entry]})}"
         study = Study(load(path, overrides=[override]), config_path=path)
@@ -39,13 +39,15 @@ def make(make_config, tmp_path):
     return make
 
 
-def save(cohort, folder, *, order=(0, 1, 2), sure=0.9, left_out=()):
-    """Write what a good segmenter would have said of every case, its channels in some order."""
+def save(cohort, folder, *, order=(0, 1, 2), sure=0.9, wrong=0.0, left_out=()):
+    """Write what a segmenter would have said that is wrong in some of the voxels of every case."""
+    rng = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for case in cohort.cases.values():
         if case.id in left_out:
             continue
         label = read_label(case.label).array[0]
+        label = (label + (rng.random(label.shape) < wrong)) % CLASSES
         p = np.where(np.arange(CLASSES).reshape(-1, 1, 1, 1) == label, sure, (1 - sure) / 2)
         nifti.write(
             folder / f"{case.id}.nii.gz",
@@ -81,11 +83,22 @@ def test_a_study_runs_on_saved_probabilities_alone(make, tmp_path):
 
 def test_it_is_calibrated_on_validation(make, tmp_path):
     study, cohort = make()
-    save(cohort, tmp_path / "saved", sure=0.6)  # always right: no temperature is best
+    save(cohort, tmp_path / "saved", sure=0.99, wrong=0.2)
     admit(study, cohort)
-    found = admitted(study, "teacher/external-0")
-    assert found["temperature"] == 1
-    assert found["patients"] == "unknown"
+    # right in 80 % of the voxels: 99 % and 0.5 % twice become 80 % and 10 % twice
+    expected = np.log(0.99 / 0.005) / np.log(0.8 / 0.1)
+    assert admitted(study, "teacher/external-0")["temperature"] == pytest.approx(expected, rel=0.05)
+    soften(study, cohort)
+    case = cohort.of(cohort.split.train)[0]
+    highest = np.exp(open_soft_targets(study, cohort)[case.id][...]).max(axis=0)
+    np.testing.assert_allclose(highest, 0.8, atol=0.05)
+
+
+def test_nobody_having_said_its_patients_are_unknown(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved")
+    admit(study, cohort)
+    assert admitted(study, "teacher/external-0")["patients"] == "unknown"
 
 
 def test_channels_in_another_order_are_refused_and_named(make, tmp_path):
@@ -172,19 +185,8 @@ def test_two_teachers_are_averaged_by_their_weights(make, tmp_path):
 
 class TestClassification:
     @pytest.fixture
-    def make(self, make_config, tmp_path):
-        """Return a maker of a study whose teacher is a table of probabilities."""
-
-        def make():
-            path = make_config(dims=2, task="classification")
-            entry = {"kind": "probabilities", "path": str(tmp_path / "p.csv")}
-            override = f"teacher={json.dumps({'external': [entry]})}"
-            study = Study(load(path, overrides=[override]), config_path=path)
-            cohort = check(study)
-            study.begin(cohort.split)
-            return study, cohort
-
-        return make
+    def study(self, make, tmp_path):
+        return make(dims=2, task="classification", path=str(tmp_path / "p.csv"))
 
     @staticmethod
     def save(cohort, path, *, order=("small", "large"), left_out=()):
@@ -195,22 +197,22 @@ class TestClassification:
         ]
         path.write_text("\n".join([f"case,{order[0]},{order[1]}", *rows]) + "\n")
 
-    def test_a_table_is_a_teacher(self, make, tmp_path):
-        study, cohort = make()
+    def test_a_table_is_a_teacher(self, study, tmp_path):
+        study, cohort = study
         self.save(cohort, tmp_path / "p.csv")
         train_teacher(study, cohort, tracker=NullTracker())
         soften(study, cohort)
         for case in cohort.of(cohort.split.train):
             assert open_soft_targets(study, cohort)[case.id][...].argmax() == case.label
 
-    def test_its_columns_in_another_order_are_found_out(self, make, tmp_path):
-        study, cohort = make()
+    def test_its_columns_in_another_order_are_found_out(self, study, tmp_path):
+        study, cohort = study
         self.save(cohort, tmp_path / "p.csv", order=("large", "small"))
         with pytest.raises(DataError, match="small looks like large"):
             admit(study, cohort)
 
-    def test_a_missing_case_is_named(self, make, tmp_path):
-        study, cohort = make()
+    def test_a_missing_case_is_named(self, study, tmp_path):
+        study, cohort = study
         self.save(cohort, tmp_path / "p.csv", left_out=(cohort.split.train[0],))
         with pytest.raises(DataError, match=f"no row for case {cohort.split.train[0]}"):
             admit(study, cohort)

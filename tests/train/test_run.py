@@ -9,15 +9,16 @@ from medkd.config import NamedOptions, load
 from medkd.data import phi
 from medkd.data.check import check
 from medkd.data.loaders import load_samples
-from medkd.errors import ConfigError, StudyError
+from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict.infer import predict_log_probabilities
 from medkd.predict.teachers import online_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker, RecordingTracker
 from medkd.train import loop, run
-from medkd.train.run import check_models, distill, train_baseline, train_teacher, validation_figures
+from medkd.train.run import distill, train_baseline, train_teacher
 from medkd.train.soften import open_soft_targets, soften
+from medkd.train.validate import validation_figures
 from medkd.types import Task
 
 KINDS = [(dims, task) for task in ("segmentation", "classification") for dims in (3, 2)]
@@ -209,36 +210,6 @@ def test_a_changed_option_is_refused_by_the_stage_it_made(make_study):
         train_baseline(study, cohort, tracker=NullTracker())
 
 
-class TestCheckModels:
-    @pytest.fixture
-    def config(self, make_config):
-        path = make_config(dims=3)
-        return lambda *overrides: load(path, overrides=overrides)
-
-    def test_a_sound_config_passes(self, config):
-        check_models(config(), task=Task.SEGMENTATION)
-
-    @pytest.mark.parametrize(
-        ("override", "message"),
-        [
-            ("teacher.model.name=dynunt", r"teacher\.model: unknown .* did you mean 'dynunet'"),
-            ("student.model.chanels=[4, 8]", r"student\.model: .* did you mean 'channels'"),
-            ("student.model.classes=7", r"student\.model: .* has no option 'classes'"),
-            ("preprocess.window=[16, 16, 17]", "cannot take|choose a window that every level"),
-            ("distill.losses=[{name: pixl_kd}]", r"distill\.losses: .* did you mean 'pixel_kd'"),
-            ("distill.losses=[{name: pixel_kd, temperature: 0}]", "temperature must be positive"),
-            ("distill.losses=[{name: pixel_kd, temperature: hot}]", r"distill\.losses: "),
-        ],
-    )
-    def test_what_cannot_be_trained_is_named_before_anything_is(self, config, override, message):
-        with pytest.raises(ConfigError, match=message):
-            check_models(config(override))
-
-    def test_another_pipeline_is_named(self, config):
-        with pytest.raises(ConfigError, match=r"run pipelines/segmentation\.py"):
-            check_models(config(), task=Task.CLASSIFICATION)
-
-
 def test_options_of_a_network_are_kept_apart_from_its_name():
     assert NamedOptions.model_validate({"name": "a", "depth": 2}).options == {"depth": 2}
 
@@ -278,27 +249,14 @@ class TestOnline:
             patient = cohort.cases[case_id].patient
             assert phi.key(patient, salt=salt, kind="patient") not in folds[asked]
 
-    def test_a_layer_that_nobody_has_is_refused_before_training(self, make_config):
-        losses = json.dumps([HINT | {"student_layer": "model.9"}])
-        overrides = ["distill.online=true", f"distill.losses={losses}"]
-        config = load(make_config(dims=2), overrides=overrides)
-        with pytest.raises(ConfigError, match="no layer 'model"):
-            check_models(config)
-
 
 def test_asked_without_augmentation_the_teacher_says_what_it_would_have_stored(make_study):
     study, cohort = make_study(dims=2)
     train_teacher(study, cohort, tracker=NullTracker())
     soften(study, cohort)
     (sample, *_) = load_samples(cohort.of(cohort.split.train), study.config)
-    teacher = online_teacher(study, layers=[])
+    teacher = online_teacher(study)
     image = torch.from_numpy(sample.image)[None]
     said, _ = teacher.cpu().said(image, torch.ones(1, 1))
     stored = np.exp(open_soft_targets(study, cohort)[sample.case.id][...])
     np.testing.assert_allclose(said[0], stored, atol=0.03)  # 8 bits a class
-
-
-def test_a_layer_for_deep_supervision_that_nobody_has_is_refused_before_training(make_config):
-    config = load(make_config(dims=2), overrides=["teacher.train.deep_supervision=[model.9]"])
-    with pytest.raises(ConfigError, match="no layer 'model"):
-        check_models(config)

@@ -1,0 +1,56 @@
+"""Validate: a network's figures on the validation cases, and its temperature."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+
+from medkd.config import Config
+from medkd.data.loaders import Sample
+from medkd.metrics.classification import auroc
+from medkd.metrics.overlap import dice
+from medkd.predict.infer import predict_log_probabilities
+from medkd.train.calibrate import fit_on_cases
+from medkd.types import Task
+
+
+def validation_figures(
+    model: nn.Module, samples: Sequence[Sample], config: Config
+) -> dict[str, float]:
+    """Score a network on validation cases; the first figure is the one that is maximised.
+
+    Segmentation: Dice by structure on the network's grid, averaged over structures, then cases.
+    Classification: AUROC. Both: NLL, averaged over voxels, then cases.
+    """
+    log_p = [predict_log_probabilities(model, sample.image, config) for sample in samples]
+    nll = [_nll(p, sample.label) for p, sample in zip(log_p, samples, strict=True)]
+    if config.task is Task.CLASSIFICATION:
+        probabilities = np.exp(np.stack(log_p))
+        labels = np.array([int(sample.label[0]) for sample in samples])
+        return {"auroc": auroc(probabilities, labels), "nll": float(np.mean(nll))}
+    per_class = {
+        name: float(
+            np.mean(
+                [
+                    dice(p.argmax(axis=0) == index, sample.label[0] == index)
+                    for p, sample in zip(log_p, samples, strict=True)
+                ]
+            )
+        )
+        for index, name in enumerate(config.classes)
+        if index > 0
+    }
+    mean = float(np.mean(list(per_class.values())))
+    by_class = {f"dice/{name}": value for name, value in per_class.items()}
+    return {"dice": mean, "nll": float(np.mean(nll)), **by_class}
+
+
+def fitted_temperature(model: nn.Module, samples: Sequence[Sample], config: Config) -> float:
+    """Return the temperature that calibrates a network on validation cases."""
+    said = (predict_log_probabilities(model, sample.image, config) for sample in samples)
+    return fit_on_cases(said, samples, config)
+
+
+def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
+    index = label.astype(np.int64).reshape(1, *log_p.shape[1:])
+    return float(-np.take_along_axis(log_p, index, axis=0).mean())

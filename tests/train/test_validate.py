@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+from scipy.special import log_softmax
+from sklearn.metrics import roc_auc_score
+
+from medkd.data.loaders import load_samples
+from medkd.train import validate
+from medkd.train.validate import fitted_temperature, validation_figures
+
+
+@pytest.fixture
+def said(make_study, monkeypatch):
+    """Return a maker of samples and of what a network says of them, whatever it is."""
+
+    def make(task):
+        study, cohort = make_study(dims=2, task=task)
+        ids = cohort.split.train
+        samples = load_samples(cohort.of(ids), study.config)
+        rng = np.random.default_rng(0)
+        answers = {}
+        for sample in samples:
+            space = sample.image.shape[1:] if task == "segmentation" else ()
+            classes = np.arange(len(study.config.classes)).reshape(-1, *[1] * len(space))
+            truth = sample.label if space else int(sample.label[0])
+            logits = rng.normal(size=(len(classes), *space)) + (classes == truth)
+            answers[sample.image.tobytes()] = log_softmax(2 * logits, axis=0)
+        monkeypatch.setattr(
+            validate, "predict_log_probabilities", lambda _, image, __: answers[image.tobytes()]
+        )
+        in_order = [(answers[s.image.tobytes()], s.label.astype(int)) for s in samples]
+        return study.config, samples, in_order
+
+    return make
+
+
+def nll(answers, temperature=1.0):
+    cooled = [(log_softmax(a / temperature, axis=0), label) for a, label in answers]
+    return -np.mean([np.take_along_axis(a, label, axis=0).mean() for a, label in cooled])
+
+
+def test_segmentation_is_dice_by_structure_and_nll(said):
+    config, samples, answers = said("segmentation")
+    found = validation_figures(torch.nn.Identity(), samples, config)
+    assert next(iter(found)) == "dice"
+    by_structure = []
+    for index, name in ((1, "ball"), (2, "core")):
+        masks = [(a.argmax(0) == index, label[0] == index) for a, label in answers]
+        dice = [2 * (p & q).sum() / (p.sum() + q.sum()) for p, q in masks]
+        by_structure.append(np.mean(dice))
+        assert found[f"dice/{name}"] == pytest.approx(by_structure[-1])
+    assert found["dice"] == pytest.approx(np.mean(by_structure))
+    assert found["nll"] == pytest.approx(nll(answers))
+
+
+def test_classification_is_auroc_and_nll(said):
+    config, samples, answers = said("classification")
+    found = validation_figures(torch.nn.Identity(), samples, config)
+    labels = [int(label[0]) for _, label in answers]
+    assert next(iter(found)) == "auroc"
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, [a[1] for a, _ in answers]))
+    assert found["nll"] == pytest.approx(nll(answers))
+
+
+def test_the_temperature_is_the_one_of_least_nll(said):
+    config, samples, answers = said("segmentation")
+    temperature = fitted_temperature(torch.nn.Identity(), samples, config)
+
+    least = nll(answers, temperature)
+    assert least <= min(nll(answers, 0.9 * temperature), nll(answers, 1.1 * temperature))
