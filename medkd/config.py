@@ -1,334 +1,39 @@
-"""Every option of a study, its meaning and its default; ``load`` reads them from a YAML file.
+"""Config: a whole study; ``load`` reads it from a YAML file and checks it.
 
 A config holds values only: no import paths, no expressions. Unknown keys are refused with a
 suggestion. ``budgets`` names alternative values ("quick" for two CPU cores, "full" for a GPU) that
-are merged over the rest before it is checked.
+are merged over the rest before it is checked. ``medkd.options`` explains every option.
 """
 
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from medkd.errors import ConfigError
+from medkd.options import (
+    COSTS,
+    LARGEST_LABEL,
+    AugmentOptions,
+    DataOptions,
+    DistillOptions,
+    EvaluateOptions,
+    GateOptions,
+    LatencyOptions,
+    NamedOptions,
+    Options,
+    PreprocessOptions,
+    StudentOptions,
+    StudyOptions,
+    TeacherOptions,
+    TrainOptions,
+)
 from medkd.registry import did_you_mean
-from medkd.types import UNLABELLED, Role, Task
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-LARGEST_LABEL = 65535  # masks are written with 8 or 16 bits
-# what an answer costs, and counts of bad ones: plain numbers without an interval
-COSTS = {
-    *("parameters", "macs", "size_mib", "network_ms", "peak_memory_mib", "cold_start_ms"),
-    *("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "misses", "false_alarms", "failures"),
-}
-PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Options(BaseModel):
-    """Base of every section: frozen, and no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NamedOptions(BaseModel):
-    """A registered thing by name, with options that its factory checks."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options beside ``name``."""
-        return dict(self.model_extra or {})
-
-
-class StudyOptions(Options):
-    """Where a study lives and what makes it repeatable."""
-
-    name: PathName
-    root: str = "runs"  # the study's folder is root/name
-    experiment: str | None = None  # MLflow's; studies that share one are compared side by side
-    seed: int = 0
-
-
-class SplitOptions(Options):
-    """How patients are dealt to train, validation and test."""
-
-    validation: Fraction = 0.15
-    test: Fraction = 0.2
-    seed: int = 0
-    column: str | None = None  # a split of your own: a column of train, validation or test
-    labelled: Count | None = None  # hide the labels of all other training cases: what is one worth?
-
-
-class PhantomOptions(Options):
-    """How many synthetic cases ``source: phantom`` makes, and how large."""
-
-    cases: Count = 48
-    cases_per_patient: Count = 2
-    shape: tuple[Count, ...] = (48, 48, 28)
-    spacing_mm: tuple[Positive, ...] = (1.0, 1.0, 2.0)
-
-
-class DataOptions(Options):
-    """Which cases a study is about."""
-
-    root: str = "."  # paths below start here; a leading $VARIABLE or ~ is expanded
-    source: str  # dataset.json (Decathlon), a CSV, a MedMNIST .npz, or "phantom"
-    table: str | None = None  # a CSV that adds columns (patient, attributes) to the cases by id
-    case: str = "case"  # the column of case ids, in the table and in a CSV source
-    image: str | None = None  # images/{case}.png, for a CSV without a column `image`
-    label: str | None = None  # masks/{case}.png, for a CSV without a column `label`
-    patient: str = "patient"  # the column of patient ids
-    labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
-    split: SplitOptions = SplitOptions()
-    phantoms: PhantomOptions = PhantomOptions()
-
-
-class PreprocessOptions(Options):
-    """From the image's own grid to the network's; the device does exactly the same."""
-
-    channels: Count = 1
-    orientation: str | None = "RAS"  # axis codes; null for 2D
-    spacing_mm: tuple[Positive, ...] | None = None  # null keeps each image's own
-    size: tuple[Count, ...] | None = (
-        None  # resize to this shape whatever the spacing; for classes the window
-    )
-    intensity: Literal["zscore", "percentile", "unit"] = "zscore"
-    window: tuple[Count, ...]  # what the network sees at once, in training and in use
-    overlap: Fraction = 0.25  # of neighbouring windows in use
-
-    @model_validator(mode="after")
-    def _one_grid(self) -> "PreprocessOptions":
-        if self.size and self.spacing_mm:
-            raise ValueError("give size or spacing_mm, not both")
-        for name in ("spacing_mm", "size"):
-            given = getattr(self, name)
-            if given and len(given) != len(self.window):
-                raise ValueError(f"{name} and window need the same number of axes")
-        return self
-
-    @field_validator("orientation")
-    @classmethod
-    def _axis_codes(cls, codes: str | None) -> str | None:
-        pairs = sorted("".join(sorted(pair)) for pair in ("LR", "PA", "IS"))
-        of_each = sorted(pair for code in codes or "" for pair in pairs if code in pair)
-        if codes is not None and (len(codes) != 3 or of_each != pairs):
-            raise ValueError("three axis codes, one of L or R, P or A, I or S: RAS, LPS, …")
-        return codes
-
-
-class AugmentOptions(Options):
-    """Strength of each random change of a training patch; 0 turns it off."""
-
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.3  # of each change but the flips
-    flip_axes: tuple[int, ...] = ()  # only where anatomy allows
-    transpose: bool = False  # 2D: the eight symmetries of the square
-    rotate_degrees: NotNegative = 0
-    scale: Fraction = 0  # 0.1: from 90 % to 110 %
-    translate: Fraction = 0  # of the window
-    brightness: NotNegative = (
-        0  # added: image standard deviations in 3D, shares of the patch's range in 2D
-    )
-    contrast: Fraction = 0
-    gamma: Fraction = 0
-    noise_std: NotNegative = 0
-    blur_sigma: NotNegative = 0  # voxels
-
-
-class TrainOptions(Options):
-    """One training run. Student and baseline share theirs, so their comparison is fair."""
-
-    steps: Count
-    batch: Count = 2
-    learning_rate: Positive = 1e-3
-    weight_decay: NotNegative = 1e-2
-    warmup_steps: Annotated[int, Field(ge=0)] = 50
-    clip_norm: Positive = 5.0
-    ema: Fraction = 0.99  # decay of the averaged weights, which are the ones validated and kept
-    validate_every: Count = 250  # steps; also how much work a kill can cost
-    patience: Count | None = None  # validations without a better one, after which training ends
-    minutes: Positive | None = None  # ends at the first validation after so long
-    foreground: Fraction = 0.5  # share of patches centred on a labelled voxel
-    deep_supervision: tuple[str, ...] = ()  # layers with a head while training, finest first
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment
-
-
-class ExternalOptions(Options):
-    """A teacher that was trained elsewhere."""
-
-    kind: Literal["checkpoint", "bundle", "onnx", "probabilities"]
-    path: str  # of the folder or file; a leading $VARIABLE or ~ is expanded
-    weight: Positive = 1.0  # in the mean of several teachers' probabilities
-    classes: tuple[str, ...] | None = None  # of its channels, in order; null: as in the study
-    patients: str | tuple[str, ...] | None = None  # it learned from: ids, or a file of one a line
-    trust_bundle: bool = False  # a MONAI bundle's config may run any code: yes only if you know it
-
-
-class TeacherOptions(Options):
-    """The large, accurate model: trained here (``model`` and ``train``), brought along, or both."""
-
-    model: NamedOptions | None = None
-    train: TrainOptions | None = None
-    folds: Count = 1  # 1: trained on all training cases, so their soft targets are in fold
-    weight: Positive = 1.0  # beside external ones
-    external: tuple[ExternalOptions, ...] = ()
-    flip_axes: tuple[int, ...] = ()  # average over these flips when soft targets are written
-
-    @property
-    def is_portable(self) -> bool:
-        """Whether the teacher is networks alone, which can be exported as one release."""
-        return all(external.kind in {"checkpoint", "bundle"} for external in self.external)
-
-    @model_validator(mode="after")
-    def _there_is_one(self) -> "TeacherOptions":
-        if (self.model is None) != (self.train is None):
-            raise ValueError("model and train belong together")
-        if self.model is None and not self.external:
-            raise ValueError("name a model to train, or bring a teacher with external")
-        return self
-
-
-class BudgetOptions(Options):
-    """How fast the student has to answer on this machine; its width follows from it."""
-
-    latency_ms: Positive  # file to file, for 9 of 10 images
-    threads: Count = 2
-
-
-class StudentOptions(Options):
-    """The small model, trained twice: on labels alone (baseline) and distilled (student)."""
-
-    model: NamedOptions
-    train: TrainOptions
-    budget: BudgetOptions | None = None  # the widest network of this kind within it
-
-
-class LossOptions(NamedOptions):
-    """One distillation loss; further options are the loss's own.
-
-    With layers it compares features, without them the answers.
-    """
-
-    weight: NotNegative = 1.0
-    student_layer: str | None = None  # as in the network's named_modules()
-    teacher_layer: str | None = None
-    boundary: NotNegative = 0  # added to the weight 1 of voxels where the teacher's classes meet
-    confidence: NotNegative = 0  # power of the teacher's certainty, which weights each voxel
-    class_weights: tuple[NotNegative, ...] | None = None  # in the order of classes
-    standardise: bool = False  # logits to mean 0 and deviation 1 over the classes, as the teacher's
-
-    @property
-    def layers(self) -> tuple[str, str] | None:
-        """The student's and the teacher's, if it compares features."""
-        if self.student_layer is None or self.teacher_layer is None:
-            return None
-        return self.student_layer, self.teacher_layer
-
-    @property
-    def label(self) -> str:
-        """What its terms are called by: its name, and the student's layer if it has one."""
-        return self.name if self.layers is None else f"{self.name}/{self.student_layer}"
-
-    @model_validator(mode="after")
-    def _layers_are_a_pair(self) -> "LossOptions":
-        if (self.student_layer is None) != (self.teacher_layer is None):
-            raise ValueError("student_layer and teacher_layer belong together")
-        of_voxels = self.boundary or self.confidence or self.class_weights or self.standardise
-        if self.layers and of_voxels:
-            raise ValueError(
-                "boundary, confidence, class_weights and standardise are for answers, not layers"
-            )
-        return self
-
-
-class DistillOptions(Options):
-    """loss = supervised · (Dice + cross-entropy) + Σ weight · term."""
-
-    supervised: NotNegative = 1.0
-    online: bool = False  # ask the teacher in every step: for layers, and exact to the voxel
-    losses: tuple[LossOptions, ...] = Field(min_length=1)
-    store: str | None = None  # of soft targets: a folder, s3://…; null: in the study's folder
-    warmup_steps: Annotated[int, Field(ge=0)] = 0  # the terms' weights rise linearly from 0
-
-    @field_validator("losses")
-    @classmethod
-    def _losses_are_distinct(cls, losses: tuple[LossOptions, ...]) -> tuple[LossOptions, ...]:
-        if len({loss.label for loss in losses}) != len(losses):
-            raise ValueError("the same loss twice; give it once")
-        return losses
-
-    @model_validator(mode="after")
-    def _layers_need_the_teacher(self) -> "DistillOptions":
-        if not self.online and (named := [loss.name for loss in self.losses if loss.layers]):
-            raise ValueError(
-                f"{', '.join(named)}: layers of the teacher are not in its stored soft targets; "
-                f"set distill.online: true"
-            )
-        return self
-
-
-class EvaluateOptions(Options):
-    """How the test split is scored."""
-
-    nsd_tolerance_mm: Positive = 1.0  # pixels in 2D
-    dice_failure: Fraction = 0.5  # a case below this is counted as failed
-    specificity: Annotated[float, Field(gt=0, lt=1)] = (
-        0.95  # classification: sensitivity is read off at this specificity
-    )
-    bootstrap: Count = 2000
-    overlays: Count = 3  # worst cases with a picture; best and median come on top
-
-
-class LatencyOptions(Options):
-    """How file-to-file latency is measured."""
-
-    queries: Count = 64
-    threads: Count = 2
-
-
-class GateOptions(Options):
-    """One acceptance criterion, fixed before the test split is opened.
-
-    A figure with an interval must meet the bound with the interval's less favourable end.
-    """
-
-    figure: str  # a column of the headline table, or of one class: dice/anterior
-    of: Role = Role.STUDENT
-    minus: Role | None = None  # judge the paired difference to this role
-    over: Role | None = None  # judge the ratio to this role
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @model_validator(mode="after")
-    def _one_bound(self) -> "GateOptions":
-        if (self.at_least is None) == (self.at_most is None):
-            raise ValueError("a gate needs exactly one of at_least and at_most")
-        if self.minus and self.over:
-            raise ValueError("a gate takes minus or over, not both")
-        return self
-
-    def __str__(self) -> str:
-        """Read the gate aloud.
-
-        Example:
-            >>> str(GateOptions(figure="dice", minus="teacher", at_least=-0.02))
-            'student dice - teacher dice >= -0.02'
-        """
-        left = f"{self.of} {self.figure}"
-        left += f" - {self.minus} {self.figure}" if self.minus else ""
-        left += f" / {self.over} {self.figure}" if self.over else ""
-        return left + (
-            f" >= {self.at_least:g}" if self.at_least is not None else f" <= {self.at_most:g}"
-        )
+from medkd.types import UNLABELLED, Task
 
 
 class Config(Options):

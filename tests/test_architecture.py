@@ -17,7 +17,9 @@ def python(code):
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["medkd", "medkd.cli", "medkd.config", "medkd.results"])
+@pytest.mark.parametrize(
+    "module", ["medkd", "medkd.cli", "medkd.config", "medkd.options", "medkd.results"]
+)
 def test_importing_loads_no_heavy_library(module):
     code = f"import sys, {module}; print(sorted(set({HEAVY!r}.split()) & set(sys.modules)))"
     assert python(code) == "[]"

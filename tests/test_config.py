@@ -3,8 +3,9 @@ import json
 import pytest
 import yaml
 
-from medkd.config import Config, GateOptions, dump, expand, load, shareable
+from medkd.config import Config, dump, expand, load, shareable
 from medkd.errors import ConfigError
+from medkd.options import GateOptions
 from medkd.types import Task
 
 
@@ -61,6 +62,40 @@ def test_classification_has_no_background(values, load_values):
     config = load_values(values)
     assert config.task is Task.CLASSIFICATION
     assert config.classes == ("well", "ill")
+
+
+SAVED = {"kind": "probabilities", "path": "saved"}
+HINT = {"name": "hint", "student_layer": "a", "teacher_layer": "b"}
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([{"name": "pixel_kd"}], "saved probabilities cannot be asked in every step"),
+        ([HINT], "saved probabilities cannot be asked"),
+    ],
+)
+def test_saved_answers_cannot_be_asked_in_every_step(values, load_values, losses, message):
+    values["teacher"] = {"external": [SAVED]}
+    values["distill"] = {"losses": losses, "online": True}
+    with pytest.raises(ConfigError, match=message):
+        load_values(values)
+
+
+def test_layers_are_those_of_one_teacher(values, load_values):
+    values["teacher"]["external"] = [SAVED | {"kind": "checkpoint"}]
+    values["distill"] = {"losses": [HINT], "online": True}
+    with pytest.raises(ConfigError, match="layers are those of one teacher"):
+        load_values(values)
+    values["distill"]["losses"] = [{"name": "pixel_kd"}]
+    assert load_values(values).distill.online
+
+
+def test_where_a_teacher_lies_and_whom_it_knows_is_not_shared(values, load_values):
+    values["teacher"] = {"external": [SAVED | {"path": "/home/doe", "patients": ["DOE"]}]}
+    shared = yaml.safe_dump(shareable(load_values(values)))
+    assert "probabilities" in shared
+    assert "doe" not in shared.lower()
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from medkd.config import ExternalOptions, load
+from medkd.config import load
 from medkd.data import nifti
 from medkd.data.datalist import read_datalist
 from medkd.distill.objective import FEATURE_LOSSES, LOSSES
+from medkd.options import ExternalOptions
 from medkd.study import Study
 from medkd.train.check_models import check_models
 from tests.conftest import ball

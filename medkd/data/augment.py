@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medkd.config import AugmentOptions, PreprocessOptions
 from medkd.errors import ConfigError
+from medkd.options import AugmentOptions, PreprocessOptions
 
 Patch = dict[str, np.ndarray]  # image, label, valid and perhaps soft, each [channels, *space]
 Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch

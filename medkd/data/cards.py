@@ -11,8 +11,9 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
-from medkd.config import Options, expand
+from medkd.config import expand
 from medkd.errors import DataError
+from medkd.options import Options
 from medkd.registry import did_you_mean
 from medkd.study import Study
 from medkd.types import Task

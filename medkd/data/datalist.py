@@ -7,10 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from medkd.config import Config, DataOptions, expand
+from medkd.config import Config, expand
 from medkd.data import medmnist, phantoms
 from medkd.data.reader import stem
 from medkd.errors import DataError
+from medkd.options import DataOptions
 from medkd.study import Study, sha256
 from medkd.types import Case, Task
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medkd.config import Config, TrainOptions
+from medkd.config import Config
 from medkd.data.augment import Patch, augmentation
 from medkd.data.preprocess import Grid, preprocess, to_grid
 from medkd.data.reader import read_image, read_label
+from medkd.options import TrainOptions
 from medkd.progress import progress
 from medkd.seeding import derive_seed
 from medkd.types import UNLABELLED, Case, Task

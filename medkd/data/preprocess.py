@@ -11,8 +11,8 @@ import numpy as np
 from nibabel import orientations
 from scipy import ndimage
 
-from medkd.config import PreprocessOptions
 from medkd.errors import DataError
+from medkd.options import PreprocessOptions
 from medkd.types import Volume
 
 SAME_SPACING = 1e-3  # relative; below this resampling would only blur

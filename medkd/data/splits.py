@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medkd.config import SplitOptions
 from medkd.errors import DataError
+from medkd.options import SplitOptions
 from medkd.seeding import derive_seed
 from medkd.types import Case, Split
 

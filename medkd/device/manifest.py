@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medkd.config import PreprocessOptions
 from medkd.errors import ReleaseError
+from medkd.options import PreprocessOptions
 from medkd.study import sha256
 from medkd.types import Task
 

@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from medkd.config import Config, GateOptions
+from medkd.config import Config
 from medkd.evaluate.score import Scores, Statistic
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_statistic
+from medkd.options import GateOptions
 from medkd.results import (
     Comparison,
     GateResult,

@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from medkd.config import BudgetOptions, Config, NamedOptions, dump
+from medkd.config import Config, dump
 from medkd.data.check import Cohort
 from medkd.device.latency import measure_latency
 from medkd.errors import ConfigError
 from medkd.export.release import write_release
 from medkd.models.cost import parameters
 from medkd.models.zoo import MODELS, build_for
+from medkd.options import BudgetOptions, NamedOptions
 from medkd.progress import progress
 from medkd.results import CURVE, SizingPoint
 from medkd.study import Study, write_atomic

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file
 from torch import nn
 
-from medkd.config import NamedOptions
 from medkd.errors import DataError
 from medkd.models.zoo import build_model
+from medkd.options import NamedOptions
 from medkd.study import write_atomic
 from medkd.types import Task
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medkd.config import Config, ExternalOptions
+from medkd.config import Config
 from medkd.errors import ConfigError, DataError
 from medkd.models.checkpoint import load_checkpoint
+from medkd.options import ExternalOptions
 from medkd.types import Task
 
 PREPROCESSING = ("channels", "orientation", "spacing_mm", "size", "intensity")

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from medkd.config import Config, NamedOptions
+from medkd.config import Config
 from medkd.models import students, teachers
+from medkd.options import NamedOptions
 from medkd.registry import Registry
 from medkd.types import Task
 

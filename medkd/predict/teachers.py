@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medkd.config import Config, ExternalOptions, expand
+from medkd.config import Config, expand
 from medkd.data.check import Cohort, labelled
 from medkd.data.loaders import Sample
 from medkd.data.preprocess import Grid, from_grid, to_grid
@@ -26,6 +26,7 @@ from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
 from medkd.errors import DataError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.external import Reordered, channel_matrix, open_external
+from medkd.options import ExternalOptions
 from medkd.predict.infer import predict_log_probabilities
 from medkd.study import Study
 from medkd.types import Case, Task

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from medkd.config import ExternalOptions, expand
+from medkd.config import expand
 from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import Sample, load_samples
 from medkd.errors import DataError
 from medkd.models.cost import parameters
 from medkd.models.external import channel_matrix, open_external
+from medkd.options import ExternalOptions
 from medkd.predict.teachers import (
     SOURCE,
     external_path,

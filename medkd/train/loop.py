@@ -14,8 +14,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medkd.config import TrainOptions
 from medkd.errors import TrainingError
+from medkd.options import TrainOptions
 from medkd.progress import console, progress
 from medkd.seeding import derive_seed
 from medkd.track.tracker import Tracker

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medkd.config import TrainOptions
 from medkd.environment import cpu_flags
+from medkd.options import TrainOptions
 
 
 def adamw(trained: Iterable[nn.Parameter], options: TrainOptions) -> torch.optim.AdamW:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medkd.config import Config, DistillOptions
+from medkd.config import Config
 from medkd.data import phi
 from medkd.data.check import Cohort, check, labelled
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
@@ -19,6 +19,7 @@ from medkd.distill.soft_targets import SoftTarget
 from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_for
+from medkd.options import DistillOptions
 from medkd.predict.teachers import (
     online_teacher,
     softened_by,

@@ -12,11 +12,12 @@ from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medkd.config import Config, TrainOptions
+from medkd.config import Config
 from medkd.distill.features import tapped
 from medkd.distill.objective import Objective
 from medkd.distill.teacher import OnlineTeacher
 from medkd.errors import ConfigError
+from medkd.options import TrainOptions
 from medkd.train.optim import precision
 from medkd.types import UNLABELLED, Task
 

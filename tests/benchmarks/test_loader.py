@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from medkd.config import AugmentOptions, Config, TrainOptions
+from medkd.config import Config
 from medkd.data.augment import augmentation
 from medkd.data.loaders import PatchDataset, Sample, batches
 from medkd.data.preprocess import preprocess
+from medkd.options import AugmentOptions, TrainOptions
 from medkd.types import Case, Volume
 
 CASES, STEPS, BATCH, WINDOW = 16, 60, 2, (48, 64, 48)

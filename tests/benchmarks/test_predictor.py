@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medkd.config import PreprocessOptions
 from medkd.data import nifti
 from medkd.device.answer import answer
 from medkd.device.latency import measure_latency
@@ -20,6 +19,7 @@ from medkd.device.predictor import WEIGHTS
 from medkd.export.onnx import export_onnx
 from medkd.models.checkpoint import Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
+from medkd.options import PreprocessOptions
 from medkd.types import Task
 
 ROOT = Path(__file__).parents[2]

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from medkd.config import AugmentOptions, PreprocessOptions
 from medkd.data.augment import augmentation
 from medkd.errors import ConfigError
+from medkd.options import AugmentOptions, PreprocessOptions
 
 SPATIAL = {
     "probability": 1.0,
@@ -203,7 +203,7 @@ def test_augmenting_asks_no_server():
 import sys
 calls = []
 sys.addaudithook(lambda event, _: event.startswith("socket.") and calls.append(event))
-from medkd.config import AugmentOptions, PreprocessOptions
+from medkd.options import AugmentOptions, PreprocessOptions
 from medkd.data.augment import augmentation
 augmentation(AugmentOptions(rotate_degrees=9), PreprocessOptions(window=(8, 8)), soft=False)
 assert "albumentations" in sys.modules

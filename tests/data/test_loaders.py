@@ -6,10 +6,10 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from medkd.config import TrainOptions
 from medkd.data import images, nifti
 from medkd.data.loaders import PatchDataset, batches, load_samples
 from medkd.distill.soft_targets import SoftTargetStore
+from medkd.options import TrainOptions
 from medkd.types import Case, Task
 
 CLASSES = 3

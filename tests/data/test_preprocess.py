@@ -10,10 +10,10 @@ from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Orientation, Resize, Spacing
 
-from medkd.config import PreprocessOptions
 from medkd.data import nifti
 from medkd.data.preprocess import from_grid, normalise, preprocess, to_grid
 from medkd.errors import DataError
+from medkd.options import PreprocessOptions
 from medkd.types import Volume
 
 RNG = np.random.default_rng(0)

@@ -3,11 +3,11 @@ import re
 import numpy as np
 import pytest
 
-from medkd.config import PreprocessOptions
 from medkd.data import nifti
 from medkd.data.preprocess import preprocess
 from medkd.data.probabilities import read_class_probabilities, read_probabilities
 from medkd.errors import DataError
+from medkd.options import PreprocessOptions
 from medkd.types import Volume
 
 SHAPE, CLASSES = (5, 6, 7), 3

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.config import SplitOptions
 from medkd.data.splits import labels_kept, problems_of_given, split_cases, split_folds
 from medkd.errors import DataError
+from medkd.options import SplitOptions
 from medkd.types import Case
 
 HALF = SplitOptions(validation=0.25, test=0.25)

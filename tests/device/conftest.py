@@ -9,10 +9,10 @@ from hypothesis import settings
 from scipy import ndimage
 from torch import nn
 
-from medkd.config import PreprocessOptions
 from medkd.device.manifest import MANIFEST, Manifest, sha256
 from medkd.device.predictor import WEIGHTS
 from medkd.export.onnx import export_onnx
+from medkd.options import PreprocessOptions
 from medkd.types import Task
 
 settings.register_profile("files", deadline=None)  # disks and shared cores are slow at times

@@ -5,7 +5,6 @@ import inspect
 import pytest
 import torch
 
-from medkd.config import DistillOptions, LossOptions, NamedOptions
 from medkd.distill.divergence import TINY
 from medkd.distill.objective import (
     FEATURE_LOSSES,
@@ -16,6 +15,7 @@ from medkd.distill.objective import (
     standardised,
 )
 from medkd.errors import ConfigError, TrainingError
+from medkd.options import DistillOptions, LossOptions, NamedOptions
 from medkd.types import UNLABELLED
 
 SPACES = [(), (6, 5), (4, 3, 5)]

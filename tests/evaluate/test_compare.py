@@ -4,10 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medkd.config import Config, GateOptions
+from medkd.config import Config
 from medkd.evaluate.compare import compare, judge, verdict
 from medkd.evaluate.score import Scores
 from medkd.metrics.statistics import bootstrap_difference
+from medkd.options import GateOptions
 from medkd.results import (
     CaseScores,
     GateResult,

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from medkd.config import GateOptions
 from medkd.errors import StudyError
 from medkd.evaluate import run
 from medkd.evaluate.run import evaluate
 from medkd.export.release import export
+from medkd.options import GateOptions
 from medkd.results import Verdict, read_report
 from medkd.track.tracker import NullTracker
 from medkd.train.run import distill, train_baseline, train_teacher

@@ -3,10 +3,11 @@ import json
 import pytest
 import yaml
 
-from medkd.config import NamedOptions, load
+from medkd.config import load
 from medkd.errors import ConfigError
 from medkd.export import sizing
 from medkd.export.sizing import candidates, size_student
+from medkd.options import NamedOptions
 from medkd.results import CURVE, Latency, Percentiles
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.config import ExternalOptions, NamedOptions, load
+from medkd.config import load
 from medkd.errors import ConfigError, DataError
 from medkd.export.onnx import export_onnx
 from medkd.models.checkpoint import Checkpoint, save_checkpoint
 from medkd.models.external import OnnxNetwork, Reordered, channel_matrix, open_external
 from medkd.models.zoo import build_model
+from medkd.options import ExternalOptions, NamedOptions
 from medkd.types import Task
 
 CLASSES = ("background", "ball", "core")

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from medkd.config import NamedOptions
 from medkd.errors import ConfigError
 from medkd.export.onnx import export_onnx, parity
 from medkd.models.zoo import MODELS, build_model
+from medkd.options import NamedOptions
 from medkd.types import Task
 
 # options that make the networks small enough for a test

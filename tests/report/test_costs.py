@@ -1,4 +1,4 @@
-from medkd.config import COSTS
+from medkd.options import COSTS
 from medkd.report import costs
 from medkd.results import SizingPoint
 from medkd.types import Role

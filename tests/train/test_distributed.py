@@ -16,7 +16,7 @@ FIT = """
 import sys
 from pathlib import Path
 import torch
-from medkd.config import TrainOptions
+from medkd.options import TrainOptions
 from medkd.track.tracker import RecordingTracker
 from medkd.train import distributed
 from medkd.train.loop import Fit, fit

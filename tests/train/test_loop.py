@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.config import TrainOptions
 from medkd.errors import TrainingError
+from medkd.options import TrainOptions
 from medkd.seeding import derive_seed
 from medkd.track.tracker import RecordingTracker
 from medkd.train.loop import Fit, fit

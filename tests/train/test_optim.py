@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.config import TrainOptions
+from medkd.options import TrainOptions
 from medkd.train.optim import WeightAverage, adamw, learning_rate
 
 OPTIONS = TrainOptions(steps=100, warmup_steps=10, learning_rate=0.5, weight_decay=0.1)

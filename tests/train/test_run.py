@@ -5,12 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medkd.config import NamedOptions, load
+from medkd.config import load
 from medkd.data import phi
 from medkd.data.check import check
 from medkd.data.loaders import load_samples
 from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
+from medkd.options import NamedOptions
 from medkd.predict.infer import predict_log_probabilities
 from medkd.predict.teachers import online_teacher
 from medkd.study import Study
