@@ -7,6 +7,7 @@ from what the teacher said by 8e-6 of its entropy. A case that would lose more t
 is kept in float16.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ LOSS_LIMIT = 1e-3  # divergence that storing may cause, as a share of the entrop
 LOSS_TEMPERATURE = 4.0
 CHUNKS = {0: (), 1: (4096,), 2: (128, 128), 3: (32, 32, 32)}  # a patch is read without the volume
 ZSTD_LEVEL = 3
+KEPT_BYTES = 2**30  # of all soft targets of a study; the images are in memory too
 SCHEMA = 1  # of what is stored; part of every key
 
 
@@ -41,6 +43,15 @@ class SoftTarget:
     def shape(self) -> tuple[int, ...]:
         """Classes, and the spatial shape of the case on the network's grid."""
         return self._array.shape
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory, undone the compression."""
+        return self._array.nbytes
+
+    def kept(self) -> "SoftTarget":
+        """Return the same, read once and held in memory."""
+        return SoftTarget(np.asarray(self._array[...]))
 
     def __getitem__(self, place: Any) -> np.ndarray:  # noqa: ANN401
         codes = np.asarray(self._array[place])
@@ -104,6 +115,15 @@ class SoftTargetStore:
 
     def _group(self, mode: str) -> Any:  # noqa: ANN401
         return require("zarr", extra="train").open_group(self.location, mode=mode)
+
+
+def within_reach(targets: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:
+    """Keep soft targets in memory if all of them together are small, and on disk otherwise.
+
+    From memory a patch comes twice as fast; on a machine of few cores that is time of the training.
+    """
+    fits = sum(target.nbytes for target in targets.values()) <= KEPT_BYTES
+    return {name: target.kept() if fits else target for name, target in targets.items()}
 
 
 def encode(log_probabilities: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +14,7 @@ from medkd.data import phi
 from medkd.data.check import Cohort, check, labelled
 from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
 from medkd.data.splits import split_folds
-from medkd.distill.soft_targets import SoftTarget
+from medkd.distill.soft_targets import within_reach
 from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_for
@@ -165,8 +164,8 @@ def _lesson(study: Study, cohort: Cohort, samples: Sequence[Sample]) -> dict[str
     """Return the step that distils, and the samples with what the teacher says of them."""
     config = study.config
     if not config.distill.online:
-        targets = open_soft_targets(study, cohort)
-        softened = [replace(s, soft=_within_reach(targets[s.case.id])) for s in samples]
+        targets = within_reach(open_soft_targets(study, cohort))
+        softened = [replace(s, soft=targets[s.case.id]) for s in samples]
         return {"step": DistillStep(config), "samples": softened}
     asked = teachers_of(study, cohort)
     step = DistillStep(config, teacher=online_teacher(study))
@@ -179,11 +178,6 @@ def teachers_of(study: Study, cohort: Cohort) -> dict[str, tuple[float, ...]]:
         case_id: weights_among(study.config, by)
         for case_id, by in softened_by(study, cohort).items()
     }
-
-
-def _within_reach(target: SoftTarget) -> SoftTarget | np.ndarray:
-    """Leave maps on disk, of which patches are cut; a class's few numbers come into memory."""
-    return target[...] if len(target.shape) == 1 else target
 
 
 @dataclass(frozen=True)

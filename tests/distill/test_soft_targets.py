@@ -7,7 +7,7 @@ import zarr
 from scipy.special import log_softmax, rel_entr, softmax
 
 from medkd.distill import soft_targets
-from medkd.distill.soft_targets import FLOOR, SoftTargetStore, chunks, decode, encode
+from medkd.distill.soft_targets import FLOOR, SoftTargetStore, chunks, decode, encode, within_reach
 from medkd.errors import StudyError
 
 
@@ -33,6 +33,20 @@ def test_what_is_written_is_read_back_within_a_step(store, shape):
     half_a_step = 0.5 * -FLOOR / 255 + 1e-6
     np.testing.assert_allclose(target[...], np.maximum(log_p, FLOOR), atol=half_a_step)
     np.testing.assert_array_equal(target[..., 1:2], target[...][..., 1:2])
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_few_are_read_once_and_many_patch_by_patch_with_the_same_patches(store, monkeypatch, fits):
+    for name, seed in (("a", 0), ("b", 1)):
+        store.write(name, believed((3, 40, 40, 40), seed=seed), key="k")
+    targets = {name: store.read(name, key="k") for name in ("a", "b")}
+    assert sum(target.nbytes for target in targets.values()) == 2 * 3 * 40**3
+    monkeypatch.setattr(soft_targets, "KEPT_BYTES", 2 * 3 * 40**3 - (not fits))
+    reached = within_reach(targets)
+    assert all((reached[name] is targets[name]) != fits for name in targets)
+    patch = np.s_[:, 3:35, 8:40, 20:39]
+    for name, target in targets.items():
+        np.testing.assert_array_equal(reached[name][patch], target[patch])
 
 
 def test_tempered_probabilities_survive():
