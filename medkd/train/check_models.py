@@ -26,8 +26,8 @@ def check_models(config: Config, *, task: Task | None = None) -> None:
     if task and config.task is not task:
         raise ConfigError(f"task: {config.task}; run pipelines/{config.task}.py")
     augmentation(config.augment, config.preprocess, soft=True)
-    student = _network(config, "student")
     teacher = _network(config, "teacher") if config.teacher.model else None
+    student = _network(config, "student")
     _check_losses(config, student, teacher)
 
 
