@@ -25,7 +25,7 @@ LOSS_TEMPERATURE = 4.0
 CHUNKS = {0: (), 1: (4096,), 2: (128, 128), 3: (32, 32, 32)}  # a patch is read without the volume
 ZSTD_LEVEL = 3
 KEPT_BYTES = 2**30  # of all soft targets of a study; the images are in memory too
-SCHEMA = 1  # of what is stored; part of every key
+SCHEMA = 2  # of what is stored; part of every key
 
 
 class SoftTarget:
@@ -62,17 +62,18 @@ class SoftTarget:
 class SoftTargetStore:
     """A zarr group of soft targets, in a folder or at any address that fsspec opens.
 
-    Different processes may write different cases at once. A case has a key, of all that it was made
-    from; it is there once it is whole, and is never read under another key.
+    A soft target is called by the key of all that it was made from, and is there once it is whole:
+    what was made from something else has another key, and can not be read by mistake. Studies may
+    share a store, and processes write different keys at once.
     """
 
     location: str
 
-    def write(self, name: str, log_probabilities: np.ndarray, *, key: str) -> None:
-        """Write ``[classes, *space]`` (or ``[classes]``) log-probabilities as case ``name``."""
+    def write(self, key: str, log_probabilities: np.ndarray) -> None:
+        """Write ``[classes, *space]`` (or ``[classes]``) log-probabilities under ``key``."""
         codes = encode(log_probabilities)
         array = self._group("a").create_array(
-            name,
+            key,
             shape=codes.shape,
             dtype=codes.dtype,
             chunks=chunks(codes.shape),
@@ -80,28 +81,24 @@ class SoftTargetStore:
             overwrite=True,
         )
         array[...] = codes
-        array.attrs["key"] = key  # last: what has a key is whole
+        array.attrs["whole"] = True  # last
 
-    def holds(self, name: str, *, key: str) -> bool:
-        """Whether case ``name`` is whole and was made from what ``key`` stands for."""
-        group = self._group("a")
-        return name in group and group[name].attrs.get("key") == key
+    def holds(self, key: str) -> bool:
+        """Whether what ``key`` stands for is there, and whole."""
+        return _is_whole(self._group("a"), key)
 
-    def read(self, name: str, *, key: str) -> SoftTarget:
-        """Open case ``name``.
+    def read(self, key: str) -> SoftTarget:
+        """Open the soft target of a key.
 
         Raises:
-            StudyError: it is missing, unfinished, or was made from something else.
+            StudyError: there is none, or it is unfinished.
         """
-        group = self._reading
-        if name not in group or "key" not in group[name].attrs:
-            raise StudyError(f"{self.location}: no soft target for {name}; run medkd soften")
-        if group[name].attrs["key"] != key:
+        if not _is_whole(self._reading, key):
             raise StudyError(
-                f"{self.location}: the soft target of {name} was made from another teacher, image "
-                f"or preprocessing; delete the soft targets and run medkd soften"
+                f"{self.location}: no soft target was made from this teacher, image and "
+                f"preprocessing ({key}); run medkd soften"
             )
-        return SoftTarget(group[name])
+        return SoftTarget(self._reading[key])
 
     @cached_property
     def _reading(self) -> Any:  # noqa: ANN401
@@ -115,6 +112,10 @@ class SoftTargetStore:
 
     def _group(self, mode: str) -> Any:  # noqa: ANN401
         return require("zarr", extra="train").open_group(self.location, mode=mode)
+
+
+def _is_whole(group: Any, key: str) -> bool:  # noqa: ANN401
+    return key in group and bool(group[key].attrs.get("whole"))
 
 
 def within_reach(targets: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:

@@ -9,7 +9,6 @@ import numpy as np
 from scipy import special
 
 from medkd.config import expand
-from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.loaders import load_samples
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
@@ -53,11 +52,7 @@ def open_soft_targets(study: Study, cohort: Cohort) -> dict[str, SoftTarget]:
         StudyError: one is missing, or was made from something else.
     """
     store = SoftTargetStore(_location(study) or str(study.path("soft_targets") / STORE))
-    names = _names(study, cohort)
-    return {
-        case_id: store.read(names[case_id], key=key)
-        for case_id, key in _keys(study, cohort).items()
-    }
+    return {case_id: store.read(key) for case_id, key in _keys(study, cohort).items()}
 
 
 def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
@@ -84,12 +79,6 @@ def _location(study: Study) -> str | None:
     return str(expand(store, key="distill.store"))
 
 
-def _names(study: Study, cohort: Cohort) -> dict[str, str]:
-    """By case id; a name tells nothing about the patient."""
-    salt = phi.study_salt(study.folder)
-    return {case_id: phi.key(case_id, salt=salt) for case_id in cohort.split.train}
-
-
 def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
     """Identity of all that each soft target is made from, by case id."""
     config = study.config
@@ -97,7 +86,7 @@ def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
     told_by = softened_by(study, cohort)
     teachers = {by: _identity(study, by) for by in set(told_by.values())}
     return {
-        case_id: digest(*common, teachers[by], cohort.digests[case_id])
+        case_id: digest(*common, teachers[by], cohort.images[case_id])
         for case_id, by in told_by.items()
     }
 
@@ -109,12 +98,12 @@ def _identity(study: Study, asked: Sequence[str]) -> list[object]:
 
 
 def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:
-    names, keys = _names(study, cohort), _keys(study, cohort)
+    keys = _keys(study, cohort)
     teachers, by = Teachers(study), softened_by(study, cohort)
     train = cohort.of(cohort.split.train)
-    todo = [case for case in train if not store.holds(names[case.id], key=keys[case.id])]
+    todo = [case for case in train if not store.holds(keys[case.id])]
     samples = load_samples(todo, study.config)
     done = len(train) - len(todo)
     for sample in progress(samples, "soft targets", total=len(train), done=done):
         said = teachers.log_probabilities(sample, by=by[sample.case.id])
-        store.write(names[sample.case.id], said, key=keys[sample.case.id])
+        store.write(keys[sample.case.id], said)

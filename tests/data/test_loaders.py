@@ -46,8 +46,8 @@ def with_soft(sample, folder):
     odds = 8.0 * (sample.label == np.arange(CLASSES).reshape(-1, *[1] * len(sample.label[0].shape)))
     log_p = torch.from_numpy(odds).log_softmax(0).numpy()
     store = SoftTargetStore(str(folder / "targets.zarr"))
-    store.write(sample.case.id, log_p, key="k")
-    soft = store.read(sample.case.id, key="k")
+    store.write(sample.case.id, log_p)
+    soft = store.read(sample.case.id)
     return type(sample)(sample.case, sample.image, sample.label, sample.grid, soft=soft)
 
 
