@@ -15,6 +15,7 @@ from medkd.predict.infer import predict_log_probabilities
 from medkd.predict.teachers import frozen_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker
+from medkd.train import admit
 from medkd.train.run import train_teacher
 from medkd.train.soften import STORE, open_soft_targets, soften, verify
 
@@ -80,9 +81,14 @@ def test_they_may_lie_elsewhere(make_study, tmp_path):
     assert not (study.path("soft_targets") / STORE).exists()
 
 
-def test_studies_whose_teachers_are_the_same_share_a_store(make_study, tmp_path, monkeypatch):
+def test_studies_that_bring_the_same_teacher_share_a_store(make_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(admit, "LEAST_AGREEMENT", 0)  # it is not trained for long
+    taught, cohort = make_study(dims=2)
+    train_teacher(taught, cohort, tracker=NullTracker())
+    path = taught.path("teacher/fold-0")
+    brought = f"teacher={{external: [{{kind: checkpoint, path: {path}}}]}}"
     for number in range(2):
-        study, cohort = make_study(f"distill.store={tmp_path}/shared", dims=2)
+        study, cohort = make_study(brought, f"distill.store={tmp_path}/shared", dims=2)
         train_teacher(study, cohort, tracker=NullTracker())
         soften(study, cohort)
         assert len(open_soft_targets(study, cohort)) == len(cohort.split.train)
