@@ -5,13 +5,14 @@ pass; intensity changes touch the image alone.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from medkd.errors import ConfigError
 from medkd.options import AugmentOptions, PreprocessOptions
+from medkd.seeding import derive_seed
 
 Patch = dict[str, np.ndarray]  # image, label, valid and perhaps soft, each [channels, *space]
 Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch
@@ -40,39 +41,66 @@ def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
 
 
 def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> Augment:
+    from monai import transforms as mt
     from monai.data.meta_obj import set_track_meta
-    from monai.transforms import Compose
 
     set_track_meta(False)  # the device does the geometry; here metadata would only cost time
-    pipeline = Compose(_spatial(options, grid, keys) + _intensity(options))
+    flips = mt.Compose(
+        [
+            mt.RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True)
+            for axis in options.flip_axes
+        ]
+    )
+    affine = _affine(options, grid)
+    intensity = mt.Compose(_intensity(options))
 
     def augment(patch: Patch, seed: int) -> Patch:
-        pipeline.set_random_state(seed=seed)
-        return {key: np.asarray(value) for key, value in pipeline(patch).items()}
+        for number, step in enumerate((flips, affine, intensity)):
+            step.set_random_state(seed=derive_seed(seed, number))
+        moved = intensity(_moved(flips(patch), affine))
+        return {key: np.asarray(value) for key, value in moved.items()}
 
     return augment
 
 
-def _spatial(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> list[Any]:
-    from monai import transforms as mt
+def _affine(options: AugmentOptions, grid: PreprocessOptions) -> Any:  # noqa: ANN401
+    from monai.transforms import RandAffine
 
-    flips = [
-        mt.RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True)
-        for axis in options.flip_axes
-    ]
-    if not (options.rotate_degrees or options.scale or options.translate):
-        return flips
-    affine = mt.RandAffined(
-        keys,
-        prob=options.probability,
+    is_any = options.rotate_degrees or options.scale or options.translate
+    affine = RandAffine(
+        prob=options.probability if is_any else 0,
         rotate_range=[np.deg2rad(options.rotate_degrees)] * 3,
         scale_range=[options.scale] * 3,
         translate_range=[options.translate * width for width in grid.window],
-        mode=[INTERPOLATION[key] for key in keys],
-        allow_missing_keys=True,  # an image's class is no map
-        padding_mode="border",  # the same for all keys, so that soft targets stay probabilities
     )
-    return [*flips, affine]
+    affine.resampler.dtype = np.float32
+    return affine
+
+
+def _moved(maps: Mapping[str, Any], affine: Any) -> Patch:  # noqa: ANN401
+    """Apply a random affine to all maps in two passes; MONAI's ``RandAffined`` makes one a key.
+
+    Image and soft target are interpolated in one, label and mask are looked up in the other.
+    """
+    patch = {key: np.asarray(value) for key, value in maps.items()}
+    affine.randomize()
+    if not affine._do_transform:
+        return patch
+    space = patch["image"].shape[1:]
+    grid = affine.rand_affine_grid(spatial_size=space, randomize=False)
+    for mode in ("bilinear", "nearest"):
+        keys = [key for key in patch if INTERPOLATION[key] == mode]
+        # the last class has what the others leave
+        parts = [patch[key][:-1] if key == "soft" else patch[key] for key in keys]
+        stacked = np.concatenate(parts, dtype=np.float32)
+        # beyond the border is what lies at it, for all keys: soft targets stay probabilities
+        moved = affine.resampler(stacked, grid=grid, mode=mode, padding_mode="border")
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        patch |= zip(keys, np.split(np.asarray(moved), ends), strict=True)
+    if "soft" in patch:
+        last = 1 - patch["soft"].sum(axis=0, keepdims=True)
+        patch["soft"] = np.concatenate([patch["soft"], np.maximum(last, 0)])
+    return patch
 
 
 def _intensity(options: AugmentOptions) -> list[Any]:
@@ -109,8 +137,8 @@ def _images(options: AugmentOptions, keys: list[str]) -> Augment:
     intensity = alb.Compose(_intensity_2d(options))
 
     def augment(patch: Patch, seed: int) -> Patch:
-        spatial.set_random_seed(seed)
-        intensity.set_random_seed(seed)
+        for number, step in enumerate((spatial, intensity)):
+            step.set_random_seed(derive_seed(seed, number))
         moved = spatial(**{key: np.moveaxis(value, 0, -1) for key, value in patch.items()})
         moved["image"] = _on_unit_scale(moved["image"], intensity)
         return {key: np.moveaxis(_with_channels(moved[key]), -1, 0) for key in patch}

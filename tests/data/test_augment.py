@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from monai.transforms import RandAffine
 
 from medkd.data.augment import augmentation
 from medkd.errors import ConfigError
 from medkd.options import AugmentOptions, PreprocessOptions
+from medkd.seeding import derive_seed
 
 SPATIAL = {
     "probability": 1.0,
@@ -74,6 +76,25 @@ def test_image_label_and_soft_target_move_together(window, seed, patch):
     for key, value in before.items():
         assert after[key].shape == value.shape
     assert set(np.unique(after["label"])) <= {0, 1, 2}
+
+
+def test_volumes_move_as_by_monai_map_by_map(patch):
+    strength = {"rotate_degrees": 20, "scale": 0.15, "translate": 0.1}
+    window, before = WINDOWS[1], patch(WINDOWS[1])
+    after = make(window, probability=1.0, **strength)(copied(before), 7)
+    monais = RandAffine(
+        prob=1.0,
+        rotate_range=[np.deg2rad(20)] * 3,
+        scale_range=[0.15] * 3,
+        translate_range=[0.1 * width for width in window],
+        padding_mode="border",
+    )
+    monais.set_random_state(seed=derive_seed(7, 1))
+    monais.randomize()
+    for key, value in before.items():
+        mode = "nearest" if key in ("label", "valid") else "bilinear"
+        expected = np.asarray(monais(value, mode=mode, randomize=False))
+        assert np.isclose(after[key], expected, atol=1e-4).mean() > 0.999  # ties of the nearest
 
 
 @pytest.mark.parametrize("window", WINDOWS)
