@@ -158,6 +158,7 @@ class ExternalOptions(Options):
     weight: Positive = 1.0  # in the mean of several teachers' probabilities
     classes: tuple[str, ...] | None = None  # of its channels, in order; null: as in the study
     patients: str | tuple[str, ...] | None = None  # it learned from: ids, or a file of one a line
+    out_of_fold: bool = False  # not asked about training cases of patients it learned from
     trust_bundle: bool = False  # a MONAI bundle's config may run any code: yes only if you know it
 
 
@@ -244,6 +245,7 @@ class DistillOptions(Options):
     supervised: NotNegative = 1.0
     online: bool = False  # ask the teacher in every step: for layers, and exact to the voxel
     losses: tuple[LossOptions, ...] = Field(min_length=1)
+    calibrated: bool = True  # the teacher teaches at its fitted temperature; false: as trained
     store: str | None = None  # of soft targets: a folder, s3://…; null: in the study's folder
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # the terms' weights rise linearly from 0
 

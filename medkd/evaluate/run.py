@@ -28,7 +28,7 @@ from medkd.evaluate.score import (
     score_classification,
     score_segmentation,
 )
-from medkd.predict.teachers import admitted, external_stages, stages
+from medkd.predict.teachers import admitted, externals, stages
 from medkd.progress import console
 from medkd.results import (
     CURVE,
@@ -292,7 +292,7 @@ def _card(study: Study) -> dict[str, Any] | None:
 
 def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
     config, train = study.config, cohort.of(cohort.split.train)
-    notes = [_provenance(study, stage) for stage in external_stages(config)]
+    notes = [_provenance(study, stage) for stage in externals(config)]
     without = len(train) - len(labelled(train))
     if without:
         notes.append(
@@ -329,8 +329,9 @@ def _provenance(study: Study, stage: str) -> str:
             f"validation or test split are among them, its figures are too good, and so may be the "
             f"student's."
         )
+    is_strict = externals(study.config)[stage].out_of_fold
+    how = "which it does not soften" if is_strict else "whose soft targets are in fold"
     return (
         f"{name}: it was trained on no patient of the validation or test split, by what is stated "
-        f"of it, and on {found['patients_in_training']} of the training split, whose soft targets "
-        f"are in fold."
+        f"of it, and on {len(found['seen'])} of the training split, {how}."
     )

@@ -2,7 +2,8 @@
 
 A teacher is a fold that was trained here or something that was brought along; each has a stage in
 the study's folder, ``teacher/fold-0`` or ``teacher/external-0``. A training case is softened by
-the fold that never saw its patient and by all external teachers; any other case by all.
+the fold that never saw its patient and by all external teachers, but for those ``out_of_fold``
+that have seen it; any other case by all.
 """
 
 import json
@@ -37,7 +38,7 @@ TINY = 1e-12
 
 def stages(config: Config) -> list[str]:
     """Return the stage of each teacher."""
-    return fold_stages(config) + external_stages(config)
+    return [*fold_stages(config), *externals(config)]
 
 
 def fold_stages(config: Config) -> list[str]:
@@ -47,9 +48,9 @@ def fold_stages(config: Config) -> list[str]:
     )
 
 
-def external_stages(config: Config) -> list[str]:
-    """Return the stages of what was brought along."""
-    return [f"teacher/external-{i}" for i in range(len(config.teacher.external))]
+def externals(config: Config) -> dict[str, ExternalOptions]:
+    """Return what was brought along, by stage."""
+    return {f"teacher/external-{i}": each for i, each in enumerate(config.teacher.external)}
 
 
 def parts(study: Study, cohort: Cohort) -> list[list[Case]]:
@@ -64,15 +65,25 @@ def parts(study: Study, cohort: Cohort) -> list[list[Case]]:
 
 
 def softened_by(study: Study, cohort: Cohort) -> dict[str, tuple[str, ...]]:
-    """Return the stages of the teachers of each training case, by case id."""
-    folds, others = fold_stages(study.config), external_stages(study.config)
-    if not folds:
-        return {case_id: tuple(others) for case_id in cohort.split.train}
-    return {
-        case.id: (stage, *others)
-        for stage, part in zip(folds, parts(study, cohort), strict=True)
-        for case in part
-    }
+    """Return the stages of the teachers of each training case, by case id.
+
+    Raises:
+        DataError: there are cases whose patients all teachers have seen and may not soften.
+    """
+    train = cohort.of(cohort.split.train)
+    asked: dict[str, tuple[str, ...]] = {case.id: () for case in train}
+    if folds := fold_stages(study.config):
+        for stage, part in zip(folds, parts(study, cohort), strict=True):
+            asked |= {case.id: (stage,) for case in part}
+    for stage, options in externals(study.config).items():
+        seen = set(admitted(study, stage)["seen"]) if options.out_of_fold else set()
+        asked |= {case.id: (*asked[case.id], stage) for case in train if case.patient not in seen}
+    if unasked := [f"{case.id} ({case.patient})" for case in train if not asked[case.id]]:
+        raise DataError(
+            f"teacher.external: out_of_fold: every teacher has seen the patient of "
+            f"{', '.join(unasked[:5])}; bring one that has not, or let one soften in fold"
+        )
+    return asked
 
 
 class SavedAnswers:
@@ -137,12 +148,16 @@ Said = Callable[[Member, Sample, Config], np.ndarray]
 class Teachers:
     """The teachers of a study, loaded when they are first asked."""
 
-    def __init__(self, study: Study) -> None:
-        self._study, self._config = study, study.config
+    def __init__(self, study: Study, *, calibrated: bool = True) -> None:
+        """Load teachers that speak at their fitted temperature, or as they were trained."""
+        self._study, self._config, self._calibrated = study, study.config, calibrated
 
     @cached_property
     def _members(self) -> dict[str, Member]:
-        return {stage: load_member(self._study, stage) for stage in stages(self._config)}
+        members = {stage: load_member(self._study, stage) for stage in stages(self._config)}
+        if self._calibrated:
+            return members
+        return {stage: replace(member, temperature=1.0) for stage, member in members.items()}
 
     def log_probabilities(self, sample: Sample, *, by: Iterable[str] | None = None) -> np.ndarray:
         """Return the log of the mean probability ``[classes, *space]`` on the network's grid.
@@ -171,7 +186,9 @@ def online_teacher(study: Study) -> OnlineTeacher:
     loaded = [load_member(study, stage) for stage in stages(study.config)]
     return OnlineTeacher(
         [member.network for member in loaded if member.network is not None],
-        temperatures=[member.temperature for member in loaded],
+        temperatures=[
+            member.temperature if study.config.distill.calibrated else 1.0 for member in loaded
+        ],
     )
 
 
@@ -183,8 +200,7 @@ def weights_among(config: Config, asked: Sequence[str]) -> tuple[float, ...]:
     teacher, folds = config.teacher, fold_stages(config)
     speaking = max(1, len(set(folds) & set(asked)))
     given = dict.fromkeys(folds, teacher.weight / speaking)
-    others = zip(external_stages(config), teacher.external, strict=True)
-    given |= {stage: external.weight for stage, external in others}
+    given |= {stage: external.weight for stage, external in externals(config).items()}
     return tuple(given[stage] if stage in asked else 0.0 for stage in stages(config))
 
 
@@ -218,9 +234,9 @@ def _saved(member: Member, sample: Sample) -> np.ndarray:
 
 def load_member(study: Study, stage: str) -> Member:
     """Load what a stage made: a teacher or a student; on the GPU where there is one."""
-    if stage in external_stages(study.config):
+    if stage in externals(study.config):
         found = admitted(study, stage)
-        options = study.config.teacher.external[int(stage.rpartition("-")[2])]
+        options = externals(study.config)[stage]
         member = open_member(study.config, options, classes=found["classes"])
         return replace(member, temperature=found["temperature"])
     network, said = load_checkpoint(study.path(stage))

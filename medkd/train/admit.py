@@ -23,7 +23,7 @@ from medkd.options import ExternalOptions
 from medkd.predict.teachers import (
     SOURCE,
     external_path,
-    external_stages,
+    externals,
     on_network_grid,
     open_member,
 )
@@ -45,9 +45,7 @@ def admit(study: Study, cohort: Cohort) -> list[Path]:
             patients of the validation or test split.
     """
     folders = []
-    for stage, options in zip(
-        external_stages(study.config), study.config.teacher.external, strict=True
-    ):
+    for stage, options in externals(study.config).items():
         examination = _Examination(study, cohort, options)
         folders.append(study.stage(stage, inputs=examination.inputs(), make=examination.make))
     return folders
@@ -78,7 +76,7 @@ class _Examination:
         """Examine it, and write down what was found."""
         classes, stated = self._said_of_itself()
         learned_from = self._patients(stated)
-        in_training = self._refuse_leakage(learned_from)
+        seen = self._refuse_leakage(learned_from)
         member = open_member(self._config, self._options, classes=classes)
         if member.saved and (missing := member.saved.missing(self._cohort.cases.values())):
             raise DataError.of(missing)
@@ -91,7 +89,7 @@ class _Examination:
             "classes": list(classes),
             "temperature": fit_on_cases(map(np.log, answers), samples, self._config),
             "patients": "unknown" if learned_from is None else "known",
-            "patients_in_training": in_training,
+            "seen": seen,  # patients of the training split
             "parameters": parameters(member.network) if member.network else None,
             "files": self._digest(),
         }
@@ -151,10 +149,15 @@ class _Examination:
         seen = [p for p in everyone if phi.key(p, salt=theirs, kind="patient") in set(hashed)]
         return sorted(phi.key(p, salt=ours, kind="patient") for p in seen)
 
-    def _refuse_leakage(self, learned_from: Sequence[str] | None) -> int | None:
-        """Return how many training patients it knows; refuse what it knows of the other parts."""
+    def _refuse_leakage(self, learned_from: Sequence[str] | None) -> list[str]:
+        """Return the training patients it knows; refuse what it knows of the other parts."""
+        if learned_from is None and self._options.out_of_fold:
+            raise DataError(
+                f"teacher.external: {self._path}: out_of_fold needs to know whom it was trained "
+                f"on, which it does not say itself; list them under patients"
+            )
         if learned_from is None:
-            return None
+            return []
         salt, split = phi.study_salt(self._study.folder), self._cohort.split
         seen = {}
         for part, ids in vars(split).items():
@@ -168,7 +171,7 @@ class _Examination:
                     f"the {part} split ({', '.join(seen[part][:5])}); move them to train with a "
                     f"split of your own (data.split.column), or bring another teacher"
                 )
-        return len(seen["train"])
+        return seen["train"]
 
     def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
         """Refuse channels in another order, and answers that have nothing to do with the labels."""

@@ -31,6 +31,7 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
     inputs = {
         "teacher": _identity(study, stages(config)),
         "flips": config.teacher.flip_axes,
+        "calibrated": config.distill.calibrated,
         "store": config.distill.store,
         "training cases": cohort.digest_of(cohort.split.train),
         "preprocess": config.preprocess.model_dump(),
@@ -63,12 +64,16 @@ def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
     """
     drawn = random.sample(cohort.split.train, min(cases, len(cohort.split.train)))
     targets, largest = open_soft_targets(study, cohort), 0.0
-    teachers, by = Teachers(study), softened_by(study, cohort)
+    teachers, by = _teachers(study), softened_by(study, cohort)
     for sample in load_samples(cohort.of(drawn), study.config):
         stored = special.log_softmax(targets[sample.case.id][...], axis=0)  # as it is read
         said = teachers.log_probabilities(sample, by=by[sample.case.id])
         largest = max(largest, float(np.abs(np.exp(stored) - np.exp(said)).max()))
     return largest
+
+
+def _teachers(study: Study) -> Teachers:
+    return Teachers(study, calibrated=study.config.distill.calibrated)
 
 
 def _location(study: Study) -> str | None:
@@ -82,7 +87,8 @@ def _location(study: Study) -> str | None:
 def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
     """Identity of all that each soft target is made from, by case id."""
     config = study.config
-    common = [SCHEMA, config.teacher.flip_axes, config.preprocess.model_dump()]
+    common = [SCHEMA, config.teacher.flip_axes, config.distill.calibrated]
+    common.append(config.preprocess.model_dump())
     told_by = softened_by(study, cohort)
     teachers = {by: _identity(study, by) for by in set(told_by.values())}
     return {
@@ -99,7 +105,7 @@ def _identity(study: Study, asked: Sequence[str]) -> list[object]:
 
 def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:
     keys = _keys(study, cohort)
-    teachers, by = Teachers(study), softened_by(study, cohort)
+    teachers, by = _teachers(study), softened_by(study, cohort)
     train = cohort.of(cohort.split.train)
     todo = [case for case in train if not store.holds(keys[case.id])]
     samples = load_samples(todo, study.config)

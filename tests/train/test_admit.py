@@ -145,7 +145,7 @@ def test_patients_may_stand_in_a_file(make, tmp_path):
     study, cohort = make(patients=str(tmp_path / "patients.txt"))
     save(cohort, tmp_path / "saved")
     admit(study, cohort)
-    assert admitted(study, "teacher/external-0")["patients_in_training"] == 2
+    assert admitted(study, "teacher/external-0")["seen"] == ["p0", "p1"]
 
 
 def test_a_checkpoint_of_another_study_says_itself_whom_it_has_seen(make_study, make, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_study_says_itself_whom_it_has_seen(make_study, 
     study, same = make(kind="checkpoint", path=str(other.path("teacher/fold-0")))
     admit(study, same)
     found = json.loads((study.path("teacher/external-0") / SOURCE).read_text())
-    assert (found["patients"], found["patients_in_training"]) == ("known", 3)
+    assert (found["patients"], found["seen"]) == ("known", ["p0", "p1", "p2"])
 
 
 def test_a_teacher_that_changed_is_not_taken_for_the_one_examined(make, tmp_path):
@@ -181,6 +181,37 @@ def test_two_teachers_are_averaged_by_their_weights(make, tmp_path):
     case = cohort.of(cohort.split.train)[0]
     highest = np.exp(open_soft_targets(both, cohort)[case.id][...]).max(axis=0)
     np.testing.assert_allclose(highest, (0.9 + 3 * 0.5) / 4, atol=0.03)  # in steps of 8 bits
+
+
+def test_out_of_fold_a_teacher_is_not_asked_about_whom_it_has_seen(make, tmp_path):
+    study, cohort = make(patients=["p0"], out_of_fold=True)
+    save(cohort, tmp_path / "saved", sure=0.9)
+    save(cohort, tmp_path / "other", sure=0.5)
+    (first,) = study.config.teacher.external
+    second = first.model_copy(update={"path": str(tmp_path / "other"), "patients": ("p1", "p2")})
+    teacher = study.config.teacher.model_copy(update={"external": (first, second)})
+    both = replace(study, config=study.config.model_copy(update={"teacher": teacher}))
+    admit(both, cohort)
+    soften(both, cohort)
+    targets = open_soft_targets(both, cohort)
+    for case in cohort.of(cohort.split.train):
+        highest = np.exp(targets[case.id][...]).max(axis=0)
+        np.testing.assert_allclose(highest, 0.5 if case.patient == "p0" else 0.9, atol=0.03)
+
+
+def test_a_patient_whom_all_have_seen_is_named(make, tmp_path):
+    study, cohort = make(patients=["p0", "p2"], out_of_fold=True)
+    save(cohort, tmp_path / "saved")
+    admit(study, cohort)
+    with pytest.raises(DataError, match=r"every teacher has seen the patient of .*\(p2\)"):
+        soften(study, cohort)
+
+
+def test_out_of_fold_needs_to_know_the_patients(make, tmp_path):
+    study, cohort = make(out_of_fold=True)
+    save(cohort, tmp_path / "saved")
+    with pytest.raises(DataError, match="out_of_fold needs to know whom it was trained on"):
+        admit(study, cohort)
 
 
 class TestClassification:

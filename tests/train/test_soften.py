@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from medkd.config import load
 from medkd.data import phi
@@ -117,6 +118,20 @@ def test_its_teacher_is_calibrated(softened):
     image = torch.randn(1, 1, 16, 16)
     teacher = frozen_teacher([folder]).cpu()
     torch.testing.assert_close(teacher(image), model(image) / found.temperature)
+
+
+def test_it_speaks_as_it_was_trained_if_that_is_asked_for(make_study):
+    study, cohort = make_study("distill.calibrated=false", dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    network, found = load_checkpoint(study.path("teacher/fold-0"))
+    (sample, *_) = load_samples(cohort.of(cohort.split.train), study.config)
+    said = predict_log_probabilities(network, sample.image, study.config)
+    stored = softmax(open_soft_targets(study, cohort)[sample.case.id][...], axis=0)
+    as_trained, calibrated = (
+        np.abs(stored - softmax(said / t, axis=0)).mean() for t in (1, found.temperature)
+    )
+    assert as_trained < 0.01 < calibrated
 
 
 def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypatch):
