@@ -3,12 +3,14 @@
     python pipelines/ablation.py pipelines/ablation_hippocampus.yaml [--seeds 3] [--only "4 labels"]
 
 A table of variants is scored on the test split of the base study: mean Dice, and the paired
-difference to the table's first variant by patient, each patient's figures averaged over the seeds.
-What is trained stays in ``runs``: the command goes on where it was.
+difference to the table's first student by patient, each patient's figures averaged over the seeds.
+What is trained stays in ``runs``: the command goes on where it was. With ``--record FILE`` what was
+measured is also kept there, a line a student, and what the file holds is not trained again.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ import yaml
 from medkd.cli import run_pipeline
 from medkd.config import load
 from medkd.data.check import Cohort, check
-from medkd.evaluate.answers import answers_of_checkpoint
+from medkd.evaluate.answers import Answer, answers_of_checkpoint, answers_of_teachers
 from medkd.evaluate.score import score_segmentation
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean
 from medkd.progress import console
@@ -29,81 +31,131 @@ from medkd.train.check_models import check_models
 from medkd.train.run import distill, train_baseline, train_teacher
 from medkd.train.soften import soften
 
-SALT = b"ablation"  # cases keep the same key in all variants, so that they can be paired
+
+@dataclass(frozen=True)
+class Plan:
+    """Variants of one base study, as a YAML file lists them."""
+
+    name: str
+    base: Path
+    set: Sequence[str]
+    teachers: Mapping[str, str | Sequence[str]]
+    tables: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @classmethod
+    def read(cls, path: Path) -> "Plan":
+        """Read a plan; its base study is named relative to it."""
+        values = yaml.safe_load(path.read_text())
+        return cls(**values | {"base": path.parent / values["base"]})
+
+    def key(self, variant: Mapping[str, Any], seed: int) -> str:
+        """Return what stands for a student: the same one in two tables is trained once."""
+        teacher = self.teachers.get(variant.get("teacher", ""))
+        return f"{self.name}-{digest(self.set, variant, teacher)[:8]}-{seed}"
+
+    def overrides(self, variant: Mapping[str, Any], seed: int) -> list[str]:
+        """Return all that a variant changes in the base study."""
+        overrides = [*self.set, *variant.get("set", []), f"study.seed={seed}"]
+        overrides.append(f"study.name={self.key(variant, seed)}")
+        if "teacher" in variant:
+            root = load(self.base, overrides=self.set).study.root
+            overrides.append(f"distill.store={Path(root).resolve()}/{self.name}.zarr")
+            overrides.append(f"teacher={json.dumps({'external': self._external(variant)})}")
+        return overrides
+
+    def _external(self, variant: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Bring along one checkpoint, or the folds of a study, each silent on whom it has seen."""
+        paths = self.teachers[variant["teacher"]]
+        if isinstance(paths, str):
+            return [{"kind": "checkpoint", "path": str(Path(paths).resolve())}]
+        fold = {"kind": "checkpoint", "out_of_fold": True}
+        return [fold | {"path": str(Path(path).resolve())} for path in paths]
 
 
-def student(base: Path, name: str, overrides: Sequence[str], *, alone: bool) -> dict[str, Any]:
-    """Train a student, or the same network on labels alone; return its scores."""
-    study, cohort = prepare(base, name, overrides)
+def measure(plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Train a student, the same network on labels alone, or nothing; return the scores."""
+    study, cohort = prepare(plan.base, plan.overrides(variant, seed))
     result = study.folder / "ablation.json"
     if not result.exists():
         with study.hold(cohort.split):
-            if alone:
-                train_baseline(study, cohort, tracker=NullTracker())
-            else:
-                train_teacher(study, cohort, tracker=NullTracker())
-                soften(study, cohort)
-                distill(study, cohort, tracker=NullTracker())
-            stage = "baseline" if alone else "student"
-            write_atomic(result, json.dumps(score(study, cohort, stage)))
+            write_atomic(
+                result, json.dumps(score(study, cohort, answer_of(study, cohort, variant)))
+            )
     return json.loads(result.read_text())
 
 
-def score(study: Study, cohort: Cohort, stage: str) -> dict[str, Any]:
-    """Score a network on the test split, case by case."""
+def answer_of(study: Study, cohort: Cohort, variant: Mapping[str, Any]) -> Answer:
+    """Train what a variant asks for; return how it answers."""
+    if variant.get("alone"):
+        train_baseline(study, cohort, tracker=NullTracker())
+        return answers_of_checkpoint(study, "baseline")
+    train_teacher(study, cohort, tracker=NullTracker())
+    if variant.get("itself"):
+        return answers_of_teachers(study)
+    soften(study, cohort)
+    distill(study, cohort, tracker=NullTracker())
+    return answers_of_checkpoint(study, "student")
+
+
+def score(study: Study, cohort: Cohort, answer: Answer) -> dict[str, Any]:
+    """Score the test split case by case; patients are numbered in the order of its cases."""
     cases = cohort.of(cohort.split.test)
-    answer = answers_of_checkpoint(study, stage)
-    scores = score_segmentation(answer, cases, study.config, salt=SALT, name=stage)
-    values = {figure: list(map(float, column)) for figure, column in scores.values.items()}
+    scores = score_segmentation(answer, cases, study.config, salt=b"", name="test")
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(scores.patients))}
     return {
-        "patients": scores.patients,
-        "dice": values["dice"],
-        "ece": scores.headline["ece"].value,
+        "patients": [numbers[patient] for patient in scores.patients],
+        "dice": [round(float(dice), 5) for dice in scores.values["dice"]],
+        "ece": round(scores.headline["ece"].value, 5),
     }
 
 
-def prepare(base: Path, name: str, overrides: Sequence[str]) -> tuple[Study, Cohort]:
-    """Load and check the base study under another name."""
-    config = load(base, overrides=[*overrides, f"study.name={name}"])
+def prepare(base: Path, overrides: Sequence[str]) -> tuple[Study, Cohort]:
+    """Load and check the base study as a variant changes it."""
+    config = load(base, overrides=overrides)
     check_models(config)
     study = Study(config, config_path=base)
     return study, check(study)
 
 
-def overrides_of(plan: dict[str, Any], variant: dict[str, Any]) -> list[str]:
-    """Return all that a variant changes in the base study."""
-    overrides = [*plan["set"], *variant.get("set", [])]
-    if variant.get("teacher"):
-        path = Path(plan["teachers"][variant["teacher"]]).resolve()
-        external = {"external": [{"kind": "checkpoint", "path": str(path)}]}
-        overrides.append(f"teacher={json.dumps(external)}")
-    return overrides
+class Record:
+    """What was measured, a line of JSON a student; in memory alone where there is no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self._known = {entry.pop("student"): entry for entry in map(json.loads, lines)}
+
+    def of(self, plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        """Return a student's scores; measure them if nothing is known of it."""
+        key = plan.key(variant, seed)
+        if key not in self._known:
+            self._known[key] = measure(plan, variant, seed)
+            if self._path:
+                with self._path.open("a") as file:
+                    file.write(json.dumps({"student": key} | self._known[key]) + "\n")
+        return self._known[key]
 
 
-def tabulate(plan: dict[str, Any], base: Path, table: str, seeds: int) -> Iterator[str]:
+def tabulate(plan: Plan, table: str, seeds: int, record: Record) -> Iterator[str]:
     """Yield a table's rows in Markdown as they become known."""
-    yield f"\n| {table} | Dice | by seed | gain over the first row | ECE |\n|---|---|---|---|---|"
+    yield f"\n| {table} | Dice | by seed | gain over the first student | ECE |"
+    yield "|---|---|---|---|---|"
     first: np.ndarray | None = None
-    for name, variant in plan["tables"][table].items():
-        overrides, alone = overrides_of(plan, variant), variant.get("alone", False)
-        known = digest([overrides, alone])[:8]  # the same student in two tables is trained once
-        scored = [
-            student(
-                base, f"{plan['name']}-{known}-{s}", [*overrides, f"study.seed={s}"], alone=alone
-            )
-            for s in range(seeds)
-        ]
+    for name, variant in plan.tables[table].items():
+        is_student = not variant.get("itself")
+        scored = [record.of(plan, variant, seed) for seed in range(seeds if is_student else 1)]
         by_seed = np.array([entry["dice"] for entry in scored])
-        patients, mean = scored[0]["patients"], by_seed.mean(axis=0)
+        patients, mean = list(map(str, scored[0]["patients"])), by_seed.mean(axis=0)
         whole = bootstrap_mean(mean, patients)
         cells = [name, f"{whole.value:.4f} ({whole.low:.3f}, {whole.high:.3f})"]
         cells.append(", ".join(f"{value:.4f}" for value in by_seed.mean(axis=1)))
-        if first is None:
-            first = mean
-            cells.append("")
-        else:
+        if is_student and first is not None:
             gain = bootstrap_difference(mean, first, patients)
             cells.append(f"{gain.value:+.4f} ({gain.low:+.4f}, {gain.high:+.4f})")
+        else:
+            cells.append("")
+        if is_student and first is None:
+            first = mean
         cells.append(f"{np.mean([entry['ece'] for entry in scored]):.4f}")
         yield f"| {' | '.join(cells)} |"
 
@@ -112,12 +164,12 @@ def main(
     plan: Annotated[Path, typer.Argument(help="The YAML file of variants.")],
     seeds: Annotated[int, typer.Option(help="How often each variant is trained.")] = 3,
     only: Annotated[str | None, typer.Option(help="One table instead of all.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Where what is measured is kept.")] = None,
 ) -> None:
     """Compare ways to distil, on one data set with one budget."""
-    values = yaml.safe_load(plan.read_text())
-    base = plan.parent / values["base"]
-    for table in [only] if only else values["tables"]:
-        for row in tabulate(values, base, table, seeds):
+    read, known = Plan.read(plan), Record(record)
+    for table in [only] if only else read.tables:
+        for row in tabulate(read, table, seeds, known):
             console.print(row, markup=False)
 
 

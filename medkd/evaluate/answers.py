@@ -23,9 +23,14 @@ def answers_of(study: Study, role: Role) -> Answer:
     cannot be exported, has no release.
     """
     if role is Role.TEACHER and not study.config.teacher.is_portable:
-        return _in_process(Teachers(study).probabilities, study.config)
+        return answers_of_teachers(study)
     predictor = load(study.path(f"releases/{role}"))
     return lambda case: predictor.predict(read_image(case.image), with_probabilities=True)
+
+
+def answers_of_teachers(study: Study) -> Answer:
+    """Return how all teachers of a study answer together, in process."""
+    return _in_process(Teachers(study).probabilities, study.config)
 
 
 def answers_of_checkpoint(study: Study, stage: str) -> Answer:

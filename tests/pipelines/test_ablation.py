@@ -1,5 +1,6 @@
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,13 @@ def ablation():
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_every_variant_of_a_plan_is_a_config(ablation, path):
-    plan = yaml.safe_load(path.read_text())
+    plan = ablation.Plan.read(path)
     assert f"python pipelines/ablation.py pipelines/{path.name}" in path.read_text()
-    for table in plan["tables"].values():
-        first, *others = table.values()
+    for table in plan.tables.values():
+        first, *_ = (variant for variant in table.values() if not variant.get("itself"))
         assert first.get("alone")
-        for variant in (first, *others):
-            config = load(
-                path.parent / plan["base"], overrides=ablation.overrides_of(plan, variant)
-            )
+        for variant in table.values():
+            config = load(plan.base, overrides=plan.overrides(variant, 0))
             assert bool(config.teacher.external) == ("teacher" in variant)
 
 
@@ -50,21 +49,29 @@ def test_variants_are_scored_on_the_same_cases_and_trained_once(
         "set": [SPLIT, f"study.root={tmp_path}/runs"],
         "teachers": {"whole": str(study.path("teacher/fold-0"))},
         "tables": {
-            "losses": {"alone": {"alone": True}, "kd": {"teacher": "whole"}},
+            "losses": {
+                "teacher": {"teacher": "whole", "itself": True},
+                "alone": {"alone": True},
+                "kd": {"teacher": "whole"},
+            },
             "again": {"the same": {"alone": True}},
         },
     }
-    path = tmp_path / "plan.yaml"
+    path, record = tmp_path / "plan.yaml", tmp_path / "record.jsonl"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
-    ablation.main(path, seeds=2)
+    ablation.main(path, seeds=2, record=record)
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     names = [row.split(" | ")[0].strip("| ") for row in rows]
-    assert names == ["losses", "alone", "kd", "again", "the same"]
-    assert re.search(r"[+-]0\.\d{4} \([+-]\d\.\d{4}, [+-]\d\.\d{4}\)", rows[2])
-    assert rows[1].split(" | ")[1:] == rows[4].split(" | ")[1:]
-    assert len(list((tmp_path / "runs").iterdir())) == 4
-    monkeypatch.setattr(ablation, "train_baseline", pytest.fail)
-    monkeypatch.setattr(ablation, "distill", pytest.fail)
-    ablation.main(path, seeds=2)
-    again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert again == rows
+    assert names == ["losses", "teacher", "alone", "kd", "again", "the same"]
+    assert re.search(r"[+-]0\.\d{4} \([+-]\d\.\d{4}, [+-]\d\.\d{4}\)", rows[3])
+    assert rows[2].split(" | ")[1:] == rows[5].split(" | ")[1:]
+    folders = list((tmp_path / "runs").iterdir())
+    assert len([folder for folder in folders if folder.suffix != ".zarr"]) == 5
+    for name in ("train_baseline", "distill"):
+        monkeypatch.setattr(ablation, name, pytest.fail)
+    for kept in (None, record):  # from the folders, and from the record alone
+        ablation.main(path, seeds=2, record=kept)
+        again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+        assert again == rows
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
