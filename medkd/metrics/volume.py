@@ -39,7 +39,7 @@ def volume_ml(mask: Bool[np.ndarray, " *space"], *, spacing_mm: Sequence[float])
     """
     if len(spacing_mm) != mask.ndim or not all(s > 0 for s in spacing_mm):
         raise ValueError(f"spacing_mm needs {mask.ndim} positive numbers, got {tuple(spacing_mm)}")
-    return float(mask.sum()) * math.prod(s / 10 for s in spacing_mm)
+    return float(mask.sum()) * math.prod(spacing_mm) / 10**mask.ndim
 
 
 def agreement(
