@@ -1,20 +1,18 @@
 """Calibration: does a class given 80 % turn out right 8 times of 10?
 
 The confidence of a voxel (or a case) is the probability of its most likely class. Confidences are
-sorted into equal bins while cases stream past, so that memory stays constant.
+sorted into narrow bins while cases stream past, so that memory stays constant; equal bins and bins
+of equal count are made of them afterwards.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from scipy import ndimage, optimize, special
 
-from medkd.metrics.bounding_box import bounding_box
-
+_FINE = 64  # narrow bins in each equal one
+_HALVINGS = 16  # of the last narrow bin, towards confidence 1, where most voxels of a volume are
 _LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # a surely wrong voxel costs 16 nats, not inf
-_TEMPERATURES = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,9 @@ class CalibrationBins:
     def __init__(self, *, bins: int = 15) -> None:
         if bins < 1:
             raise ValueError(f"bins must be at least 1, got {bins}")
-        self._count = np.zeros(bins, np.int64)
-        self._confidence = np.zeros(bins)
-        self._correct = np.zeros(bins)
+        self._bins = bins
+        self._fine = np.zeros((3, bins * _FINE + _HALVINGS))  # count, confidence, number correct
+        self._of_class = np.zeros((1, 3, bins))  # the same of each class against all others
         self._brier = 0.0
         self._nll = 0.0
 
@@ -73,7 +71,7 @@ class CalibrationBins:
         chosen = np.ones(labels.shape, bool) if mask is None else mask
         columns, truth = probabilities[:, chosen], labels[chosen].astype(np.intp)
         _check_probabilities(columns)
-        _check_labels(truth, len(columns))
+        check_labels(truth, len(columns))
         self._count_bins(columns, truth)
         self._count_costs(columns, truth)
 
@@ -83,22 +81,45 @@ class CalibrationBins:
         Raises:
             ValueError: the numbers of bins differ.
         """
-        if len(self._count) != len(other._count):
-            raise ValueError(f"cannot add {len(other._count)} bins to {len(self._count)}")
-        total = CalibrationBins(bins=len(self._count))
-        for name, value in vars(self).items():
-            setattr(total, name, value + getattr(other, name))
+        if self._bins != other._bins:
+            raise ValueError(f"cannot add {other._bins} bins to {self._bins}")
+        total = CalibrationBins(bins=self._bins)
+        for name in ("_fine", "_of_class", "_brier", "_nll"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
         return total
 
     @property
     def voxels(self) -> int:
         """Number of voxels (or cases) seen."""
-        return int(self._count.sum())
+        return int(self._fine[0].sum())
 
     @property
     def ece(self) -> float:
         """Expected calibration error: mean of |accuracy - confidence| by bin (Guo et al. 2017)."""
-        return float(np.abs(self._correct - self._confidence).sum() / self._seen())
+        return _gap(self.totals()) / self._seen()
+
+    @property
+    def adaptive_ece(self) -> float:
+        """The same over bins that hold equally many voxels each (Nixon et al. 2019).
+
+        Equal bins are ruled by the fullest one. Confidences that are closer to each other than
+        1/1000, or than a tenth of their distance to 1, are not told apart.
+        """
+        held = self._fine[:, self._fine[0] > 0]
+        middle = (np.cumsum(held[0]) - held[0] / 2) / self._seen()
+        group = np.minimum((middle * self._bins).astype(np.intp), self._bins - 1)
+        grouped = np.stack([np.bincount(group, row, minlength=self._bins) for row in held])
+        return _gap(grouped) / self._seen()
+
+    @property
+    def class_ece(self) -> Float[np.ndarray, " classes"]:
+        """ECE of each class's probability against all others; its mean is the static error.
+
+        A class's probability is judged wherever it is, not only where it is the highest
+        (Nixon et al. 2019).
+        """
+        seen = self._seen()
+        return np.array([_gap(totals) / seen for totals in self._of_class])
 
     @property
     def mce(self) -> float:
@@ -118,14 +139,19 @@ class CalibrationBins:
 
     def totals(self) -> Float[np.ndarray, " 3 bins"]:
         """Count, summed confidence and number correct of each bin; they add up over cases."""
-        return np.stack([self._count, self._confidence, self._correct])
+        narrow = self._fine[:, : self._bins * _FINE].reshape(3, self._bins, _FINE).sum(axis=2)
+        narrow[:, -1] += self._fine[:, self._bins * _FINE :].sum(axis=1)
+        return narrow
 
     def curve(self) -> ReliabilityCurve:
         """Return the reliability curve."""
         self._seen()
-        held = self._count > 0
-        count = self._count[held]
-        return ReliabilityCurve(self._confidence[held] / count, self._correct[held] / count, count)
+        count, confidence, correct = self.totals()
+        held = count > 0
+        count = count[held]
+        return ReliabilityCurve(
+            confidence[held] / count, correct[held] / count, count.astype(np.int64)
+        )
 
     def _seen(self) -> int:
         if not self.voxels:
@@ -134,12 +160,13 @@ class CalibrationBins:
 
     def _count_bins(self, columns: np.ndarray, truth: np.ndarray) -> None:
         confidence = columns.max(axis=0).astype(np.float64)
-        last = len(self._count) - 1
-        index = np.clip((confidence * (last + 1)).astype(np.intp), 0, last)
         correct = columns.argmax(axis=0) == truth
-        self._count += np.bincount(index, minlength=last + 1)
-        self._confidence += np.bincount(index, confidence, minlength=last + 1)
-        self._correct += np.bincount(index, correct, minlength=last + 1)
+        self._fine += _totals(_fine_index(confidence, self._bins), confidence, correct, self._fine)
+        of_class = np.zeros((len(columns), 3, self._bins))
+        for number, column in enumerate(columns):
+            index = np.minimum((column * self._bins).astype(np.intp), self._bins - 1)
+            of_class[number] = _totals(index, column, truth == number, of_class[number])
+        self._of_class = self._of_class + of_class
 
     def _count_costs(self, columns: np.ndarray, truth: np.ndarray) -> None:
         of_truth = np.take_along_axis(columns, truth[None], axis=0)[0].astype(np.float64)
@@ -149,79 +176,29 @@ class CalibrationBins:
         self._nll -= float(np.log(np.maximum(of_truth, _LEAST_PROBABILITY)).sum())
 
 
-def fit_temperature(
-    logits: Float[np.ndarray, " cases classes"], labels: Integer[np.ndarray, " cases"]
-) -> float:
-    """Find the temperature in [0.05, 20] that minimises the mean NLL (Guo et al. 2017).
-
-    Above 1 the logits were overconfident. Logits that are never wrong have no best temperature:
-    the lower, the better. They say nothing about their calibration and keep temperature 1.
-
-    Raises:
-        ValueError: no case, numbers of cases differ, or a label is no class.
-    """
-    if len(logits) != len(labels) or not len(labels):
-        raise ValueError(f"one label per row: logits {logits.shape}, labels {labels.shape}")
-    _check_labels(labels, logits.shape[1])
-    exact, rows = logits.astype(np.float64), np.arange(len(labels))
-    if (exact.argmax(axis=1) == labels).all():
-        return 1.0
-
-    def nll(log_temperature: float) -> float:
-        scaled = exact / np.exp(log_temperature)
-        return float((special.logsumexp(scaled, axis=1) - scaled[rows, labels]).mean())
-
-    low, high = np.log(_TEMPERATURES)
-    best = optimize.minimize_scalar(
-        nll, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
-    )
-    return float(np.exp(best.x))
+def _gap(totals: np.ndarray) -> float:
+    """Return the sum over bins of |number correct - summed confidence|."""
+    _, confidence, correct = totals
+    return float(np.abs(correct - confidence).sum())
 
 
-def apply_temperature(
-    logits: Float[np.ndarray, " ..."], temperature: float, *, axis: int
-) -> Float[np.ndarray, " ..."]:
-    """Return softmax(logits / temperature) in float32 over the axis of classes.
-
-    Raises:
-        ValueError: the temperature is not positive.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return special.softmax(logits.astype(np.float32) / np.float32(temperature), axis=axis)
+def _totals(
+    index: np.ndarray, confidence: np.ndarray, correct: np.ndarray, like: np.ndarray
+) -> np.ndarray:
+    """Return count, summed confidence and number correct of each bin."""
+    size = like.shape[-1]
+    weights = (None, confidence, correct)
+    return np.stack([np.bincount(index, each, minlength=size) for each in weights])
 
 
-def boundary_band(
-    labels: Integer[np.ndarray, " *space"], *, spacing_mm: Sequence[float], width_mm: float
-) -> Bool[np.ndarray, " *space"]:
-    """Return the foreground and the background near it: where calibration is not trivial.
-
-    Background far from every organ is right with confidence 1, and it is most of a volume: its
-    voxels push ECE towards 0. Every boundary between classes lies in this band.
-
-    Args:
-        labels: class indices, 0 the background.
-        spacing_mm: distance of neighbouring voxel centres along each axis.
-        width_mm: background at most that far from the nearest foreground voxel is in the band.
-
-    Returns:
-        The band; all False where there is no foreground.
-
-    Raises:
-        ValueError: the width is not positive, or there is not one spacing per axis.
-    """
-    if not width_mm > 0 or len(spacing_mm) != labels.ndim:
-        raise ValueError(
-            f"width_mm must be positive and spacing_mm have {labels.ndim} numbers; "
-            f"got width_mm {width_mm}, spacing_mm {tuple(spacing_mm)}"
-        )
-    foreground = labels != 0
-    band = np.zeros(labels.shape, bool)
-    if foreground.any():
-        box = bounding_box(foreground, margin=[int(width_mm / s) + 1 for s in spacing_mm])
-        gap = ndimage.distance_transform_edt(~foreground[box], sampling=tuple(spacing_mm))
-        band[box] = gap <= width_mm
-    return band
+def _fine_index(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Number the narrow bins; the last of them is halved again and again towards 1."""
+    narrow = bins * _FINE
+    index = np.clip((confidence * narrow).astype(np.intp), 0, narrow - 1)
+    last = index == narrow - 1
+    gap = np.maximum((1 - confidence[last]) * narrow, 2.0**-_HALVINGS)
+    index[last] += np.clip(-np.log2(gap), 0, _HALVINGS).astype(np.intp)
+    return index
 
 
 def _check_shapes(probabilities: np.ndarray, labels: np.ndarray, mask: np.ndarray | None) -> None:
@@ -246,7 +223,8 @@ def _check_probabilities(columns: np.ndarray) -> None:
         )
 
 
-def _check_labels(labels: np.ndarray, classes: int) -> None:
+def check_labels(labels: np.ndarray, classes: int) -> None:
+    """Refuse labels that are no class index, with a ValueError."""
     if labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(
             f"labels must lie in [0, {classes - 1}], got {labels.min()} to {labels.max()}"

@@ -6,7 +6,7 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data.loaders import Sample
-from medkd.metrics.calibration import fit_temperature
+from medkd.metrics.temperature import fit_temperature
 from medkd.seeding import derive_seed
 
 VOXELS = 200_000  # drawn over all cases

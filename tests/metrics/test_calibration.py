@@ -6,14 +6,10 @@ from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from medkd.metrics.calibration import (
-    CalibrationBins,
-    apply_temperature,
-    boundary_band,
-    fit_temperature,
-)
+from medkd.metrics.calibration import CalibrationBins
 
 SCORES = ("ece", "mce", "brier", "nll")
+FURTHER = ("adaptive_ece", "class_ece")
 
 
 def case(*, seed, classes=3, space=(6, 5, 4), sharpness=2.0):
@@ -72,6 +68,37 @@ def test_two_classes_equal_scikit_learn():
     assert seen.nll == pytest.approx(log_loss(labels, positive))
 
 
+@pytest.mark.parametrize("bins", [5, 15])
+def test_bins_of_equal_count_are_those_of_the_sorted_confidences(bins):
+    rng = np.random.default_rng(0)
+    confidence = (0.5 + 0.5 * (np.arange(150) + 0.5) / 150)[rng.permutation(150)]
+    labels = (rng.random(150) < 0.7).astype(int)
+    p = np.stack([1 - confidence, confidence])
+    order = np.argsort(confidence)
+    gaps = [
+        abs(labels[part].mean() - confidence[part].mean()) for part in np.array_split(order, bins)
+    ]
+    assert counted((p, labels), bins=bins).adaptive_ece == pytest.approx(np.mean(gaps))
+
+
+def test_bins_of_equal_count_see_what_the_fullest_equal_bin_hides():
+    confidence = np.concatenate([np.full(900, 0.999), np.full(100, 0.97)])
+    labels = np.concatenate([np.ones(900, int), np.arange(100) % 10 > 4])  # half of them wrong
+    seen = counted((np.stack([1 - confidence, confidence]), labels), bins=10)
+    assert seen.ece == pytest.approx(abs(0.95 - confidence.mean()))
+    assert seen.adaptive_ece == pytest.approx(0.9 * 0.001 + 0.1 * 0.47)
+
+
+def test_each_class_against_the_others_equals_scikit_learn():
+    p, labels = case(seed=0, classes=4, space=(500,))
+    seen = counted((p, labels), bins=10)
+    for index, found in enumerate(seen.class_ece):
+        right, said = calibration_curve(labels == index, p[index], n_bins=10)
+        counts = np.histogram(p[index], bins=10, range=(0, 1))[0]
+        share = counts[counts > 0] / len(labels)
+        assert found == pytest.approx(np.abs(right - said) @ share)
+
+
 def test_confidence_one_falls_in_the_last_bin():
     # the example of torchmetrics#3510, whose phantom bin gives 0.525
     positive, labels = np.array([0.95, 1.0]), np.array([0, 1])
@@ -108,6 +135,8 @@ def test_streaming_and_adding_in_any_order_are_pooling(order, cut):
     merged = counted(*streamed[:cut]) + counted(*streamed[cut:])
     pooled = tuple(np.concatenate(parts, axis=-1) for parts in zip(*cases, strict=True))
     assert scores(merged) == pytest.approx(scores(counted(pooled)))
+    for name in FURTHER:
+        assert getattr(merged, name) == pytest.approx(getattr(counted(pooled), name))
     assert merged.voxels == pooled[1].size
 
 
@@ -130,7 +159,7 @@ def test_a_mask_counts_its_voxels_only():
     assert empty.voxels == 0
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", SCORES + FURTHER)
 def test_nothing_seen_is_refused(name):
     with pytest.raises(ValueError, match="nothing was counted"):
         getattr(CalibrationBins(), name)
@@ -157,82 +186,3 @@ def test_bins_that_cannot_be_added_are_refused():
         CalibrationBins() + CalibrationBins(bins=10)
     with pytest.raises(ValueError, match="got 0"):
         CalibrationBins(bins=0)
-
-
-def drawn(*, seed=0, cases=4000, classes=4):
-    """Logits and labels that are calibrated as they stand."""
-    rng = np.random.default_rng(seed)
-    logits = 1.5 * rng.normal(size=(cases, classes))
-    return logits, (logits + rng.gumbel(size=logits.shape)).argmax(1)
-
-
-@pytest.mark.parametrize("sharpened", [0.3, 1.0, 4.0])
-def test_the_temperature_that_spoilt_the_logits_is_found(sharpened):
-    logits, labels = drawn()
-    assert fit_temperature(logits * sharpened, labels) == pytest.approx(sharpened, rel=0.05)
-
-
-def test_no_other_temperature_has_a_lower_nll():
-    logits, labels = drawn(cases=300)
-    logits *= 2.5
-    best = fit_temperature(logits, labels)
-
-    def nll(temperature):
-        return log_loss(labels, apply_temperature(logits, temperature, axis=1), labels=range(4))
-
-    assert all(nll(best) <= nll(best * factor) for factor in (0.2, 0.9, 0.99, 1.01, 1.1, 5.0))
-
-
-def test_calibrated_logits_have_a_lower_ece_and_the_same_classes():
-    logits, labels = drawn()
-    logits *= 4
-    before = apply_temperature(logits, 1.0, axis=1)
-    after = apply_temperature(logits, fit_temperature(logits, labels), axis=1)
-    np.testing.assert_array_equal(before.argmax(1), after.argmax(1))
-    assert counted((after.T, labels)).ece < 0.3 * counted((before.T, labels)).ece
-
-
-def test_temperature_one_is_the_softmax_over_the_given_axis():
-    logits = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-    np.testing.assert_allclose(
-        apply_temperature(logits, 1.0, axis=0), special.softmax(logits, axis=0)
-    )
-
-
-@pytest.mark.parametrize("margin", [0.5, 3.0, 8.0, 60.0])
-def test_logits_that_are_never_wrong_say_nothing_and_keep_temperature_1(margin):
-    logits = margin * np.eye(3)[[0, 1, 2, 1]]
-    assert fit_temperature(logits, np.array([0, 1, 2, 1])) == 1
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_temperatures_and_logits_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match=r"logits \(2, 3\), labels \(1,\)"):
-        fit_temperature(np.zeros((2, 3)), np.array([0]))
-    with pytest.raises(ValueError, match=r"logits \(0, 3\)"):
-        fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
-    with pytest.raises(ValueError, match="got 3 to 3"):
-        fit_temperature(np.zeros((1, 3)), np.array([3]))
-    with pytest.raises(ValueError, match="got -1"):
-        apply_temperature(np.zeros((1, 3)), -1.0, axis=1)
-
-
-def test_the_band_equals_the_distances_of_all_pairs(blob):
-    labels = blob((7, 8, 6), seed=3).astype(np.uint8)
-    spacing = np.array([1.0, 1.5, 4.0])
-    foreground = np.argwhere(labels) * spacing
-    voxels = np.argwhere(np.ones_like(labels)) * spacing
-    nearest = np.linalg.norm(voxels[:, None] - foreground[None], axis=-1).min(1)
-    band = boundary_band(labels, spacing_mm=tuple(spacing), width_mm=3.1)
-    np.testing.assert_array_equal(band.ravel(), nearest <= 3.1)
-    assert 0 < band.mean() < 1
-
-
-def test_the_band_without_foreground_is_empty():
-    assert not boundary_band(np.zeros((4, 4), int), spacing_mm=(1.0, 1.0), width_mm=2.0).any()
-
-
-@pytest.mark.parametrize(("spacing", "width"), [((1.0, 1.0), 0.0), ((1.0,), 2.0)])
-def test_a_band_of_no_width_or_no_spacing_is_refused(spacing, width):
-    with pytest.raises(ValueError, match=f"got width_mm {width}"):
-        boundary_band(np.zeros((4, 4), int), spacing_mm=spacing, width_mm=width)

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from scipy import special
+from sklearn.metrics import log_loss
+
+from medkd.metrics.calibration import CalibrationBins
+from medkd.metrics.temperature import apply_temperature, fit_temperature
+
+
+def ece(probabilities, labels):
+    seen = CalibrationBins()
+    seen.update(probabilities, labels)
+    return seen.ece
+
+
+def drawn(*, seed=0, cases=4000, classes=4):
+    """Logits and labels that are calibrated as they stand."""
+    rng = np.random.default_rng(seed)
+    logits = 1.5 * rng.normal(size=(cases, classes))
+    return logits, (logits + rng.gumbel(size=logits.shape)).argmax(1)
+
+
+@pytest.mark.parametrize("sharpened", [0.3, 1.0, 4.0])
+def test_the_temperature_that_spoilt_the_logits_is_found(sharpened):
+    logits, labels = drawn()
+    assert fit_temperature(logits * sharpened, labels) == pytest.approx(sharpened, rel=0.05)
+
+
+def test_no_other_temperature_has_a_lower_nll():
+    logits, labels = drawn(cases=300)
+    logits *= 2.5
+    best = fit_temperature(logits, labels)
+
+    def nll(temperature):
+        return log_loss(labels, apply_temperature(logits, temperature, axis=1), labels=range(4))
+
+    assert all(nll(best) <= nll(best * factor) for factor in (0.2, 0.9, 0.99, 1.01, 1.1, 5.0))
+
+
+def test_calibrated_logits_have_a_lower_ece_and_the_same_classes():
+    logits, labels = drawn()
+    logits *= 4
+    before = apply_temperature(logits, 1.0, axis=1)
+    after = apply_temperature(logits, fit_temperature(logits, labels), axis=1)
+    np.testing.assert_array_equal(before.argmax(1), after.argmax(1))
+    assert ece(after.T, labels) < 0.3 * ece(before.T, labels)
+
+
+def test_temperature_one_is_the_softmax_over_the_given_axis():
+    logits = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(
+        apply_temperature(logits, 1.0, axis=0), special.softmax(logits, axis=0)
+    )
+
+
+@pytest.mark.parametrize("margin", [0.5, 3.0, 8.0, 60.0])
+def test_logits_that_are_never_wrong_say_nothing_and_keep_temperature_1(margin):
+    logits = margin * np.eye(3)[[0, 1, 2, 1]]
+    assert fit_temperature(logits, np.array([0, 1, 2, 1])) == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_temperatures_and_logits_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"logits \(2, 3\), labels \(1,\)"):
+        fit_temperature(np.zeros((2, 3)), np.array([0]))
+    with pytest.raises(ValueError, match=r"logits \(0, 3\)"):
+        fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
+    with pytest.raises(ValueError, match="got 3 to 3"):
+        fit_temperature(np.zeros((1, 3)), np.array([3]))
+    with pytest.raises(ValueError, match="got -1"):
+        apply_temperature(np.zeros((1, 3)), -1.0, axis=1)
