@@ -5,10 +5,13 @@ type checks, which are installed later.
 """
 
 import csv
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from scipy import ndimage
 
 SIZE = 16
 NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")  # what ids, dates and file names may tell
@@ -96,6 +99,25 @@ def tiny_values(root, *, dims, task):
         "latency": {"queries": 2, "threads": 1},
         "gates": [{"figure": "parameters", "over": "teacher", "at_most": 0.9}],
     }
+
+
+@pytest.fixture
+def blob():
+    """Return a maker of smooth random masks, the same for the same seed."""
+
+    def make(shape, *, seed, smooth=2.0):
+        noise = np.random.default_rng(seed).normal(size=shape)
+        field = ndimage.gaussian_filter(noise, smooth)
+        return field > field.std()
+
+    return make
+
+
+@pytest.fixture
+def data_root():
+    if "MEDKD_DATA" not in os.environ:
+        pytest.skip("MEDKD_DATA is not set")
+    return Path(os.environ["MEDKD_DATA"])
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,5 @@
-import os
-from pathlib import Path
-
-import numpy as np
 import pytest
 from hypothesis import settings
-from scipy import ndimage
 
 from medkd.config import Config
 from medkd.study import Study
@@ -13,25 +8,6 @@ settings.register_profile("files", deadline=None)  # disks and shared cores are 
 settings.load_profile("files")
 
 MODEL = {"model": {"name": "plain_unet"}, "train": {"steps": 4, "workers": 0}}
-
-
-@pytest.fixture
-def data_root():
-    if "MEDKD_DATA" not in os.environ:
-        pytest.skip("MEDKD_DATA is not set")
-    return Path(os.environ["MEDKD_DATA"])
-
-
-@pytest.fixture
-def blob():
-    """Return a maker of smooth random masks, the same for the same seed."""
-
-    def make(shape, *, seed, smooth=3.0):
-        noise = np.random.default_rng(seed).normal(size=shape)
-        field = ndimage.gaussian_filter(noise, smooth)
-        return field > field.std()
-
-    return make
 
 
 @pytest.fixture

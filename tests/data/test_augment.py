@@ -39,8 +39,8 @@ def patch(blob):
     """Return a maker of patches whose image and soft target say what the label says."""
 
     def make(window):
-        label = blob(window, seed=3).astype(np.uint8)
-        label[blob(window, seed=4)] = 2
+        label = blob(window, seed=3, smooth=3.0).astype(np.uint8)
+        label[blob(window, seed=4, smooth=3.0)] = 2
         soft = np.eye(3, dtype=np.float32)[label]
         valid = np.ones((1, *window), np.uint8)
         valid[:, :2] = 0

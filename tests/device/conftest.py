@@ -1,12 +1,9 @@
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from scipy import ndimage
 from torch import nn
 
 from medkd.device.manifest import MANIFEST, Manifest, sha256
@@ -128,22 +125,3 @@ def scan(blob):
         )
 
     return make
-
-
-@pytest.fixture
-def blob():
-    """Return a maker of smooth random masks, the same for the same seed."""
-
-    def make(shape, *, seed, smooth=2.0):
-        noise = np.random.default_rng(seed).normal(size=shape)
-        field = ndimage.gaussian_filter(noise, smooth)
-        return field > field.std()
-
-    return make
-
-
-@pytest.fixture
-def data_root():
-    if "MEDKD_DATA" not in os.environ:
-        pytest.skip("MEDKD_DATA is not set")
-    return Path(os.environ["MEDKD_DATA"])
