@@ -275,6 +275,7 @@ class EvaluateOptions(Options):
         0.95  # classification: sensitivity is read off at this specificity
     )
     bootstrap: Count = 2000
+    least_patients: Count = 50  # of the test split; an interval of fewer judges no gate
     overlays: Count = 3  # worst cases with a picture; best and median come on top
 
 
@@ -288,10 +289,14 @@ class LatencyOptions(Options):
 class GateOptions(Options):
     """One acceptance criterion, fixed before the test split is opened.
 
-    A figure with an interval must meet the bound with the interval's less favourable end.
+    A figure with an interval must meet the bound with the interval's less favourable end:
+    one-sided, at 97.5 %. A difference to the teacher that may not fall below -margin is a test of
+    non-inferiority; with ``each`` it is one of intersection and union, which needs no correction
+    for several classes.
     """
 
     figure: str  # a column of the headline table, or of one class: dice/anterior
+    each: bool = False  # of every class by itself: all have to pass
     of: Role = Role.STUDENT
     minus: Role | None = None  # judge the paired difference to this role
     over: Role | None = None  # judge the ratio to this role
@@ -313,9 +318,12 @@ class GateOptions(Options):
             >>> str(GateOptions(figure="dice", minus="teacher", at_least=-0.02))
             'student dice - teacher dice >= -0.02'
         """
+        each = " of each class" if self.each else ""
         left = f"{self.of} {self.figure}"
         left += f" - {self.minus} {self.figure}" if self.minus else ""
         left += f" / {self.over} {self.figure}" if self.over else ""
-        return left + (
-            f" >= {self.at_least:g}" if self.at_least is not None else f" <= {self.at_most:g}"
+        return (
+            left
+            + each
+            + (f" >= {self.at_least:g}" if self.at_least is not None else f" <= {self.at_most:g}")
         )

@@ -95,7 +95,7 @@ def tiny_values(root, *, dims, task):
         "teacher": named["teacher"] | {"train": train},
         "student": named["student"] | {"train": train},
         "distill": {"losses": [{"name": "pixel_kd"}]},
-        "evaluate": {"bootstrap": 50, "overlays": 1},
+        "evaluate": {"bootstrap": 50, "overlays": 1, "least_patients": 1},
         "latency": {"queries": 2, "threads": 1},
         "gates": [{"figure": "parameters", "over": "teacher", "at_most": 0.9}],
     }

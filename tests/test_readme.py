@@ -200,7 +200,8 @@ def own_study(tmp_path_factory):
     (folder / "my_study.yaml").write_text(yaml.safe_dump(values))
     for line in STUDY.splitlines():
         done = activated(line, folder)
-        judged = {0, 1} if "report" in line else {0}  # networks of four steps fail their gates
+        # networks of four steps fail their gates, or have too few patients to be judged
+        judged = {0, 1, 2} if "report" in line else {0}
         assert done.returncode in judged, f"{line}: {done.stdout}{done.stderr}"
     return folder
 

@@ -17,7 +17,7 @@ from medkd.results import (
     RoleResult,
     Verdict,
 )
-from medkd.types import Role
+from medkd.types import Role, Task
 
 PAIRS = ((Role.STUDENT, Role.TEACHER), (Role.STUDENT, Role.BASELINE), (Role.BASELINE, Role.TEACHER))
 
@@ -35,14 +35,22 @@ def compare(scores: Mapping[Role, Scores], config: Config) -> tuple[Comparison, 
 def judge(
     roles: Mapping[Role, RoleResult], comparisons: Sequence[Comparison], config: Config
 ) -> tuple[GateResult, ...]:
-    """Judge every gate by the less favourable end of its interval, where it has one."""
-    return tuple(_judge(gate, roles, comparisons) for gate in config.gates)
+    """Judge every gate by the less favourable end of its interval, where it has one.
+
+    No gate is judged by an interval of fewer patients than ``evaluate.least_patients``, and none
+    on a difference to the teacher is passed by a model that fails more often.
+    """
+    return tuple(
+        _judge(gate, roles, comparisons, config)
+        for stated in config.gates
+        for gate in _each(stated, config)
+    )
 
 
 def verdict(gates: Sequence[GateResult]) -> tuple[Verdict, tuple[str, ...]]:
     """Return what the gates say together, and why."""
     failed = [
-        f"failed: {gate.gate} (judged by {gate.judged:.4g})"
+        f"failed: {gate.gate} (judged by {gate.judged:.4g}{gate.reason and '; ' + gate.reason})"
         for gate in gates
         if gate.passed is False
     ]
@@ -70,23 +78,71 @@ def _apart(of: Statistic, minus: Statistic, indices: np.ndarray) -> float:
     return of(indices) - minus(indices)
 
 
+def _each(gate: GateOptions, config: Config) -> list[GateOptions]:
+    """Return one gate a class where that is asked for."""
+    if not gate.each:
+        return [gate]
+    figures = [f"{gate.figure}/{name}" for name in config.classes]
+    measured = [figure for figure in figures if figure in config.figures]
+    return [gate.model_copy(update={"figure": f, "each": False}) for f in measured]
+
+
 def _judge(
-    gate: GateOptions, roles: Mapping[Role, RoleResult], comparisons: Sequence[Comparison]
+    gate: GateOptions,
+    roles: Mapping[Role, RoleResult],
+    comparisons: Sequence[Comparison],
+    config: Config,
 ) -> GateResult:
     found = _judged(gate, roles, comparisons)
-    if isinstance(found, str):
-        return GateResult(gate=str(gate), judged=None, passed=None, reason=found)
-    low, high = (found, found) if isinstance(found, float) else (found.low, found.high)
-    if low is None or high is None:
-        assert isinstance(found, Interval)
-        reason = f"{gate.figure} has no interval: test patients: {found.patients}"
-        if math.isnan(found.value):
-            reason = f"{gate.figure} is undefined on these cases"
+    reason = found if isinstance(found, str) else _unfit(gate.figure, found, config)
+    if reason:
         return GateResult(gate=str(gate), judged=None, passed=None, reason=reason)
+    assert not isinstance(found, str)
+    low, high = (found, found) if isinstance(found, float) else (found.low, found.high)
+    assert low is not None
+    assert high is not None
     if gate.at_least is not None:
-        return GateResult(gate=str(gate), judged=low, passed=low >= gate.at_least)
-    assert gate.at_most is not None
-    return GateResult(gate=str(gate), judged=high, passed=high <= gate.at_most)
+        judged, passed, could = low, low >= gate.at_least, high >= gate.at_least
+    else:
+        assert gate.at_most is not None
+        judged, passed, could = high, high <= gate.at_most, low <= gate.at_most
+    if passed:
+        reason = _fails_more(gate, roles) if config.task is Task.SEGMENTATION else ""
+    elif could:
+        reason = f"inconclusive: its interval, {low:.4g} to {high:.4g}, lies on both sides"
+    return GateResult(
+        gate=str(gate), judged=judged, passed=passed and not reason, reason=reason or ""
+    )
+
+
+def _unfit(figure: str, found: float | Interval, config: Config) -> str | None:
+    """Why an interval judges nothing."""
+    if isinstance(found, float):
+        return None
+    if math.isnan(found.value):
+        return f"{figure} is undefined on these cases"
+    if found.low is None or found.high is None:
+        return f"{figure} has no interval: test patients: {found.patients}"
+    least = config.evaluate.least_patients
+    if found.patients < least:
+        return (
+            f"inconclusive: {found.patients} test patients, and evaluate.least_patients is "
+            f"{least}; an interval of few patients covers less than it says"
+        )
+    return None
+
+
+def _fails_more(gate: GateOptions, roles: Mapping[Role, RoleResult]) -> str:
+    """Say which failures rose against the teacher; a mean may hide them."""
+    if gate.minus is not Role.TEACHER:
+        return ""
+    ours, theirs = roles[gate.of].failures, roles[gate.minus].failures
+    risen = [
+        f"{kind.replace('_', ' ')} rose from {theirs[kind]} to {count}"
+        for kind, count in ours.items()
+        if count > theirs.get(kind, count)
+    ]
+    return ", ".join(risen)
 
 
 def _judged(

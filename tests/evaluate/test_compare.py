@@ -107,10 +107,12 @@ def config(tmp_path):
 def judged(roles, scores, config):
     """Judge one gate."""
 
-    def judged(**gate):
-        options = config.model_copy(update={"gates": (GateOptions(**gate),)})
-        (result,) = judge(roles, compare(scores, options), options)
-        return result
+    def judged(*, least_patients=1, **gate):
+        evaluated = config.evaluate.model_copy(update={"least_patients": least_patients})
+        gates = (GateOptions(**gate),)
+        options = config.model_copy(update={"gates": gates, "evaluate": evaluated})
+        results = judge(roles, compare(scores, options), options)
+        return results if gates[0].each else results[0]
 
     return judged
 
@@ -212,6 +214,42 @@ def test_a_figure_that_is_missing_is_not_judged(judged, gate, reason):
     result = judged(**gate)
     assert (result.judged, result.passed) == (None, None)
     assert reason in result.reason
+
+
+def test_an_interval_of_few_patients_judges_nothing(judged):
+    assert judged(figure="dice", at_least=0.5, least_patients=2).passed
+    result = judged(figure="dice", at_least=0.5, least_patients=3)
+    assert (result.judged, result.passed) == (None, None)
+    assert result.reason.startswith("inconclusive: 2 test patients")
+    assert judged(figure="parameters", at_most=100, least_patients=3).passed  # has no interval
+
+
+def test_an_interval_on_both_sides_of_the_bound_is_told_from_one_beyond_it(judged):
+    across, beyond = (judged(figure="dice", at_least=bound) for bound in (0.8, 0.9))
+    assert (across.passed, beyond.passed) == (False, False)
+    assert across.reason == "inconclusive: its interval, 0.745 to 0.845, lies on both sides"
+    assert not beyond.reason
+    assert "lies on both sides" in verdict([across])[1][0]
+
+
+@pytest.mark.parametrize(("minus", "passed"), [("teacher", False), ("baseline", True)])
+def test_whoever_fails_more_often_than_the_teacher_is_not_as_good(judged, roles, minus, passed):
+    failures = {"misses": 3, "false_alarms": 0}
+    roles[Role.STUDENT] = roles[Role.STUDENT].model_copy(update={"failures": failures})
+    result = judged(figure="dice", minus=minus, at_least=-0.5)
+    assert result.passed is passed
+    assert result.reason == ("" if passed else "misses rose from 2 to 3")
+
+
+def test_each_class_is_a_gate_and_all_have_to_pass(judged, roles):
+    student = roles[Role.STUDENT]
+    both = student.per_class | {"dice/ball": interval(0.9, 0.85, 0.95)}
+    roles[Role.STUDENT] = student.model_copy(update={"per_class": both})
+    results = judged(figure="dice", each=True, at_least=0.7)
+    assert [(result.gate, result.passed) for result in results] == [
+        ("student dice/ball >= 0.7", True),
+        ("student dice/core >= 0.7", False),
+    ]
 
 
 def test_latency_that_was_not_measured_is_not_judged(judged, roles):
