@@ -1,0 +1,171 @@
+"""Guard: is this image like those that a release was validated on?
+
+A network answers for anything it is shown. The guard describes an image by a few numbers (grid,
+distribution of intensities, edges, noise, lost slices), knows how they vary together over the
+training images, and flags an image that is further away than nearly all validation images were:
+the Mahalanobis distance with a shrunk covariance, and a conformal limit.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from medkd.data.preprocess import Grid
+
+LEAST_SPREAD = 0.05  # of a feature, on its own scale: spacings that never vary may by 5 %
+TELLING = 3.0  # standard deviations from which on a feature is named as a reason
+PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
+LOGARITHMIC = ("spacing", "extent", "edges", "noise", "jump", "spread")  # are compared as ratios
+TINY = 1e-6
+
+
+class Finding(BaseModel):
+    """What the guard says of one image.
+
+    Attributes:
+        distance: from the training images; about 1 for one of them.
+        limit: up to which an image passes.
+        reasons: what is unusual, most unusual first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    distance: float
+    limit: float
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the image is flagged."""
+        return self.distance > self.limit
+
+
+class Guard(BaseModel):
+    """How images vary that a release was made for.
+
+    Attributes:
+        features: names, in the order of all that follows.
+        centre: mean of each.
+        scale: standard deviation of each, at least ``LEAST_SPREAD``.
+        precision: inverse of the shrunk covariance of the standardised features.
+        limit: distance up to which an image passes.
+        seen: lowest and highest value of each over the training images, in its own unit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    features: tuple[str, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+    limit: float
+    seen: tuple[tuple[float, float], ...]
+
+    def check(self, description: Mapping[str, float]) -> Finding:
+        """Judge one image by its ``describe``."""
+        z = (_vector(description, self.features) - self.centre) / np.array(self.scale)
+        distance = _distance(z, np.array(self.precision))
+        unusual = [int(i) for i in np.argsort(-np.abs(z)) if abs(z[i]) > TELLING]
+        reasons = tuple(
+            f"{self.features[i]} {description[self.features[i]]:.3g}, "
+            f"seen {self.seen[i][0]:.3g} to {self.seen[i][1]:.3g}"
+            for i in unusual
+        )
+        return Finding(distance=distance, limit=self.limit, reasons=reasons)
+
+
+def describe(array: np.ndarray, grid: Grid) -> dict[str, float]:
+    """Return the features of an image, ``[channels, *space]`` as the network is given it.
+
+    Whatever the preprocessing does not keep (a scale of intensities that it removes) plays no part.
+    """
+    spacing = np.linalg.norm(grid.affine[:-1, :-1], axis=0)[np.argsort(grid.axes[:, 0])]
+    found = {f"spacing of axis {i}, mm": float(s) for i, s in enumerate(spacing)} | {
+        f"extent of axis {i}, mm": float(n * s)
+        for i, (n, s) in enumerate(zip(grid.shape, grid.spacing_mm, strict=True))
+    }
+    mean, spread = float(array.mean()), float(array.std())
+    x = (array - mean) / max(spread, TINY)
+    found |= {"mean intensity": mean, "spread of intensities": spread}
+    values = np.percentile(x, PERCENTILES)
+    found |= {f"percentile {p}": float(v) for p, v in zip(PERCENTILES, values, strict=True)}
+    found["share at the minimum"] = float((x <= x.min()).mean())
+    found["share at the maximum"] = float((x >= x.max()).mean())
+    for axis in range(1, x.ndim):
+        found[f"edges along axis {axis - 1}"] = _mean_size(np.diff(x, axis=axis))
+    found["noise"] = _mean_size(np.diff(np.diff(x, 2, axis=1), 2, axis=2))  # Immerkaer 1996
+    if x.ndim == 4:
+        profile = np.diff(x.mean(axis=(0, 1, 2)), 2)
+        found["largest jump between slices"] = float(np.abs(profile).max(initial=0))
+    return found
+
+
+def fit_guard(
+    described: Sequence[Mapping[str, float]],
+    held_out: Sequence[Mapping[str, float]],
+    *,
+    accept: float,
+) -> Guard:
+    """Fit a guard.
+
+    Args:
+        described: the training images.
+        held_out: the validation images, which set the limit.
+        accept: the share of images like these that pass; of few validation images the furthest
+            sets the limit.
+
+    Raises:
+        ValueError: fewer than two training images, or no validation image.
+    """
+    if len(described) < 2 or not held_out:
+        raise ValueError(
+            f"a guard needs training and validation images: {len(described)} and {len(held_out)}"
+        )
+    features = tuple(described[0])
+    rows = np.stack([_vector(each, features) for each in described])
+    centre, scale = rows.mean(axis=0), np.maximum(rows.std(axis=0), LEAST_SPREAD)
+    precision = np.linalg.inv(shrunk_covariance((rows - centre) / scale))
+    new = [(_vector(each, features) - centre) / scale for each in held_out]
+    distances = sorted(_distance(z, precision) for z in new)
+    rank = math.ceil(accept * (len(distances) + 1))
+    own = np.array([[each[name] for name in features] for each in described])
+    return Guard(
+        features=features,
+        centre=tuple(centre.tolist()),
+        scale=tuple(scale.tolist()),
+        precision=tuple(map(tuple, precision.tolist())),
+        limit=distances[min(rank, len(distances)) - 1],
+        seen=tuple(zip(own.min(axis=0).tolist(), own.max(axis=0).tolist(), strict=True)),
+    )
+
+
+def shrunk_covariance(rows: np.ndarray) -> np.ndarray:
+    """Return the covariance of ``[images, features]``, shrunk towards a multiple of the identity.
+
+    Ledoit and Wolf, Journal of Multivariate Analysis 2004: also of fewer images than features it
+    has an inverse.
+    """
+    count, features = rows.shape
+    x = rows - rows.mean(axis=0)
+    sample = x.T @ x / count
+    level = float(np.trace(sample)) / features
+    off = float(((sample - level * np.eye(features)) ** 2).sum()) / features
+    noise = float((np.square(x).T @ np.square(x) / count - np.square(sample)).sum())
+    share = min(1.0, noise / features / count / off) if off > TINY else 1.0
+    return (1 - share) * sample + (share * level + TINY) * np.eye(features)
+
+
+def _distance(z: np.ndarray, precision: np.ndarray) -> float:
+    return math.sqrt(float(z @ precision @ z) / len(z))
+
+
+def _vector(description: Mapping[str, float], features: Sequence[str]) -> np.ndarray:
+    values = np.array([description[name] for name in features])
+    ratios = [any(word in name for word in LOGARITHMIC) for name in features]
+    return np.where(ratios, np.log(np.maximum(values, TINY)), values)
+
+
+def _mean_size(differences: np.ndarray) -> float:
+    return float(np.abs(differences).mean()) if differences.size else 0.0

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.covariance import ledoit_wolf
+
+from medkd.data.preprocess import preprocess
+from medkd.device.guard import Guard, describe, fit_guard, shrunk_covariance
+from medkd.evaluate.stress import STRESSES, stressed
+from medkd.options import PreprocessOptions
+from medkd.types import Volume
+
+OPTIONS = {
+    3: PreprocessOptions(window=(16, 16, 16), intensity="zscore"),
+    2: PreprocessOptions(window=(16, 16), intensity="zscore", orientation=None),
+}
+SHAPES = {3: (30, 34, 28), 2: (60, 64)}
+DIMS = [2, 3]
+
+
+def scan(dims, *, seed, spacing_mm=1.0):
+    """Return an image of one kind: smooth structures, a little noise, any scale."""
+    rng = np.random.default_rng(seed)
+    shape = [n + int(rng.integers(-2, 3)) for n in SHAPES[dims]]
+    structure = ndimage.gaussian_filter(rng.normal(size=shape), 2.5)
+    array = structure / structure.std() + 0.05 * rng.normal(size=shape)
+    array = rng.uniform(10, 1000) * (array + rng.uniform(5, 6))
+    affine = np.diag([*[spacing_mm * rng.uniform(0.97, 1.03)] * dims, 1.0])
+    return Volume(array[None].astype(np.float32), affine)
+
+
+def described(volume):
+    return describe(*preprocess(volume, OPTIONS[volume.dims]))
+
+
+@pytest.fixture(scope="module", params=DIMS, ids=["2D", "3D"])
+def guarded(request):
+    """A guard for images of one kind, and how many axes they have."""
+    dims = request.param
+    training = [described(scan(dims, seed=seed)) for seed in range(80)]
+    held_out = [described(scan(dims, seed=1000 + seed)) for seed in range(40)]
+    return fit_guard(training, held_out, accept=0.95), dims
+
+
+def test_images_of_the_same_kind_pass_about_as_often_as_was_asked(guarded):
+    guard, dims = guarded
+    found = [guard.check(described(scan(dims, seed=5000 + seed))) for seed in range(100)]
+    assert 0.85 <= np.mean([not finding.is_unlike for finding in found]) <= 1
+    assert np.mean([finding.distance for finding in found]) == pytest.approx(1, abs=0.35)
+
+
+@pytest.mark.parametrize("stress", STRESSES, ids=lambda stress: stress.name)
+def test_a_harsh_stress_is_noticed(guarded, stress):
+    guard, dims = guarded
+    if dims not in stress.dims or stress.name == "rotation":  # this kind looks alike from all sides
+        pytest.skip("not for these images")
+    flags = []
+    for seed in range(10):
+        worse = stressed(scan(dims, seed=seed), stress, stress.strengths[-1], seed=0, case="a")
+        flags.append(guard.check(described(worse)).is_unlike)
+    assert np.mean(flags) >= 0.8
+
+
+def test_what_is_foreign_is_flagged_and_named(guarded):
+    guard, dims = guarded
+    finding = guard.check(described(scan(dims, seed=0, spacing_mm=2.0)))
+    assert finding.is_unlike
+    (spacing, *_) = [reason for reason in finding.reasons if reason.startswith("spacing of axis")]
+    assert "seen 0.97 to 1.03" in spacing
+    noise = np.random.default_rng(0).normal(size=(1, *SHAPES[dims])).astype(np.float32)
+    assert guard.check(described(Volume(noise, np.eye(dims + 1)))).is_unlike
+    empty = Volume(np.zeros((1, *SHAPES[dims]), np.float32), np.eye(dims + 1))
+    assert guard.check(described(empty)).is_unlike
+
+
+@pytest.mark.parametrize("dims", DIMS)
+def test_a_scale_that_preprocessing_removes_plays_no_part(dims):
+    volume = scan(dims, seed=0)
+    scaled = Volume(7 * volume.array + 100, volume.affine)
+    for name, value in described(volume).items():
+        assert described(scaled)[name] == pytest.approx(value, rel=1e-3, abs=1e-3)
+
+
+def test_the_axes_are_the_networks(guarded):
+    guard, dims = guarded
+    if dims == 2:
+        pytest.skip("images have no orientation")
+    volume = scan(dims, seed=0)
+    array = np.moveaxis(volume.array, 1, 3)[:, :, :, ::-1]  # stored otherwise, in the same place
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, -1], [1, 0, 0], [0, 1, 0]]) * volume.spacing_mm[0]
+    stored = described(Volume(np.ascontiguousarray(array), affine))
+    assert stored == pytest.approx(described(volume), rel=1e-3, abs=1e-3)
+    del guard
+
+
+def test_it_is_the_same_after_writing_and_reading(guarded):
+    guard, dims = guarded
+    read = Guard.model_validate_json(guard.model_dump_json())
+    assert read == guard
+    image = described(scan(dims, seed=3))
+    assert read.check(image) == guard.check(image)
+
+
+@pytest.mark.parametrize("images", [8, 30, 300])
+def test_the_shrunk_covariance_is_scikit_learns(images):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(images, 12)) @ rng.normal(size=(12, 12))
+    expected, _ = ledoit_wolf(rows)
+    np.testing.assert_allclose(shrunk_covariance(rows), expected, atol=1e-4)
+
+
+def test_of_few_validation_images_the_furthest_sets_the_limit():
+    training = [described(scan(2, seed=seed)) for seed in range(20)]
+    held_out = [described(scan(2, seed=100 + seed)) for seed in range(4)]
+    guard = fit_guard(training, held_out, accept=0.95)
+    assert guard.limit == max(guard.check(each).distance for each in held_out)
+
+
+def test_a_guard_of_nothing_is_refused():
+    one = described(scan(2, seed=0))
+    with pytest.raises(ValueError, match="1 and 1"):
+        fit_guard([one], [one], accept=0.95)
+    with pytest.raises(ValueError, match="2 and 0"):
+        fit_guard([one, one], [], accept=0.95)
