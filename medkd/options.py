@@ -277,6 +277,7 @@ class EvaluateOptions(Options):
     bootstrap: Count = 2000
     least_patients: Count = 50  # of the test split; an interval of fewer judges no gate
     overlays: Count = 3  # worst cases with a picture; best and median come on top
+    stress_cases: Annotated[int, Field(ge=0)] = 20  # test cases that are made worse; 0: none
 
 
 class LatencyOptions(Options):

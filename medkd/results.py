@@ -131,6 +131,28 @@ class RoleResult(Result):
         return {name: float(value) for name, value in measured.items() if value is not None}
 
 
+class StressCurve(Result):
+    """How answers suffer while images are made worse, from mild to harsh.
+
+    Attributes:
+        stress: what is done to the images.
+        unit: of ``strengths``.
+        figure: ``dice``, or ``accuracy`` of a classification.
+        strengths: from mild to harsh.
+        untouched: the figure on the same images as they are, by role.
+        suffered: the figure at each strength, by role.
+        flagged: share of the images at each strength that the guard flags.
+    """
+
+    stress: str
+    unit: str
+    figure: str
+    strengths: tuple[float, ...]
+    untouched: dict[Role, Interval]
+    suffered: dict[Role, tuple[Interval, ...]]
+    flagged: tuple[float, ...] = ()
+
+
 class Comparison(Result):
     """A paired difference ``of`` - ``minus`` on the same test cases."""
 

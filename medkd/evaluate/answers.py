@@ -11,9 +11,10 @@ from medkd.data.reader import read_image
 from medkd.device.predictor import Prediction, load
 from medkd.predict.teachers import Teachers, load_member, on_image_grid
 from medkd.study import Study
-from medkd.types import Case, Role, Task
+from medkd.types import Case, Role, Task, Volume
 
 Answer = Callable[[Case], Prediction]
+AnswerImage = Callable[[Volume], Prediction]
 
 
 def answers_of(study: Study, role: Role) -> Answer:
@@ -22,10 +23,18 @@ def answers_of(study: Study, role: Role) -> Answer:
     A release answers as it will at the bedside. A teacher of saved probabilities, or one that
     cannot be exported, has no release.
     """
-    if role is Role.TEACHER and not study.config.teacher.is_portable:
+    answer = answers_to_images(study, role)
+    if answer is None:
         return answers_of_teachers(study)
+    return lambda case: answer(read_image(case.image))
+
+
+def answers_to_images(study: Study, role: Role) -> AnswerImage | None:
+    """Return how a role's release answers for any image; None where it has no release."""
+    if role is Role.TEACHER and not study.config.teacher.is_portable:
+        return None
     predictor = load(study.path(f"releases/{role}"))
-    return lambda case: predictor.predict(read_image(case.image), with_probabilities=True)
+    return lambda volume: predictor.predict(volume, with_probabilities=True)
 
 
 def answers_of_teachers(study: Study) -> Answer:

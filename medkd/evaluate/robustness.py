@@ -1,0 +1,130 @@
+"""Robustness: how far the answers of each role fall while the test images are made worse."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medkd.config import Config
+from medkd.data.reader import read_image, read_label
+from medkd.device.predictor import Prediction
+from medkd.evaluate.answers import AnswerImage
+from medkd.evaluate.score import class_indices
+from medkd.evaluate.stress import STRESSES, Stress, stressed, turned
+from medkd.metrics.overlap import dice
+from medkd.metrics.statistics import bootstrap_mean
+from medkd.progress import progress
+from medkd.results import Interval, StressCurve
+from medkd.seeding import derive_seed
+from medkd.types import Case, Role, Task, Volume
+
+Truth = np.ndarray | int  # class indices ``[*space]``, or the class
+Flag = Callable[[Volume], bool]  # whether the guard flags an image
+
+
+def stress_curves(
+    answers: Mapping[Role, AnswerImage],
+    cases: Sequence[Case],
+    config: Config,
+    *,
+    flag: Flag | None = None,
+) -> tuple[StressCurve, ...]:
+    """Score roles on test images that are made worse by degrees.
+
+    All roles meet the same worse images, of at most ``evaluate.stress_cases`` cases drawn once.
+
+    Args:
+        answers: of the roles that answer for any image.
+        cases: of the test split.
+        config: of the study.
+        flag: the guard, to see what it notices.
+    """
+    bench = _Bench(answers, _drawn(cases, config), config, flag)
+    if not bench.cases:
+        return ()
+    stresses = [stress for stress in STRESSES if config.dims in stress.dims]
+    jobs = [(stress, strength) for stress in stresses for strength in stress.strengths]
+    untouched = bench.run()
+    run = {job: bench.run(*job) for job in progress(jobs, "stress", total=len(jobs))}
+    return tuple(
+        StressCurve(
+            stress=stress.name,
+            unit=stress.unit,
+            figure="dice" if config.task is Task.SEGMENTATION else "accuracy",
+            strengths=stress.strengths,
+            untouched=untouched.figures,
+            suffered={
+                role: tuple(run[stress, strength].figures[role] for strength in stress.strengths)
+                for role in answers
+            },
+            flagged=tuple(run[stress, strength].flagged for strength in stress.strengths)
+            if flag
+            else (),
+        )
+        for stress in stresses
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    figures: dict[Role, Interval]
+    flagged: float
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The cases, and what is asked of each."""
+
+    answers: Mapping[Role, AnswerImage]
+    cases: Sequence[Case]
+    config: Config
+    flag: Flag | None
+
+    def run(self, stress: Stress | None = None, strength: float = 0.0) -> _Run:
+        """Score all cases under a stress."""
+        values: dict[Role, list[float]] = {role: [] for role in self.answers}
+        flags = []
+        for case in self.cases:
+            volume, truth = self._worse(case, stress, strength)
+            for role, answer in self.answers.items():
+                values[role].append(self._value(answer(volume), truth))
+            flags.append(self.flag(volume) if self.flag else False)
+        options = {"draws": self.config.evaluate.bootstrap, "seed": self.config.study.seed}
+        patients = [case.patient for case in self.cases]
+        figures = {
+            role: bootstrap_mean(np.array(found, np.float64), patients, **options)
+            for role, found in values.items()
+        }
+        return _Run(figures, float(np.mean(flags)))
+
+    def _worse(self, case: Case, stress: Stress | None, strength: float) -> tuple[Volume, Truth]:
+        volume, truth = read_image(case.image), _truth(case, self.config)
+        if stress is None:
+            return volume, truth
+        seed = self.config.study.seed
+        if stress.name == "rotation" and isinstance(truth, np.ndarray):
+            truth = turned(truth, strength)
+        return stressed(volume, stress, strength, seed=seed, case=case.id), truth
+
+    def _value(self, prediction: Prediction, truth: Truth) -> float:
+        if isinstance(truth, int):
+            assert prediction.probabilities is not None
+            return float(prediction.probabilities.argmax() == truth)
+        assert prediction.mask is not None
+        answer = class_indices(prediction.mask, self.config)
+        classes = range(1, len(self.config.classes))
+        return float(np.mean([dice(answer == index, truth == index) for index in classes]))
+
+
+def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:
+    rng = np.random.default_rng(derive_seed(config.study.seed, "stress cases"))
+    chosen = sorted(rng.permutation(len(cases))[: config.evaluate.stress_cases])
+    return [cases[index] for index in chosen]
+
+
+def _truth(case: Case, config: Config) -> Truth:
+    if isinstance(case.label, Path):
+        return class_indices(read_label(case.label).array[0], config)
+    assert case.label is not None
+    return case.label
