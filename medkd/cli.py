@@ -229,7 +229,10 @@ def predict(
     from medkd.progress import console
 
     summary = answer(release, source, target)
-    console.print(f"{len(summary.written)} answered, {len(summary.failed)} failed; {target}")
+    flagged = f", {len(summary.unlike)} of them unlike usual" if summary.unlike else ""
+    console.print(
+        f"{len(summary.written)} answered{flagged}, {len(summary.failed)} failed; {target}"
+    )
     if summary.failed:
         raise typer.Exit(3)
 

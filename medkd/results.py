@@ -77,7 +77,7 @@ class Latency(Result):
     threads: int
     file_to_file_ms: Percentiles
     network_ms: Percentiles  # one whole image through the network, all windows
-    stages_ms: dict[str, float]  # median of read, preprocess, network, postprocess, write
+    stages_ms: dict[str, float]  # median of read, preprocess, guard, network, postprocess, write
     cold_start_ms: float  # process start to mask on disk
     peak_memory_mib: float
     processor: str
@@ -153,6 +153,20 @@ class StressCurve(Result):
     flagged: tuple[float, ...] = ()
 
 
+class GuardResult(Result):
+    """What the guard of the releases says of the test images.
+
+    Attributes:
+        passed: share of them that it lets pass as they are.
+        limit: the distance up to which an image passes.
+        foreign: share that it flags of images that were made foreign, by how.
+    """
+
+    passed: Interval
+    limit: float
+    foreign: dict[str, float]
+
+
 class Comparison(Result):
     """A paired difference ``of`` - ``minus`` on the same test cases."""
 
@@ -217,6 +231,8 @@ class Report(Result):
     leakage: dict[str, int]  # patients and identical images found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
+    stress: tuple[StressCurve, ...] = ()
+    guard: GuardResult | None = None  # where the releases have one
     sizing: tuple[SizingPoint, ...] = ()  # where the student was sized by a latency budget
     config: dict[str, Any]
     card: dict[str, Any] | None

@@ -5,7 +5,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from medkd.data.dicom import is_dicom
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix, write_mask
+from medkd.device.guard import Finding
 from medkd.device.manifest import Manifest
 from medkd.device.predictor import Clock, Prediction, Predictor, load
 from medkd.errors import DataError, MedkdError
@@ -26,10 +27,17 @@ Row = dict[str, str | float]
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of each input: the written file, or the reason why there is none."""
+    """What became of each input.
+
+    Attributes:
+        written: the file of its answer.
+        failed: why there is none.
+        unlike: how an image differs from those the release was validated on, if it was flagged.
+    """
 
     written: dict[str, Path]
     failed: dict[str, str]
+    unlike: dict[str, str]
 
 
 def answer(release: Path, source: Path, target: Path) -> Summary:
@@ -50,21 +58,27 @@ def answer(release: Path, source: Path, target: Path) -> Summary:
     taken = {path.resolve() for path in inputs}
     written: dict[str, Path] = {}
     failed: dict[str, str] = {}
+    unlike: dict[str, str] = {}
     for path in progress(inputs, "predict", total=len(inputs)):
         try:
             output = _mask_path(path, source, target, predictor.manifest)
             if output.resolve() in taken:
                 raise DataError(f"{path}: its mask would overwrite {output}; choose another output")
             taken.add(output.resolve())
-            answer_file(predictor, path, output)
+            finding = answer_file(predictor, path, output).finding
             written[path.name] = output
+            if finding and finding.is_unlike:
+                unlike[path.name] = _unusual(path.name, finding)
         except MedkdError as error:
             failed[path.name] = _reason(path, error)
-    return Summary(written=written, failed=failed)
+    return Summary(written=written, failed=failed, unlike=unlike)
 
 
-def answer_file(predictor: Predictor, source: Path, target: Path) -> dict[str, float]:
-    """Read an image, answer, and write the mask (or the probabilities); return the stages in ms."""
+def answer_file(predictor: Predictor, source: Path, target: Path) -> Prediction:
+    """Read an image, answer, and write the mask (or the probabilities).
+
+    The stages of what is returned are those from file to file.
+    """
     clock = Clock()
     volume = read_image(source)
     clock.lap("read")
@@ -75,7 +89,8 @@ def answer_file(predictor: Predictor, source: Path, target: Path) -> dict[str, f
     else:
         write_probabilities(target, [row(predictor, source.name, prediction)])
     clock.lap("write")
-    return {"read": clock.laps["read"], **prediction.stages_ms, "write": clock.laps["write"]}
+    laps = {"read": clock.laps["read"], **prediction.stages_ms, "write": clock.laps["write"]}
+    return replace(prediction, stages_ms=laps)
 
 
 def row(predictor: Predictor, name: str, prediction: Prediction) -> Row:
@@ -84,7 +99,10 @@ def row(predictor: Predictor, name: str, prediction: Prediction) -> Row:
     values = [float(p) for p in prediction.probabilities]
     classes = predictor.manifest.classes
     likeliest = classes[int(np.argmax(values))]
-    return {"image": name, **dict(zip(classes, values, strict=True)), "prediction": likeliest}
+    said: Row = {"image": name, **dict(zip(classes, values, strict=True)), "prediction": likeliest}
+    if prediction.finding:
+        said["unlike"] = _reasons(prediction.finding) if prediction.finding.is_unlike else ""
+    return said
 
 
 def mask_name(path: Path, manifest: Manifest) -> str:
@@ -111,12 +129,16 @@ def _classify(predictor: Predictor, source: Path, target: Path) -> Summary:
     failed: dict[str, str] = {}
     for name, volume in _volumes(source, failed):
         try:
-            rows.append(row(predictor, name, predictor.predict(volume)))
+            prediction = predictor.predict(volume)
+            rows.append(row(predictor, name, prediction))
+            if prediction.finding and prediction.finding.is_unlike:
+                _unusual(name, prediction.finding)
         except MedkdError as error:
             failed[name] = _reason(Path(name), error)
     if rows:
         write_probabilities(table, rows)
-    return Summary(written={str(row["image"]): table for row in rows}, failed=failed)
+    unlike = {str(row["image"]): str(row["unlike"]) for row in rows if row.get("unlike")}
+    return Summary({str(row["image"]): table for row in rows}, failed, unlike)
 
 
 def _volumes(source: Path, failed: dict[str, str]) -> Iterator[tuple[str, Volume]]:
@@ -167,6 +189,17 @@ def _mask_path(path: Path, source: Path, target: Path, manifest: Manifest) -> Pa
     if many or target.is_dir() or not suffix(target):
         return target / mask_name(path, manifest)
     return target
+
+
+def _unusual(name: str, finding: Finding) -> str:
+    reasons = _reasons(finding)
+    console.print(f"[yellow]unlike what it was validated on[/] {escape(f'{name}: {reasons}')}")
+    return reasons
+
+
+def _reasons(finding: Finding) -> str:
+    far = f"distance {finding.distance:.1f}, at most {finding.limit:.1f} is usual"
+    return "; ".join((far, *finding.reasons[:3]))
 
 
 def _reason(path: Path, error: MedkdError) -> str:

@@ -107,7 +107,7 @@ def _peak_memory_mib() -> float:
 def _answer(predictor: Predictor, source: Path, folder: Path) -> dict[str, float]:
     """Answer into ``folder``; what is wrong with an image is told with its file."""
     try:
-        return answer_file(predictor, source, _target(predictor, source, folder))
+        return answer_file(predictor, source, _target(predictor, source, folder)).stages_ms
     except DataError as error:
         reason = str(error).removeprefix(f"{source}: ")
         raise DataError(f"{source}: {reason}") from None

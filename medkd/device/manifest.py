@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from medkd.device.guard import Guard
 from medkd.errors import ReleaseError
 from medkd.options import PreprocessOptions
 from medkd.study import sha256
@@ -31,6 +32,7 @@ class Manifest(BaseModel):
         macs: multiply-accumulates of one window.
         study: digest of the study's config, data and split.
         parity: how far the exported network is from the trained one.
+        guard: knows the images that this release was made for.
         files: SHA-256 of every file of the release by its name.
     """
 
@@ -48,6 +50,7 @@ class Manifest(BaseModel):
     macs: int
     study: dict[str, str]
     parity: dict[str, float]
+    guard: Guard | None = None
     files: dict[str, str]
 
 

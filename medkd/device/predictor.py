@@ -8,6 +8,7 @@ import numpy as np
 
 from medkd.data.preprocess import Grid, from_grid, preprocess
 from medkd.device.engine import Engine
+from medkd.device.guard import Finding, describe
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_windows
 from medkd.errors import ReleaseError
@@ -24,11 +25,13 @@ class Prediction:
         mask: ``[*space]`` label values on the image's own grid; None for classification.
         probabilities: ``[classes]`` for classification; ``[classes, *space]`` on the image's own
             grid if asked for.
+        finding: what the guard says of the image, where the release has one.
         stages_ms: how long each step took.
     """
 
     mask: np.ndarray | None = None
     probabilities: np.ndarray | None = None
+    finding: Finding | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -52,10 +55,15 @@ class Predictor:
         clock = Clock()
         array, grid = preprocess(volume, self.manifest.preprocess)
         clock.lap("preprocess")
+        finding = None
+        if self.manifest.guard:
+            finding = self.manifest.guard.check(describe(array, grid))
+            clock.lap("guard")
         logits = self._logits(array) / np.float32(self.manifest.temperature)
         clock.lap("network")
         if self.manifest.task is Task.CLASSIFICATION:
-            return Prediction(probabilities=softmax(logits), stages_ms=clock.laps)
+            p = softmax(logits)
+            return Prediction(probabilities=p, finding=finding, stages_ms=clock.laps)
         probabilities = None
         if with_probabilities or grid.resampled:
             probabilities = from_grid(softmax(logits), grid, order=1)
@@ -64,6 +72,7 @@ class Predictor:
         return Prediction(
             mask=mask,
             probabilities=probabilities if with_probabilities else None,
+            finding=finding,
             stages_ms=clock.laps,
         )
 

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.preprocess import preprocess
 from medkd.data.reader import read_image, read_label
+from medkd.device.guard import Guard, describe
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import AnswerImage
 from medkd.evaluate.score import class_indices
-from medkd.evaluate.stress import STRESSES, Stress, stressed, turned
+from medkd.evaluate.stress import FOREIGN, STRESSES, Stress, stressed, turned
 from medkd.metrics.overlap import dice
 from medkd.metrics.statistics import bootstrap_mean
 from medkd.progress import progress
-from medkd.results import Interval, StressCurve
+from medkd.results import GuardResult, Interval, StressCurve
 from medkd.seeding import derive_seed
 from medkd.types import Case, Role, Task, Volume
 
@@ -64,6 +66,33 @@ def stress_curves(
         )
         for stress in stresses
     )
+
+
+def judge_guard(guard: Guard, cases: Sequence[Case], config: Config) -> GuardResult:
+    """Show the guard all test images as they are, and drawn ones that were made foreign."""
+    flag, seed = flag_of(guard, config), config.study.seed
+    passes = np.array([not flag(read_image(case.image)) for case in cases], np.float64)
+    foreign = {
+        kind.name: float(
+            np.mean(
+                [
+                    flag(
+                        stressed(read_image(c.image), kind, kind.strengths[0], seed=seed, case=c.id)
+                    )
+                    for c in _drawn(cases, config)
+                ]
+            )
+        )
+        for kind in FOREIGN
+    }
+    options = {"draws": config.evaluate.bootstrap, "seed": seed}
+    passed = bootstrap_mean(passes, [case.patient for case in cases], **options)
+    return GuardResult(passed=passed, limit=guard.limit, foreign=foreign)
+
+
+def flag_of(guard: Guard, config: Config) -> Flag:
+    """Return whether a guard flags an image."""
+    return lambda v: guard.check(describe(*preprocess(v, config.preprocess))).is_unlike
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.device.predictor import WEIGHTS
 from medkd.environment import environment
-from medkd.evaluate.answers import Answer, answers_of
+from medkd.evaluate.answers import Answer, answers_of, answers_to_images
 from medkd.evaluate.compare import compare, judge, verdict
 from medkd.evaluate.overlays import draw_answers, draw_overlay
 from medkd.evaluate.reliability import draw_reliability
+from medkd.evaluate.robustness import flag_of, judge_guard, stress_curves
 from medkd.evaluate.score import (
     Scores,
     class_indices,
@@ -43,6 +44,7 @@ from medkd.results import (
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
+ROBUSTNESS = "robustness.json"
 COMPARISONS, ENVIRONMENT = "comparisons.json", "environment.json"
 OPENINGS = "test_openings"  # a line for every time the test split was opened
 Quiet = Callable[[], AbstractContextManager[None]]
@@ -106,12 +108,25 @@ class _Evaluation:
         overlays = self._draw(answers, scores, folder)
         write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
         compared = [entry.model_dump(mode="json") for entry in compare(scores, self._config)]
+        write_atomic(folder / ROBUSTNESS, json.dumps(self._robustness(), indent=1))
         write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
         write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
         for role, scored in scores.items():
             result = self._role_result(role, scored)
             write_atomic(folder / f"{role}.json", result.model_dump_json(indent=1))
             draw_reliability(folder / f"reliability-{role}.png", scored.reliability, title=role)
+
+    def _robustness(self) -> dict[str, Any]:
+        config, guard = self._config, read_manifest(self._study.path("releases/student")).guard
+        asked = {role: answers_to_images(self._study, role) for role in Role}
+        answers = {role: answer for role, answer in asked.items() if answer}
+        flag = flag_of(guard, config) if guard else None
+        curves = stress_curves(answers, self._test, config, flag=flag)
+        found = judge_guard(guard, self._test, config) if guard else None
+        return {
+            "stress": [curve.model_dump(mode="json") for curve in curves],
+            "guard": found.model_dump(mode="json") if found else None,
+        }
 
     def _score(self, role: Role, answer: Answer) -> Scores:
         if self._config.task is Task.SEGMENTATION:
@@ -247,6 +262,7 @@ def _report(
         leakage=_leakage(cohort),
         test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
         overlays=tuple(overlays),
+        **json.loads((study.path("evaluation") / ROBUSTNESS).read_text()),
         sizing=_sizing(study),
         config=shareable(config),
         card=_card(study),

@@ -74,7 +74,7 @@ def _bias_field(array: np.ndarray, strength: float, rng: np.random.Generator) ->
     """Multiply with a smooth field between exp(-strength) and exp(strength), as MR coils do."""
     axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in array.shape[1:]], indexing="ij")
     terms = [*axes, *(a * b for i, a in enumerate(axes) for b in axes[i:])]
-    field = sum(rng.normal() * term for term in terms)
+    field = np.sum([rng.normal() * term for term in terms], axis=0)
     field = strength * field / max(float(np.abs(field).max()), 1e-12)
     low = array.min()
     return (array - low) * np.exp(field) + low
@@ -136,6 +136,40 @@ def _jpeg(array: np.ndarray, strength: float, rng: np.random.Generator) -> np.nd
         channels.append(np.asarray(Image.open(buffer), dtype=np.float64))
     return low + span * np.stack(channels) / 255
 
+
+def _inverted(array: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    del strength, rng
+    return array.max() + array.min() - array
+
+
+def _turned_over(array: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Swap the first and the last axis and say nothing of it, as a lost orientation does."""
+    del strength, rng
+    return np.swapaxes(array, 1, -1)
+
+
+def _corner(array: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Enlarge a corner to the whole image: another region, from another distance."""
+    del rng
+    space = array.shape[1:]
+    corner = array[(slice(None), *(slice(0, max(2, round(n / strength))) for n in space))]
+    return _resized(corner, space)
+
+
+def _noise_alone(array: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    del strength
+    return array.mean() + array.std() * rng.normal(size=array.shape)
+
+
+FOREIGN = tuple(  # what has no business with the release at all
+    Stress(name, "", (3.0,), (2, 3), worsen)
+    for name, worsen in (
+        ("inverted intensities", _inverted),
+        ("axes swapped", _turned_over),
+        ("a corner enlarged", _corner),
+        ("noise alone", _noise_alone),
+    )
+)
 
 STRESSES = (
     Stress("noise", "standard deviations of the image", (0.05, 0.1, 0.2, 0.4), (2, 3), _noise),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +11,7 @@ from medkd.data.check import Cohort
 from medkd.device.manifest import MANIFEST, Manifest, sha256
 from medkd.device.predictor import WEIGHTS
 from medkd.distill.teacher import FrozenTeacher
+from medkd.export.guard import guard_of
 from medkd.export.onnx import export_onnx, parity
 from medkd.models.cost import macs, parameters
 from medkd.predict.teachers import Member, load_member, stages, weights_among
@@ -32,6 +34,7 @@ def export(study: Study, cohort: Cohort, *, role: Role) -> Path | None:
         "weights": [study.stage_digest(member) for member in members],
         "labels": study.config.data.labels,
         "preprocess": study.config.preprocess.model_dump(),
+        "images": [cohort.images[i] for i in (*cohort.split.train, *cohort.split.validation)],
     }
     if role is Role.TEACHER and len(members) > 1:
         inputs["weight of each"] = weights_among(study.config, members)
@@ -59,8 +62,11 @@ def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], fol
         config,
         role=role,
         model=loaded[0].model | ({} if single else {"members": len(loaded)}),
-        temperature=loaded[0].temperature if single else 1.0,
-        provenance=_provenance(study, cohort, loaded),
+        said={
+            "temperature": loaded[0].temperature if single else 1.0,
+            "study": _provenance(study, cohort, loaded),
+            "guard": guard_of(study, cohort),
+        },
     )
 
 
@@ -71,10 +77,17 @@ def write_release(
     *,
     role: str,
     model: Mapping[str, object],
-    temperature: float = 1.0,
-    provenance: Mapping[str, str] | None = None,
+    said: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights and manifest of a network into ``folder``.
+
+    Args:
+        folder: the release's.
+        network: in evaluation mode; it puts out logits.
+        config: of the study.
+        role: which of the three models it is.
+        model: its name and options.
+        said: what else the manifest says; it is calibrated by nothing unless told.
 
     Raises:
         ReleaseError: the exported network answers differently from the one given.
@@ -87,13 +100,12 @@ def write_release(
         classes=config.classes,
         label_values=config.label_values,
         preprocess=config.preprocess,
-        temperature=temperature,
         model=dict(model),
         parameters=parameters(network),
         macs=macs(network, (1, *shape)),
-        study=dict(provenance or {}),
         parity=parity(network, folder / WEIGHTS, shape=shape),
         files={WEIGHTS: sha256(folder / WEIGHTS)},
+        **{"temperature": 1.0, "study": {}, **(said or {})},
     )
     write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1))
 

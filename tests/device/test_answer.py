@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 
 from medkd.data import images, nifti
+from medkd.data.preprocess import preprocess
 from medkd.device import load
 from medkd.device.answer import answer, answer_file, mask_name, write_probabilities
+from medkd.device.guard import describe, fit_guard
+from medkd.device.manifest import MANIFEST
 from medkd.errors import DataError, ReleaseError
+from medkd.types import Volume
 
 AFFINE = np.array([[0, -1.5, 0, 5], [2, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
 
@@ -113,10 +118,12 @@ def test_a_folder_of_series_gives_masks_named_after_them(release_3d):
 
 
 def test_stages_are_told_in_milliseconds(release_3d, release_classes, folder, pictures, tmp_path):
-    stages = answer_file(load(release_3d), folder / "a.nii.gz", tmp_path / "m.nii.gz")
+    stages = answer_file(load(release_3d), folder / "a.nii.gz", tmp_path / "m.nii.gz").stages_ms
     assert list(stages) == ["read", "preprocess", "network", "postprocess", "write"]
     assert all(0 < value < 60_000 for value in stages.values())
-    stages = answer_file(load(release_classes), pictures / "dark.png", tmp_path / "answer.json")
+    stages = answer_file(
+        load(release_classes), pictures / "dark.png", tmp_path / "answer.json"
+    ).stages_ms
     assert list(stages) == ["read", "preprocess", "network", "write"]
 
 
@@ -204,6 +211,7 @@ sys.meta_path.insert(0, Refuse())
 
 IN_PYTHON = """
 from medkd.data.reader import read_image, write_mask
+from medkd.data.preprocess import preprocess
 from medkd.device import load
 
 release, source, target = sys.argv[1:]
@@ -244,3 +252,51 @@ def test_the_command_explains_a_release_that_is_none(folder, tmp_path):
     assert done.returncode == 3
     assert "not a release" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def guarded(release, folder, images):
+    """Copy a release and give it a guard that knows images like these."""
+    shutil.copytree(release, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    options = load(release).manifest.preprocess
+    seen = [describe(*preprocess(image, options)) for image in images]
+    guard = fit_guard(seen[::2], seen[1::2], accept=0.9)
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"guard": guard.model_dump()}))
+    return folder
+
+
+def test_an_image_unlike_the_usual_is_answered_with_a_warning(release_3d, scan, tmp_path, capsys):
+    usual = [Volume(scan((14, 12, 9), seed=seed)[None], np.eye(4)) for seed in range(30)]
+    release = guarded(release_3d, tmp_path / "release", usual)
+    source = tmp_path / "scans"
+    source.mkdir()
+    nifti.write(source / "usual.nii.gz", usual[0].array[0], affine=np.eye(4))
+    nifti.write(source / "thick.nii.gz", usual[0].array[0], affine=np.diag([1.0, 1.0, 6.0, 1.0]))
+    summary = answer(release, source, tmp_path / "masks")
+    assert summary.written.keys() == {"usual.nii.gz", "thick.nii.gz"}
+    assert list(summary.unlike) == ["thick.nii.gz"]
+    assert "spacing of axis 2, mm 6, seen 1 to 1" in summary.unlike["thick.nii.gz"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "unlike what it was validated on thick.nii.gz: distance" in said
+    assert "usual.nii.gz" not in said.replace("unusual", "")
+
+
+def test_the_table_of_classes_says_which_images_are_unlike_the_usual(
+    release_classes, pictures, tmp_path
+):
+    rng = np.random.default_rng(0)
+    flat = [
+        np.full((10, 14), v, np.uint8) + rng.integers(0, 3, (10, 14), np.uint8)
+        for v in range(0, 200, 5)
+    ]
+    usual = [Volume(image[None], np.eye(3)) for image in flat]
+    release = guarded(release_classes, tmp_path / "release", usual)
+    images.write(pictures / "usual.png", flat[0])
+    rows = {row["image"]: row["unlike"] for row in table_of(release, pictures, tmp_path)}
+    assert rows["usual.png"] == ""
+    assert rows["dark.png"].startswith("distance")  # not a bit of noise in it
+
+
+def table_of(release, source, folder):
+    answer(release, source, folder / "p.csv")
+    return table(folder / "p.csv")

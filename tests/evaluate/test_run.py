@@ -75,6 +75,18 @@ def test_the_verdict_is_that_of_the_gates(evaluated):
     assert report.verdict is Verdict.READY
 
 
+def test_the_test_images_are_made_worse_for_all_roles_and_shown_to_the_guard(evaluated):
+    _, cohort, report = evaluated
+    assert {curve.stress for curve in report.stress} >= {"noise", "missing slices"}
+    for curve in report.stress:
+        assert set(curve.suffered) == set(Role)
+        assert len(curve.flagged) == len(curve.strengths)
+        for role, untouched in curve.untouched.items():
+            assert untouched.value == pytest.approx(report.roles[role].headline["dice"].value)
+    assert report.guard.passed.cases == len(cohort.split.test)
+    assert report.guard.foreign["noise alone"] == 1
+
+
 def test_nothing_leaks_and_the_report_says_so(evaluated):
     leakage = evaluated[2].leakage
     assert leakage

@@ -11,6 +11,7 @@ from medkd.results import (
     CaseScores,
     Comparison,
     GateResult,
+    GuardResult,
     Interval,
     Latency,
     Overlay,
@@ -19,6 +20,7 @@ from medkd.results import (
     Reliability,
     Report,
     RoleResult,
+    StressCurve,
     Verdict,
 )
 from medkd.types import Role, Task
@@ -29,6 +31,13 @@ PARAMETERS = {Role.TEACHER: 5_746_512, Role.STUDENT: 521_388, Role.BASELINE: 521
 NETWORK_MS = {Role.TEACHER: 231.7, Role.STUDENT: 24.13, Role.BASELINE: 24.58}
 STRUCTURES = ("anterior", "posterior")
 DISEASES = ("normal", "pneumonia")
+STRESSES = (
+    ("noise", "standard deviations of the image", (0.05, 0.1, 0.2, 0.4)),
+    ("blur", "voxels (sigma)", (0.5, 1.0, 1.5, 2.0)),
+    ("missing slices", "share of all", (0.05, 0.1, 0.2, 0.3)),
+    ("rotation", "degrees", (5.0, 10.0, 20.0, 30.0)),
+    ("gamma", "exponent", (0.5, 0.75, 1.5, 2.0)),
+)
 GATES = [
     {"figure": "dice", "of": "student", "minus": "teacher", "at_least": -0.02},
     {"figure": "dice", "of": "student", "minus": "baseline", "at_least": -0.005},
@@ -73,6 +82,13 @@ def segmentation() -> Report:
                 [("worst 1", 0.4312), ("worst 2", 0.7121), ("median", 0.8893), ("best", 0.9312)]
             )
         ),
+        stress=tuple(
+            _stress(name, unit, strengths, seed)
+            for seed, (name, unit, strengths) in enumerate(STRESSES)
+        ),
+        guard=GuardResult(
+            passed=_spread(0.92), limit=1.74, foreign={"noise alone": 1.0, "axes swapped": 0.85}
+        ),
         config=_config("hippocampus", {"nsd_tolerance_mm": 1.0, "dice_failure": 0.5}, GATES),
         card={
             "name": "Medical Segmentation Decathlon, Task04 Hippocampus",
@@ -108,6 +124,8 @@ def classification(segmentation) -> Report:
             "roles": roles,
             "comparisons": (),
             "overlays": (),
+            "stress": (),
+            "guard": None,
             "card": None,
             "config": _config("pneumonia", {"specificity": 0.95}, []),
         }
@@ -240,6 +258,22 @@ def _latency(network: float) -> Latency:
         peak_memory_mib=240 + network,
         processor="Intel(R) Xeon(R) Processor @ 2.10GHz",
         load_average=0.42,
+    )
+
+
+def _stress(name: str, unit: str, strengths: tuple, seed: int) -> StressCurve:
+    loss = 0.03 + 0.04 * seed
+    return StressCurve(
+        stress=name,
+        unit=unit,
+        figure="dice",
+        strengths=strengths,
+        untouched={role: _spread(skill) for role, skill in SKILL.items()},
+        suffered={
+            role: tuple(_spread(skill - loss * (i + 1)) for i in range(len(strengths)))
+            for role, skill in SKILL.items()
+        },
+        flagged=tuple(0.25 * (i + 1) for i in range(len(strengths))),
     )
 
 

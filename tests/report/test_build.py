@@ -67,7 +67,9 @@ def numbers_of(tree):
 def shown_numbers(cell):
     """Each number of a cell with its scale and half a unit of its last digit."""
     text = cell.replace("\N{MINUS SIGN}", "-")
-    for sign_and_digits, unit in re.findall(r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ([kMGs%])\b)?", text):
+    for sign_and_digits, unit in re.findall(
+        r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ([kMGs%])(?!\w))?", text
+    ):
         decimals = len(sign_and_digits.partition(".")[2])
         scale = SCALES[unit]
         digits = sign_and_digits.replace(",", "")
