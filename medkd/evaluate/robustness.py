@@ -70,20 +70,17 @@ def stress_curves(
 
 def judge_guard(guard: Guard, cases: Sequence[Case], config: Config) -> GuardResult:
     """Show the guard all test images as they are, and drawn ones that were made foreign."""
-    flag, seed = flag_of(guard, config), config.study.seed
+    flag, seed, drawn = flag_of(guard, config), config.study.seed, _drawn(cases, config)
     passes = np.array([not flag(read_image(case.image)) for case in cases], np.float64)
+
+    def flagged(kind: Stress, case: Case) -> bool:
+        volume = read_image(case.image)
+        return flag(stressed(volume, kind, kind.strengths[0], seed=seed, case=case.id))
+
     foreign = {
-        kind.name: float(
-            np.mean(
-                [
-                    flag(
-                        stressed(read_image(c.image), kind, kind.strengths[0], seed=seed, case=c.id)
-                    )
-                    for c in _drawn(cases, config)
-                ]
-            )
-        )
+        kind.name: float(np.mean([flagged(kind, case) for case in drawn]))
         for kind in FOREIGN
+        if drawn
     }
     options = {"draws": config.evaluate.bootstrap, "seed": seed}
     passed = bootstrap_mean(passes, [case.patient for case in cases], **options)
