@@ -147,8 +147,9 @@ class Config(Options):
     @property
     def figures(self) -> set[str]:
         """What is measured on the test cases, with an interval; ``dice/liver`` of one class."""
-        calibration = {"ece", "brier", "nll"}
+        calibration = {"ece", "adaptive_ece", "static_ece", "brier", "nll"}
         if self.task is Task.SEGMENTATION:
+            calibration.add("boundary_ece")
             overlap, classes = {"dice", "nsd", "hd95_mm"}, self.classes[1:]
             return calibration | overlap | {f"{f}/{c}" for f in overlap for c in classes}
         rates = {"sensitivity", "specificity"}

@@ -270,6 +270,7 @@ class EvaluateOptions(Options):
     """How the test split is scored."""
 
     nsd_tolerance_mm: Positive = 1.0  # pixels in 2D
+    boundary_mm: Positive = 5.0  # pixels in 2D; boundary_ece is over foreground and what is so near
     dice_failure: Fraction = 0.5  # a case below this is counted as failed
     specificity: Annotated[float, Field(gt=0, lt=1)] = (
         0.95  # classification: sensitivity is read off at this specificity

@@ -19,7 +19,20 @@ CURVE = "curve.json"  # of the stage that sizes the student
 
 # figures of which less is better; of all others more is
 LESS_IS_BETTER = frozenset(
-    {"hd95_mm", "ece", "brier", "nll", "misses", "false_alarms", "failures", "parameters", "macs"}
+    {
+        "hd95_mm",
+        "ece",
+        "adaptive_ece",
+        "static_ece",
+        "boundary_ece",
+        "brier",
+        "nll",
+        "misses",
+        "false_alarms",
+        "failures",
+        "parameters",
+        "macs",
+    }
 )
 
 

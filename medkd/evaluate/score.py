@@ -1,5 +1,6 @@
 """Score: one role's release on the test split, case by case and as a whole."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,8 @@ from medkd.data import phi
 from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import Answer
-from medkd.metrics.calibration import CalibrationBins
+from medkd.metrics.boundary import boundary_band
+from medkd.metrics.calibration import CalibrationBins, PooledCalibration
 from medkd.metrics.classification import (
     auroc,
     average_precision,
@@ -29,6 +31,7 @@ from medkd.progress import progress
 from medkd.results import CaseScores, Interval, Reliability
 from medkd.types import Case
 
+CALIBRATION = ("ece", "adaptive_ece", "static_ece", "brier", "nll")
 Statistic = Callable[[np.ndarray], float]  # a figure of the cases at these indices
 
 
@@ -61,28 +64,33 @@ def score_segmentation(
     answer: Answer, cases: Sequence[Case], config: Config, *, salt: bytes, name: str
 ) -> Scores:
     """Score masks and probabilities on each image's own grid."""
-    scored, bins = [], []
+    scored: list[CaseScores] = []
+    bins: list[CalibrationBins] = []
+    bands: list[CalibrationBins] = []
     for case in progress(cases, f"evaluate {name}", total=len(cases)):
         prediction = answer(case)
         assert isinstance(case.label, Path)
         reference = read_label(case.label)
         label = class_indices(reference.array[0], config)
         scored.append(_case_scores(case, prediction, label, reference.spacing_mm, config, salt))
-        counted = CalibrationBins()
         assert prediction.probabilities is not None
-        counted.update(prediction.probabilities, label)
-        bins.append(counted)
+        width, spacing = config.evaluate.boundary_mm, reference.spacing_mm
+        near = boundary_band(label, spacing_mm=spacing, width_mm=width)
+        for kept, mask in ((bins, None), (bands, near)):
+            kept.append(CalibrationBins())
+            kept[-1].update(prediction.probabilities, label, mask)
     figures = _Figures(cases, config)
     for figure in sorted({name for case in scored for name in case.figures}):
         figures.mean(figure, [case.figures[figure] for case in scored])
     figures.calibration(bins)
+    figures.near_boundary(bands)
     failed = sum(case.figures["dice"] < config.evaluate.dice_failure for case in scored)
     failures = {
         "misses": sum(len(case.misses) for case in scored),
         "false_alarms": sum(len(case.false_alarms) for case in scored),
         "failures": failed,
     }
-    headline = ("dice", "nsd", "hd95_mm", "ece", "brier", "nll")
+    headline = ("dice", "nsd", "hd95_mm", *CALIBRATION, "boundary_ece")
     return figures.scores(headline, tuple(scored), bins, failures)
 
 
@@ -117,9 +125,9 @@ def score_classification(
     bins = [_one_case(row[:, None], int(label)) for row, label in zip(p, labels, strict=True)]
     figures.calibration(bins)
     failures = {"failures": int((answers != labels).sum())}
-    headline = ("auroc", "balanced_accuracy", "average_precision", "sensitivity", "ece", "brier")
+    headline = ("auroc", "balanced_accuracy", "average_precision", "sensitivity", *CALIBRATION)
     scored = _classified_cases(cases, p, labels, config, salt)
-    return figures.scores((*headline, "nll"), scored, bins, failures)
+    return figures.scores(headline, scored, bins, failures)
 
 
 def class_indices(label: np.ndarray, config: Config) -> np.ndarray:
@@ -127,15 +135,15 @@ def class_indices(label: np.ndarray, config: Config) -> np.ndarray:
     return np.searchsorted(np.asarray(config.label_values), label)
 
 
-def ece_of(bins: Sequence[CalibrationBins]) -> Callable[[np.ndarray], float]:
-    """Return the pooled ECE of the cases with given indices, fast enough to bootstrap."""
-    totals = np.stack([b.totals() for b in bins])  # [cases, 3, bins]
+def pooled(bins: Sequence[CalibrationBins], name: str) -> Statistic:
+    """Return a figure of calibration of the cases at given indices, NaN where they hold nothing."""
+    pool = PooledCalibration(bins)
 
-    def ece(indices: np.ndarray) -> float:
-        count, confidence, correct = totals[indices].sum(axis=0)
-        return float(np.abs(correct - confidence).sum() / count.sum())
+    def figure(indices: np.ndarray) -> float:
+        chosen = pool.of(indices)
+        return float(getattr(chosen, name)) if chosen.voxels else math.nan
 
-    return ece
+    return figure
 
 
 def _case_scores(
@@ -246,9 +254,13 @@ class _Figures:
         self._intervals[name] = bootstrap_statistic(function, self._patients, **self._options)
 
     def calibration(self, bins: Sequence[CalibrationBins]) -> None:
-        self.statistic("ece", ece_of(bins))
-        self.mean("brier", [b.brier for b in bins])
-        self.mean("nll", [b.nll for b in bins])
+        for name in ("ece", "adaptive_ece", "static_ece"):
+            self.statistic(name, pooled(bins, name))
+        for name in ("brier", "nll"):
+            self.mean(name, [getattr(b, name) for b in bins])
+
+    def near_boundary(self, bins: Sequence[CalibrationBins]) -> None:
+        self.statistic("boundary_ece", pooled(bins, "ece"))
 
     def scores(
         self,

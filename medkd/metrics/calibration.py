@@ -5,6 +5,7 @@ sorted into narrow bins while cases stream past, so that memory stays constant; 
 of equal count are made of them afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,10 +114,9 @@ class CalibrationBins:
 
     @property
     def class_ece(self) -> Float[np.ndarray, " classes"]:
-        """ECE of each class's probability against all others; its mean is the static error.
+        """ECE of each class's probability against all others.
 
-        A class's probability is judged wherever it is, not only where it is the highest
-        (Nixon et al. 2019).
+        A class's probability is judged wherever it is, not only where it is the highest.
         """
         seen = self._seen()
         return np.array([_gap(totals) / seen for totals in self._of_class])
@@ -136,6 +136,11 @@ class CalibrationBins:
     def nll(self) -> float:
         """Mean of -log probability of the true class in nats, each at most 16."""
         return self._nll / self._seen()
+
+    @property
+    def static_ece(self) -> float:
+        """Mean over classes of ``class_ece`` (static calibration error, Nixon et al. 2019)."""
+        return float(self.class_ece.mean())
 
     def totals(self) -> Float[np.ndarray, " 3 bins"]:
         """Count, summed confidence and number correct of each bin; they add up over cases."""
@@ -199,6 +204,32 @@ def _fine_index(confidence: np.ndarray, bins: int) -> np.ndarray:
     gap = np.maximum((1 - confidence[last]) * narrow, 2.0**-_HALVINGS)
     index[last] += np.clip(-np.log2(gap), 0, _HALVINGS).astype(np.intp)
     return index
+
+
+class PooledCalibration:
+    """Calibration of any choice of cases that were counted apart, fast enough to bootstrap."""
+
+    def __init__(self, cases: Sequence[CalibrationBins]) -> None:
+        """Stack what was counted.
+
+        Raises:
+            ValueError: no case, or their bins or classes differ.
+        """
+        whole = sum(cases[1:], cases[0])  # refuses what cannot be pooled
+        self._bins = whole._bins
+        shape = whole._of_class.shape
+        self._fine = np.stack([case._fine for case in cases])
+        self._of_class = np.stack([np.broadcast_to(case._of_class, shape) for case in cases])
+        self._costs = np.array([[case._brier, case._nll] for case in cases])
+
+    def of(self, indices: Integer[np.ndarray, " drawn"]) -> CalibrationBins:
+        """Return what was counted in the cases at these indices; one may come several times."""
+        times = np.bincount(indices, minlength=len(self._fine)).astype(np.float64)
+        pooled = CalibrationBins(bins=self._bins)
+        pooled._fine = np.tensordot(times, self._fine, axes=1)
+        pooled._of_class = np.tensordot(times, self._of_class, axes=1)
+        pooled._brier, pooled._nll = times @ self._costs
+        return pooled
 
 
 def _check_shapes(probabilities: np.ndarray, labels: np.ndarray, mask: np.ndarray | None) -> None:

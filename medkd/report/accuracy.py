@@ -31,7 +31,7 @@ from medkd.results import Comparison, GateResult, Report, RoleResult
 from medkd.types import Task
 
 HEADLINE = ("dice", "nsd", "hd95_mm", "auroc", "balanced_accuracy", "sensitivity", "ece")
-CALIBRATION = ("ece", "brier", "nll")
+CALIBRATION = ("ece", "boundary_ece", "adaptive_ece", "static_ece", "brier", "nll")
 
 
 def headline(report: Report) -> Table:

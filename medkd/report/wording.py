@@ -42,6 +42,9 @@ FIGURES = {
     "correct": Wording("Right answers"),
     "probability_of_truth": Wording("Probability of the true class"),
     "ece": Wording("ECE"),
+    "boundary_ece": Wording("ECE near boundaries"),
+    "adaptive_ece": Wording("Adaptive ECE"),
+    "static_ece": Wording("Static ECE"),
     "brier": Wording("Brier score"),
     "nll": Wording("NLL"),
 }

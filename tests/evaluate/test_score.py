@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
-from medkd.evaluate.score import class_indices, ece_of, score_classification, score_segmentation
+from medkd.evaluate.score import class_indices, pooled, score_classification, score_segmentation
 from medkd.metrics.calibration import CalibrationBins
 
 
@@ -54,10 +54,18 @@ class TestSegmentation:
     def test_the_reference_itself_scores_best(self, score, segmented):
         scores = score([believed(label, classes=3) for label in segmented[2]])
         values = {name: figure.value for name, figure in scores.headline.items()}
-        best = {"dice": 1, "nsd": 1, "hd95_mm": 0, "ece": 0, "brier": 0, "nll": 0}
-        assert values == pytest.approx(best)
+        best = {"dice": 1, "nsd": 1}
+        assert values == pytest.approx(dict.fromkeys(values, 0) | best)
         assert scores.per_class["dice/core"].value == 1
         assert scores.failures == {"misses": 0, "false_alarms": 0, "failures": 0}
+
+    def test_near_boundaries_errors_weigh_more_than_in_the_whole_image(self, score, segmented):
+        labels = segmented[2]
+        shifted = [np.roll(label, 1, axis=0) for label in labels]
+        scores = score([believed(label, classes=3) for label in shifted])
+        whole, near = (scores.headline[name].value for name in ("ece", "boundary_ece"))
+        wrong = np.mean([(a != b).mean() for a, b in zip(shifted, labels, strict=True)])
+        assert near > 1.5 * whole == pytest.approx(1.5 * wrong)
 
     def test_an_empty_answer_misses_every_structure(self, score, segmented):
         labels = segmented[2]
@@ -146,11 +154,11 @@ def test_label_values_become_class_indices(segmented):
 
 def test_the_ece_of_drawn_cases_is_that_of_their_pooled_voxels():
     rng = np.random.default_rng(0)
-    bins, pooled = [], CalibrationBins()
+    bins, together = [], CalibrationBins()
     for _ in range(4):
         case = CalibrationBins()
         case.update(softmax(rng.normal(size=(3, 50)), axis=0), rng.integers(0, 3, 50))
         bins.append(case)
     for index in (0, 2, 2):
-        pooled = pooled + bins[index]
-    assert ece_of(bins)(np.array([0, 2, 2])) == pytest.approx(pooled.ece)
+        together = together + bins[index]
+    assert pooled(bins, "ece")(np.array([0, 2, 2])) == pytest.approx(together.ece)

@@ -6,10 +6,10 @@ from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from medkd.metrics.calibration import CalibrationBins
+from medkd.metrics.calibration import CalibrationBins, PooledCalibration
 
 SCORES = ("ece", "mce", "brier", "nll")
-FURTHER = ("adaptive_ece", "class_ece")
+FURTHER = ("adaptive_ece", "class_ece", "static_ece")
 
 
 def case(*, seed, classes=3, space=(6, 5, 4), sharpness=2.0):
@@ -138,6 +138,16 @@ def test_streaming_and_adding_in_any_order_are_pooling(order, cut):
     for name in FURTHER:
         assert getattr(merged, name) == pytest.approx(getattr(counted(pooled), name))
     assert merged.voxels == pooled[1].size
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+def test_a_choice_of_cases_is_what_counting_them_together_gives(indices):
+    cases = [case(seed=seed, space=(5 + seed,)) for seed in range(4)]
+    pooled = PooledCalibration([counted(one) for one in cases]).of(np.array(indices))
+    expected = counted(*(cases[index] for index in indices))
+    assert pooled.voxels == expected.voxels
+    for name in SCORES + FURTHER:
+        assert getattr(pooled, name) == pytest.approx(getattr(expected, name))
 
 
 def test_adding_leaves_the_parts_alone():
