@@ -275,6 +275,7 @@ class EvaluateOptions(Options):
     specificity: Annotated[float, Field(gt=0, lt=1)] = (
         0.95  # classification: sensitivity is read off at this specificity
     )
+    promised: Annotated[float, Field(gt=0, lt=1)] = 0.9  # conformal: share found, or sets right
     bootstrap: Count = 2000
     least_patients: Count = 50  # of the test split; an interval of fewer judges no gate
     overlays: Count = 3  # worst cases with a picture; best and median come on top

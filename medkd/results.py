@@ -166,6 +166,26 @@ class StressCurve(Result):
     flagged: tuple[float, ...] = ()
 
 
+class Promise(Result):
+    """A promise that was made on the validation split, and how it is kept on the test split.
+
+    Attributes:
+        of: the structure whose voxels are found; None for sets of possible classes.
+        promised: mean share of the structure found, or share of the sets that hold the truth.
+        kept: what the test split shows.
+        price: size of the mask as a multiple of the reference's, or number of classes in a set.
+        threshold: of the probability; 0 where there were too few cases to promise anything.
+        calibrated_on: cases of the validation split.
+    """
+
+    of: str | None
+    promised: float
+    kept: Interval
+    price: Interval
+    threshold: float
+    calibrated_on: int
+
+
 class GuardResult(Result):
     """What the guard of the releases says of the test images.
 
@@ -244,6 +264,7 @@ class Report(Result):
     leakage: dict[str, int]  # patients and identical images found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
+    promises: dict[Role, tuple[Promise, ...]] = {}
     stress: tuple[StressCurve, ...] = ()
     guard: GuardResult | None = None  # where the releases have one
     sizing: tuple[SizingPoint, ...] = ()  # where the student was sized by a latency budget

@@ -21,6 +21,7 @@ from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
 from medkd.evaluate.compare import compare, judge, verdict
 from medkd.evaluate.overlays import draw_answers, draw_overlay
+from medkd.evaluate.promises import promises
 from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.robustness import flag_of, judge_guard, stress_curves
 from medkd.evaluate.score import (
@@ -44,7 +45,7 @@ from medkd.results import (
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
-ROBUSTNESS = "robustness.json"
+FURTHER = "further.json"
 COMPARISONS, ENVIRONMENT = "comparisons.json", "environment.json"
 OPENINGS = "test_openings"  # a line for every time the test split was opened
 Quiet = Callable[[], AbstractContextManager[None]]
@@ -108,13 +109,24 @@ class _Evaluation:
         overlays = self._draw(answers, scores, folder)
         write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
         compared = [entry.model_dump(mode="json") for entry in compare(scores, self._config)]
-        write_atomic(folder / ROBUSTNESS, json.dumps(self._robustness(), indent=1))
+        further = self._robustness() | {"promises": self._promises(answers)}
+        write_atomic(folder / FURTHER, json.dumps(further, indent=1))
         write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
         write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
         for role, scored in scores.items():
             result = self._role_result(role, scored)
             write_atomic(folder / f"{role}.json", result.model_dump_json(indent=1))
             draw_reliability(folder / f"reliability-{role}.png", scored.reliability, title=role)
+
+    def _promises(self, answers: Mapping[Role, Answer]) -> dict[str, Any]:
+        validation = self._cohort.of(self._cohort.split.validation)
+        return {
+            role: [
+                promise.model_dump(mode="json")
+                for promise in promises(answer, validation, self._test, self._config, name=role)
+            ]
+            for role, answer in answers.items()
+        }
 
     def _robustness(self) -> dict[str, Any]:
         config, guard = self._config, read_manifest(self._study.path("releases/student")).guard
@@ -262,7 +274,7 @@ def _report(
         leakage=_leakage(cohort),
         test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
         overlays=tuple(overlays),
-        **json.loads((study.path("evaluation") / ROBUSTNESS).read_text()),
+        **json.loads((study.path("evaluation") / FURTHER).read_text()),
         sizing=_sizing(study),
         config=shareable(config),
         card=_card(study),

@@ -116,6 +116,25 @@ def calibration(report: Report) -> Table:
     return Table(caption, heads("Model", *map(title, figures), "Temperature"), tuple(rows))
 
 
+def promises(report: Report) -> Table:
+    """Return what was promised on the validation split and what the test split shows."""
+    rows = []
+    for result in roles_of(report):
+        for promise in report.promises.get(result.role, ()):
+            key = "sensitivity" if promise.of else "coverage"
+            cells = [
+                Cell(plain(promise.promised), promise.of or ""),
+                interval_cell(promise.kept, key=key, report=report),
+                interval_cell(promise.price, key="price", report=report),
+                Cell(plain(promise.threshold)),
+            ]
+            rows.append((role_cell(result.role), *cells))
+    is_mask = any(p.of for found in report.promises.values() for p in found)
+    price = "Size of the mask, times the reference" if is_mask else "Classes in a set"
+    caption = "Thresholds were chosen on the validation split; below each figure its 95 % interval."
+    return Table(caption, heads("Model", "Promised", "Kept", price, "Threshold"), tuple(rows))
+
+
 def _temperature(result: RoleResult) -> Cell:
     return UNKNOWN if result.temperature is None else Cell(plain(result.temperature))
 

@@ -85,6 +85,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "per_class": accuracy.per_class(report),
         "failures": accuracy.failures(report),
         "calibration": accuracy.calibration(report),
+        "promises": accuracy.promises(report),
         "suffered": robustness.suffered(report),
         "guard": robustness.guard(report),
         "latency": costs.latency(report),

@@ -87,6 +87,15 @@ def test_the_test_images_are_made_worse_for_all_roles_and_shown_to_the_guard(eva
     assert report.guard.foreign["noise alone"] == 1
 
 
+def test_every_role_promises_for_every_structure(evaluated):
+    _, cohort, report = evaluated
+    for role in Role:
+        assert [promise.of for promise in report.promises[role]] == ["ball", "core"]
+        for promise in report.promises[role]:
+            assert promise.calibrated_on == len(cohort.split.validation)
+            assert promise.threshold == 0  # two cases promise nothing
+
+
 def test_nothing_leaks_and_the_report_says_so(evaluated):
     leakage = evaluated[2].leakage
     assert leakage

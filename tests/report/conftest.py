@@ -17,6 +17,7 @@ from medkd.results import (
     Overlay,
     Part,
     Percentiles,
+    Promise,
     Reliability,
     Report,
     RoleResult,
@@ -82,6 +83,10 @@ def segmentation() -> Report:
                 [("worst 1", 0.4312), ("worst 2", 0.7121), ("median", 0.8893), ("best", 0.9312)]
             )
         ),
+        promises={
+            role: tuple(_promise(name, skill) for name in STRUCTURES)
+            for role, skill in SKILL.items()
+        },
         stress=tuple(
             _stress(name, unit, strengths, seed)
             for seed, (name, unit, strengths) in enumerate(STRESSES)
@@ -124,6 +129,7 @@ def classification(segmentation) -> Report:
             "roles": roles,
             "comparisons": (),
             "overlays": (),
+            "promises": {role: (_promise(None, skill),) for role, skill in SKILL.items()},
             "stress": (),
             "guard": None,
             "card": None,
@@ -258,6 +264,17 @@ def _latency(network: float) -> Latency:
         peak_memory_mib=240 + network,
         processor="Intel(R) Xeon(R) Processor @ 2.10GHz",
         load_average=0.42,
+    )
+
+
+def _promise(structure: str | None, skill: float) -> Promise:
+    return Promise(
+        of=structure,
+        promised=0.9,
+        kept=_spread(skill + 0.021),
+        price=_spread(1.21 if structure else 1.07),
+        threshold=0.413,
+        calibrated_on=26,
     )
 
 

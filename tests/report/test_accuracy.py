@@ -69,3 +69,11 @@ def test_no_headline_figure_is_dropped(classification):
     ]
     names = ("AUROC", "Balanced accuracy", "Sensitivity", "Average precision", "ECE", "Brier score")
     assert {*names, "NLL"} <= set(shown)
+
+
+def test_a_promise_stands_beside_what_was_kept_and_its_price(segmentation, classification):
+    table = accuracy.promises(segmentation)
+    assert [cell.text for cell in table.rows[2]] == ["Student", "0.9", "0.905", "1.210", "0.413"]
+    assert [row[1].below for row in table.rows[:2]] == ["anterior", "posterior"]
+    assert accuracy.promises(classification).head[3].text == "Classes in a set"
+    assert not accuracy.promises(segmentation.model_copy(update={"promises": {}})).rows
