@@ -120,6 +120,17 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
+    def _subgroups_name_structures(self) -> "Config":
+        known = self.classes[1:] if self.task is Task.SEGMENTATION else ()
+        for named in self.evaluate.subgroups:
+            if named.structure is not None and named.structure not in known:
+                raise ValueError(
+                    f"evaluate.subgroups: no structure {named.structure!r}; known: "
+                    f"{', '.join(known) or 'none, the task is classification'}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _gates_name_figures(self) -> "Config":
         known = sorted(COSTS | self.figures)
         for gate in self.gates:

@@ -266,6 +266,32 @@ class DistillOptions(Options):
         return self
 
 
+class SubgroupOptions(Options):
+    """Groups of test cases that are judged apart."""
+
+    attribute: str  # a column of the datalist, or volume_ml/STRUCTURE: of the reference
+    edges: tuple[float, ...] = ()  # of the bands that a number is cut into
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_will_do(cls, value: Any) -> Any:  # noqa: ANN401
+        return {"attribute": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _edges_rise(self) -> "SubgroupOptions":
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must rise")
+        if self.structure is not None and not self.edges:
+            raise ValueError(f"{self.attribute}: give the edges of its bands, in millilitres")
+        return self
+
+    @property
+    def structure(self) -> str | None:
+        """The structure whose volume groups the cases; None where a column does."""
+        kind, _, structure = self.attribute.partition("/")
+        return structure if kind == "volume_ml" else None
+
+
 class EvaluateOptions(Options):
     """How the test split is scored."""
 
@@ -278,6 +304,8 @@ class EvaluateOptions(Options):
     promised: Annotated[float, Field(gt=0, lt=1)] = 0.9  # conformal: share found, or sets right
     bootstrap: Count = 2000
     least_patients: Count = 50  # of the test split; an interval of fewer judges no gate
+    subgroups: tuple[SubgroupOptions, ...] = ()
+    least_in_group: Count = 20  # patients; of fewer nothing is estimated
     overlays: Count = 3  # worst cases with a picture; best and median come on top
     stress_cases: Annotated[int, Field(ge=0)] = 20  # test cases that are made worse; 0: none
 

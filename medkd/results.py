@@ -144,6 +144,28 @@ class RoleResult(Result):
         return {name: float(value) for name, value in measured.items() if value is not None}
 
 
+class Subgroup(Result):
+    """A group of the test cases, judged apart.
+
+    Attributes:
+        attribute: what the cases of the group share.
+        group: its value, or the band it lies in.
+        cases: in the group.
+        patients: in the group.
+        figure: ``dice`` or ``auroc``.
+        by_role: the figure; empty where the group is too small to estimate anything.
+        difference: student - teacher; None likewise.
+    """
+
+    attribute: str
+    group: str
+    cases: int
+    patients: int
+    figure: str
+    by_role: dict[Role, Interval] = {}
+    difference: Interval | None = None
+
+
 class StressCurve(Result):
     """How answers suffer while images are made worse, from mild to harsh.
 
@@ -264,6 +286,7 @@ class Report(Result):
     leakage: dict[str, int]  # patients and identical images found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
+    subgroups: tuple[Subgroup, ...] = ()
     promises: dict[Role, tuple[Promise, ...]] = {}
     stress: tuple[StressCurve, ...] = ()
     guard: GuardResult | None = None  # where the releases have one

@@ -14,6 +14,7 @@ from medkd.config import Config
 from medkd.data import splits
 from medkd.data.cards import card_of
 from medkd.data.datalist import read_datalist
+from medkd.data.groups import misgrouped
 from medkd.data.reader import read_image, read_label
 from medkd.errors import DataError
 from medkd.progress import progress
@@ -122,6 +123,9 @@ def _refuse_unfit(config: Config, cases: Mapping[str, Case], split: Split) -> No
     if not train:
         raise DataError("no case of the train split has a label; the teacher needs some")
     splits.split_folds(train, folds=config.teacher.folds, seed=config.study.seed)
+    test = [cases[case_id] for case_id in split.test]
+    if lines := [line for named in config.evaluate.subgroups for line in misgrouped(test, named)]:
+        raise DataError.of(lines)
     if config.task is Task.CLASSIFICATION:
         missing = [
             f"no case of class {name!r} in the {part} split; add cases or change data.split"

@@ -30,6 +30,7 @@ from medkd.evaluate.score import (
     score_classification,
     score_segmentation,
 )
+from medkd.evaluate.subgroups import subgroups
 from medkd.predict.teachers import admitted, externals, stages
 from medkd.progress import console
 from medkd.results import (
@@ -110,6 +111,8 @@ class _Evaluation:
         write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
         compared = [entry.model_dump(mode="json") for entry in compare(scores, self._config)]
         further = self._robustness() | {"promises": self._promises(answers)}
+        groups = subgroups(scores, self._test, self._config)
+        further["subgroups"] = [group.model_dump(mode="json") for group in groups]
         write_atomic(folder / FURTHER, json.dumps(further, indent=1))
         write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
         write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
