@@ -120,12 +120,13 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
-    def _subgroups_name_structures(self) -> "Config":
+    def _evaluation_names_structures(self) -> "Config":
         known = self.classes[1:] if self.task is Task.SEGMENTATION else ()
-        for named in self.evaluate.subgroups:
-            if named.structure is not None and named.structure not in known:
+        named = [("subgroups", each.structure) for each in self.evaluate.subgroups]
+        for key, structure in (*named, *(("lesions", name) for name in self.evaluate.lesions)):
+            if structure is not None and structure not in known:
                 raise ValueError(
-                    f"evaluate.subgroups: no structure {named.structure!r}; known: "
+                    f"evaluate.{key}: no structure {structure!r}; known: "
                     f"{', '.join(known) or 'none, the task is classification'}"
                 )
         return self
@@ -160,9 +161,13 @@ class Config(Options):
         """What is measured on the test cases, with an interval; ``dice/liver`` of one class."""
         calibration = {"ece", "adaptive_ece", "static_ece", "brier", "nll"}
         if self.task is Task.SEGMENTATION:
+            whole, classes = {"dice", "nsd", "hd95_mm"}, self.classes[1:]
+            single = whole | {"iou", "assd_mm", "sensitivity", "ppv"}
+            counted = {
+                f"lesion_{f}/{c}" for f in ("sensitivity", "ppv") for c in self.evaluate.lesions
+            }
             calibration.add("boundary_ece")
-            overlap, classes = {"dice", "nsd", "hd95_mm"}, self.classes[1:]
-            return calibration | overlap | {f"{f}/{c}" for f in overlap for c in classes}
+            return calibration | whole | counted | {f"{f}/{c}" for f in single for c in classes}
         rates = {"sensitivity", "specificity"}
         single = {"auroc", "balanced_accuracy", "average_precision", "sensitivity"}
         return calibration | single | {f"{f}/{c}" for f in rates for c in self.classes}

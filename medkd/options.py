@@ -297,6 +297,8 @@ class EvaluateOptions(Options):
 
     nsd_tolerance_mm: Positive = 1.0  # pixels in 2D
     boundary_mm: Positive = 5.0  # pixels in 2D; boundary_ece is over foreground and what is so near
+    lesions: tuple[str, ...] = ()  # structures whose connected components are counted one by one
+    lesion_overlap: Annotated[float, Field(gt=0, le=1)] = 0.1  # share of one that makes it found
     dice_failure: Fraction = 0.5  # a case below this is counted as failed
     specificity: Annotated[float, Field(gt=0, lt=1)] = (
         0.95  # classification: sensitivity is read off at this specificity

@@ -58,13 +58,29 @@ class Interval(Result):
 
 
 class CaseScores(Result):
-    """The figures of one test case, and the structures it missed or invented."""
+    """The figures of one test case, and the structures it missed or invented.
+
+    ``volumes_ml`` are the answer's and the reference's by structure (areas in cm² in 2D);
+    ``lesions`` count, by structure: lesions of the reference, those found, those claimed, those of
+    them that are right.
+    """
 
     case: str
     patient: str
     figures: dict[str, float]
     misses: tuple[str, ...] = ()
     false_alarms: tuple[str, ...] = ()
+    volumes_ml: dict[str, tuple[float, float]] = {}
+    lesions: dict[str, tuple[int, int, int, int]] = {}
+
+
+class Agreement(Result):
+    """Bias and 95 % limits of agreement of the answer's volumes with the reference's, in ml."""
+
+    bias: float
+    low: float
+    high: float
+    cases: int
 
 
 class Reliability(Result):
@@ -124,6 +140,7 @@ class RoleResult(Result):
     per_class: dict[str, Interval]
     cases: tuple[CaseScores, ...]
     reliability: Reliability
+    agreement: dict[str, Agreement] = {}  # of volumes, by structure
     failures: dict[str, int]  # misses, false_alarms, failures (Dice below evaluate.dice_failure)
     latency: Latency | None = None
 

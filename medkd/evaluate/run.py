@@ -174,6 +174,7 @@ class _Evaluation:
             cases=scores.cases,
             reliability=scores.reliability,
             failures=scores.failures,
+            agreement=scores.agreement,
             **self._cost(role),
         )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from medkd.data import phi
 from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import Answer
+from medkd.metrics import overlap
 from medkd.metrics.boundary import boundary_band
 from medkd.metrics.calibration import CalibrationBins, PooledCalibration
 from medkd.metrics.classification import (
@@ -24,11 +25,12 @@ from medkd.metrics.classification import (
     threshold_at_specificity,
 )
 from medkd.metrics.empty import Emptiness
-from medkd.metrics.overlap import dice
+from medkd.metrics.lesions import Lesions, count_lesions
 from medkd.metrics.statistics import bootstrap_mean, bootstrap_statistic
-from medkd.metrics.surface import hd95, nsd, surface_distances
+from medkd.metrics.surface import assd, hd95, nsd, surface_distances
+from medkd.metrics.volume import agreement, volume_ml
 from medkd.progress import progress
-from medkd.results import CaseScores, Interval, Reliability
+from medkd.results import Agreement, CaseScores, Interval, Reliability
 from medkd.types import Case
 
 CALIBRATION = ("ece", "adaptive_ece", "static_ece", "brier", "nll")
@@ -48,6 +50,7 @@ class Scores:
         cases: figures of each case.
         reliability: pooled over all voxels of all cases.
         failures: counts of misses, false alarms and failed cases.
+        agreement: of volumes, by structure.
     """
 
     patients: tuple[str, ...]
@@ -58,6 +61,7 @@ class Scores:
     cases: tuple[CaseScores, ...]
     reliability: Reliability
     failures: dict[str, int]
+    agreement: dict[str, Agreement] = field(default_factory=dict)
 
 
 def score_segmentation(
@@ -84,6 +88,8 @@ def score_segmentation(
         figures.mean(figure, [case.figures[figure] for case in scored])
     figures.calibration(bins)
     figures.near_boundary(bands)
+    for structure in config.evaluate.lesions:
+        figures.lesions(structure, [Lesions(*case.lesions[structure]) for case in scored])
     failed = sum(case.figures["dice"] < config.evaluate.dice_failure for case in scored)
     failures = {
         "misses": sum(len(case.misses) for case in scored),
@@ -157,6 +163,8 @@ def _case_scores(
     assert prediction.mask is not None
     answer = class_indices(prediction.mask, config)
     figures: dict[str, float] = {}
+    volumes: dict[str, tuple[float, float]] = {}
+    lesions: dict[str, tuple[int, int, int, int]] = {}
     found: dict[Emptiness, list[str]] = {kind: [] for kind in Emptiness}
     for index, name in enumerate(config.classes):
         if index == 0:
@@ -164,10 +172,18 @@ def _case_scores(
         pair = (answer == index, label == index)
         distances = surface_distances(*pair, spacing_mm=spacing_mm)
         found[distances.emptiness].append(name)
-        figures[f"dice/{name}"] = dice(*pair)
+        figures[f"dice/{name}"] = overlap.dice(*pair)
         tolerance = config.evaluate.nsd_tolerance_mm
         figures[f"nsd/{name}"] = nsd(distances, tolerance_mm=tolerance)
         figures[f"hd95_mm/{name}"] = hd95(distances)
+        figures[f"assd_mm/{name}"] = assd(distances)
+        for metric in (overlap.iou, overlap.sensitivity, overlap.ppv):
+            figures[f"{metric.__name__}/{name}"] = metric(*pair)
+        measured, there = (volume_ml(mask, spacing_mm=spacing_mm) for mask in pair)
+        volumes[name] = (measured, there)
+        if name in config.evaluate.lesions:
+            least = config.evaluate.lesion_overlap
+            lesions[name] = astuple(count_lesions(*pair, overlap=least))
     for figure in ("dice", "nsd", "hd95_mm"):
         parts = [v for name, v in figures.items() if name.startswith(f"{figure}/")]
         figures[figure] = float(np.mean(parts))
@@ -177,6 +193,8 @@ def _case_scores(
         figures=figures,
         misses=tuple(found[Emptiness.MISS]),
         false_alarms=tuple(found[Emptiness.FALSE_ALARM]),
+        volumes_ml=volumes,
+        lesions=lesions,
     )
 
 
@@ -196,6 +214,20 @@ def _of_class(
     indices: np.ndarray,
 ) -> float:
     return rate(scores[indices], positive[indices], threshold=threshold)
+
+
+def _pooled_rate(counts: np.ndarray, figure: str, indices: np.ndarray) -> float:
+    return float(getattr(Lesions(*map(int, counts[indices].sum(axis=0))), figure))
+
+
+def _agreement(cases: Sequence[CaseScores]) -> dict[str, Agreement]:
+    if len(cases) < 2:
+        return {}
+    found = {}
+    for structure in cases[0].volumes_ml:
+        measured, reference = np.array([case.volumes_ml[structure] for case in cases]).T
+        found[structure] = Agreement(**asdict(agreement(measured, reference)))
+    return found
 
 
 def _one_case(probabilities: np.ndarray, label: int) -> CalibrationBins:
@@ -262,6 +294,13 @@ class _Figures:
     def near_boundary(self, bins: Sequence[CalibrationBins]) -> None:
         self.statistic("boundary_ece", pooled(bins, "ece"))
 
+    def lesions(self, structure: str, counts: Sequence[Lesions]) -> None:
+        """Pool the lesions of the drawn cases: a rate over lesions, not over cases."""
+        rows = np.array([astuple(count) for count in counts])
+        for figure in ("sensitivity", "ppv"):
+            rate = partial(_pooled_rate, rows, figure)
+            self.statistic(f"lesion_{figure}/{structure}", rate)
+
     def scores(
         self,
         headline: Sequence[str],
@@ -278,4 +317,5 @@ class _Figures:
             cases=cases,
             reliability=_reliability(bins),
             failures=failures,
+            agreement=_agreement(cases),
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medkd.extras import require
-from medkd.report import accuracy, cases, costs, figures, provenance, robustness, subgroups
+from medkd.report import accuracy, cases, costs, figures, provenance, robustness, subgroups, volumes
 from medkd.report.drawing import Drawing
 from medkd.report.wording import ROLES, text
 from medkd.results import Report, Verdict, read_report
@@ -86,6 +86,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "failures": accuracy.failures(report),
         "calibration": accuracy.calibration(report),
         "promises": accuracy.promises(report),
+        "volumes": volumes.table(report),
         "subgroups": subgroups.table(report),
         "suffered": robustness.suffered(report),
         "guard": robustness.guard(report),
@@ -111,6 +112,7 @@ def _drawings(report: Report) -> dict[str, tuple[Drawing, str]]:
         "per_case": figures.per_case(report),
         "reliability": figures.reliability(report),
         "stages": figures.stages(report),
+        "volumes": volumes.plots(report),
         "subgroups": subgroups.forest(report),
         "stress": robustness.curves(report),
     }

@@ -67,6 +67,28 @@ class TestSegmentation:
         wrong = np.mean([(a != b).mean() for a, b in zip(shifted, labels, strict=True)])
         assert near > 1.5 * whole == pytest.approx(1.5 * wrong)
 
+    def test_volumes_are_compared_structure_by_structure(self, score, segmented):
+        labels = segmented[2]
+        empty = np.zeros_like(labels[0])
+        scores = score([believed(labels[0], classes=3), believed(empty, classes=3)])
+        ball = [float((label == 1).sum()) / 1000 for label in labels]
+        assert scores.cases[0].volumes_ml["ball"] == pytest.approx((ball[0], ball[0]))
+        assert scores.cases[1].volumes_ml["ball"] == pytest.approx((0, ball[1]))
+        found = scores.agreement["ball"]
+        assert (found.bias, found.cases) == (pytest.approx(-ball[1] / 2), 2)
+
+    def test_lesions_are_counted_over_all_cases(self, segmented):
+        config, cases, labels = segmented
+        counted = config.evaluate.model_copy(update={"lesions": ("core",)})
+        lesions = config.model_copy(update={"evaluate": counted})
+        halves = [labels[0], np.zeros_like(labels[1])]
+        answer = in_turn([believed(h, classes=3) for h in halves], values=config.label_values)
+        scores = score_segmentation(answer, cases, lesions, salt=b"salt", name="student")
+        assert scores.cases[0].lesions == {"core": (1, 1, 1, 1)}
+        assert scores.cases[1].lesions == {"core": (1, 0, 0, 0)}
+        assert scores.per_class["lesion_sensitivity/core"].value == 0.5
+        assert scores.per_class["lesion_ppv/core"].value == 1
+
     def test_an_empty_answer_misses_every_structure(self, score, segmented):
         labels = segmented[2]
         scores = score([believed(np.zeros_like(label), classes=3) for label in labels])

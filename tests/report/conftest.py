@@ -8,6 +8,7 @@ from PIL import Image
 
 from medkd.report.build import draw
 from medkd.results import (
+    Agreement,
     CaseScores,
     Comparison,
     GateResult,
@@ -178,6 +179,9 @@ def _segmenter(role: Role) -> RoleResult:
         headline=headline | {key: _spread(value) for key, value in calibration.items()},
         per_class={key: value for key, value in figures.items() if "/" in key},
         cases=cases,
+        agreement={
+            name: Agreement(bias=-0.012, low=-0.21, high=0.186, cases=CASES) for name in STRUCTURES
+        },
         failures={"misses": 1, "false_alarms": 0, "failures": 1},
         **_model(role),
     )
@@ -198,6 +202,7 @@ def _segmented(rng: np.random.Generator, index: int, skill: float) -> CaseScores
     return CaseScores(
         case=f"case-{index * 2654435761 % 2**32:08x}",
         patient=f"patient-{index % PATIENTS * 40503 % 65536:08x}",
+        volumes_ml={name: (1.2 + 0.01 * index + 0.1 * (-1) ** index, 1.2) for name in STRUCTURES},
         figures=figures,
         misses=("posterior",) if missed else (),
     )
