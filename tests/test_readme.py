@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 TEXTS = [text for _, text in BLOCKS]
 DEMO, TEST, ACTIVATE, TABLE, PATIENTS, CONFIG, STUDY, ANSWER, PYTHON, STUDIES, LAYOUT = TEXTS[:11]
-TEACHERS, LAYERS = TEXTS[11:]
+EVALUATE, TEACHERS, LAYERS = TEXTS[11:]
 SMALL = {
     "teacher": {"model": {"filters": [4, 8, 8]}, "train": {"steps": 4}},
     "student": {"model": {"channels": [4, 8]}, "train": {"steps": 4}},
@@ -44,6 +44,7 @@ SHORT = " ".join(
         "student.train.steps=2",
         "latency.queries=2",
         "evaluate.bootstrap=20",
+        "evaluate.stress_cases=2",
     )
 )
 
@@ -81,7 +82,7 @@ def checkout(folder):
 def test_every_block_is_one_that_is_tested_here():
     assert [language for language, _ in BLOCKS] == [
         *("bash", "bash", "bash", "csv", "csv", "yaml", "bash", "bash", "python", "bash", ""),
-        *("yaml", "yaml"),
+        *("yaml", "yaml", "yaml"),
     ]
 
 
@@ -152,6 +153,12 @@ def with_section(folder, block):
     path = folder / "my_study.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(CONFIG) | yaml.safe_load(block)))
     return load(path)
+
+
+def test_what_is_asked_of_the_answers_fits_the_config(tmp_path):
+    evaluated = with_section(tmp_path, EVALUATE).evaluate
+    assert [group.structure for group in evaluated.subgroups] == [None, None, "lesion"]
+    assert evaluated.lesions == ("lesion",)
 
 
 def test_the_teachers_that_are_brought_along_fit_the_config(tmp_path):
