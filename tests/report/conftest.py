@@ -202,7 +202,7 @@ def _segmented(rng: np.random.Generator, index: int, skill: float) -> CaseScores
     return CaseScores(
         case=f"case-{index * 2654435761 % 2**32:08x}",
         patient=f"patient-{index % PATIENTS * 40503 % 65536:08x}",
-        volumes_ml={name: (1.2 + 0.01 * index + 0.1 * (-1) ** index, 1.2) for name in STRUCTURES},
+        volumes_ml=dict.fromkeys(STRUCTURES, (1.2 + 0.01 * index + 0.1 * (-1) ** index, 1.2)),
         figures=figures,
         misses=("posterior",) if missed else (),
     )
