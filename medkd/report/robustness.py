@@ -11,7 +11,7 @@ from medkd.results import Report, StressCurve
 from medkd.types import Role
 
 COLUMNS = 4  # panels in a row
-AS_IT_IS = "0"
+AS_IT_IS = "as is"
 
 
 def curves(report: Report) -> Drawing | None:
@@ -35,7 +35,7 @@ def curves(report: Report) -> Drawing | None:
     return Drawing(
         svg(draw, height=0.5 + 2.05 * rows),
         f"{sentence(report.stress[0].figure)} of each model under {names}, by strength.",
-        "From the images as they are (0) to the harshest strength, with 95 % intervals by patient. "
+        "From the images as they are to the harshest strength, with 95 % intervals by patient. "
         "All models meet the same worse images.",
     )
 

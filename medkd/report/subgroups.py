@@ -6,7 +6,7 @@ from typing import Any
 from medkd.report.drawing import COLOURS, MARKERS, Drawing, legend, svg
 from medkd.report.tables import UNKNOWN, Cell, Table, heads, interval_cell, role_head, roles_of
 from medkd.report.wording import MINUS, ROLES, number, sentence, title
-from medkd.results import Report, Subgroup
+from medkd.results import Interval, Report, Subgroup
 from medkd.types import Role
 
 TOO_FEW = Cell("not estimated", mood="open")
@@ -24,8 +24,8 @@ def table(report: Report) -> Table:
         cells = [_figure(report, group, key, figure) for figure in figures]
         difference = UNKNOWN if group.by_role else TOO_FEW
         if group.difference:
-            difference = interval_cell(group.difference, key=key, report=report, signed=True)
-        name = Cell(group.group, sentence(group.attribute))
+            difference = _figure(report, group, key, group.difference, signed=True)
+        name = Cell(group.group, _attribute(group.attribute))
         size = Cell(str(group.patients), f"{group.cases} cases")
         rows.append((name, size, *cells, difference))
     student = f"{ROLES[Role.STUDENT]} {MINUS} {ROLES[Role.TEACHER].lower()}"
@@ -47,7 +47,7 @@ def forest(report: Report) -> Drawing | None:
             for lane, result in enumerate(results):
                 height = place + (lane - (len(results) - 1) / 2) * 0.22
                 _point(axis, group, result.role, height)
-        labels = [f"{sentence(g.attribute)}: {g.group} ({g.patients})" for g in shown]
+        labels = [f"{_attribute(g.attribute)}: {g.group} ({g.patients})" for g in shown]
         axis.set_yticks(range(len(shown)), labels=labels)
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.set_xlabel(title(shown[0].figure))
@@ -64,10 +64,22 @@ def forest(report: Report) -> Drawing | None:
     )
 
 
-def _figure(report: Report, group: Subgroup, key: str, figure: Any) -> Cell:  # noqa: ANN401
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]
+
+
+def _attribute(name: str) -> str:
+    kind, _, structure = name.partition("/")
+    return f"Volume of {structure}, ml" if structure else sentence(kind)
+
+
+def _figure(
+    report: Report, group: Subgroup, key: str, figure: Interval | None, *, signed: bool = False
+) -> Cell:
+    """Write a figure over its interval; what the group holds stands in a column of its own."""
     if not group.by_role:
         return TOO_FEW
-    shown = interval_cell(figure, key=key, report=report)
+    shown = interval_cell(figure, key=key, report=report, signed=signed)
     return Cell(shown.text, shown.below.partition(" over ")[0], shown.mood)
 
 
@@ -78,7 +90,7 @@ def _gaps(report: Report) -> str:
         values = [g.by_role[Role.STUDENT].value for g in groups if Role.STUDENT in g.by_role]
         if len(values) > 1:
             gap = number(max(values) - min(values), key=report.subgroups[0].figure)
-            said.append(f"Largest gap of the student by {sentence(attribute).lower()}: {gap}.")
+            said.append(f"Largest gap of the student by {_lower(_attribute(attribute))}: {gap}.")
     return " ".join(said)
 
 
