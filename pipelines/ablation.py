@@ -57,6 +57,8 @@ class Plan:
         """Return all that a variant changes in the base study."""
         overrides = [*self.set, *variant.get("set", []), f"study.seed={seed}"]
         overrides.append(f"study.name={self.key(variant, seed)}")
+        if "losses" in variant:
+            overrides.append(f"distill.losses={json.dumps(variant['losses'])}")
         if "teacher" in variant:
             root = load(self.base, overrides=self.set).study.root
             overrides.append(f"distill.store={Path(root).resolve()}/{self.name}.zarr")
