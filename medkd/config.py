@@ -140,7 +140,7 @@ class Config(Options):
                     f"gates: no figure {gate.figure!r}; {did_you_mean(gate.figure, known)}"
                     f"known: {', '.join(known)}"
                 )
-            if gate.each and f"{gate.figure}/{self.classes[-1]}" not in known:
+            if (gate.each or gate.any) and f"{gate.figure}/{self.classes[-1]}" not in known:
                 raise ValueError(f"gates: {gate.figure} is not measured of each class")
             if gate.over and gate.figure not in COSTS:
                 raise ValueError(

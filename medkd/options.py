@@ -325,11 +325,13 @@ class GateOptions(Options):
     A figure with an interval must meet the bound with the interval's less favourable end:
     one-sided, at 97.5 %. A difference to the teacher that may not fall below -margin is a test of
     non-inferiority; with ``each`` it is one of intersection and union, which needs no correction
-    for several classes.
+    for several classes. ``any`` asks that one class meets it at least, and names those that do,
+    corrected for their number (Holm 1979).
     """
 
     figure: str  # a column of the headline table, or of one class: dice/anterior
     each: bool = False  # of every class by itself: all have to pass
+    any: bool = False  # of one class at least
     of: Role = Role.STUDENT
     minus: Role | None = None  # judge the paired difference to this role
     over: Role | None = None  # judge the ratio to this role
@@ -342,6 +344,8 @@ class GateOptions(Options):
             raise ValueError("a gate needs exactly one of at_least and at_most")
         if self.minus and self.over:
             raise ValueError("a gate takes minus or over, not both")
+        if self.each and self.any:
+            raise ValueError("a gate is of each class or of any, not both")
         return self
 
     def __str__(self) -> str:
@@ -351,7 +355,7 @@ class GateOptions(Options):
             >>> str(GateOptions(figure="dice", minus="teacher", at_least=-0.02))
             'student dice - teacher dice >= -0.02'
         """
-        each = " of each class" if self.each else ""
+        each = " of each class" if self.each else " of any class" if self.any else ""
         left = f"{self.of} {self.figure}"
         left += f" - {self.minus} {self.figure}" if self.minus else ""
         left += f" / {self.over} {self.figure}" if self.over else ""

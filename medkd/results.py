@@ -248,6 +248,13 @@ class Comparison(Result):
     difference: Interval
 
 
+class Claim(Result):
+    """What a gate of any class is judged by: p-values by class, adjusted after Holm."""
+
+    p_values: dict[str, float]
+    patients: int
+
+
 class GateResult(Result):
     """One acceptance criterion and what it was judged by; ``passed`` is None if it could not be."""
 

@@ -11,6 +11,7 @@ from medkd.evaluate.score import Scores, Statistic
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_statistic
 from medkd.options import GateOptions
 from medkd.results import (
+    Claim,
     Comparison,
     GateResult,
     Interval,
@@ -19,6 +20,7 @@ from medkd.results import (
 )
 from medkd.types import Role, Task
 
+ALPHA = 0.025  # one-sided, as the end of a 95 % interval is
 PAIRS = ((Role.STUDENT, Role.TEACHER), (Role.STUDENT, Role.BASELINE), (Role.BASELINE, Role.TEACHER))
 
 
@@ -33,15 +35,22 @@ def compare(scores: Mapping[Role, Scores], config: Config) -> tuple[Comparison, 
 
 
 def judge(
-    roles: Mapping[Role, RoleResult], comparisons: Sequence[Comparison], config: Config
+    roles: Mapping[Role, RoleResult],
+    comparisons: Sequence[Comparison],
+    config: Config,
+    *,
+    claims: Mapping[str, Claim] | None = None,
 ) -> tuple[GateResult, ...]:
     """Judge every gate by the less favourable end of its interval, where it has one.
 
-    No gate is judged by an interval of fewer patients than ``evaluate.least_patients``, and none
-    on a difference to the teacher is passed by a model that fails more often.
+    A gate of any class is judged by its claim. No gate is judged by fewer patients than
+    ``evaluate.least_patients``, and none on a difference to the teacher is passed by a model that
+    fails more often.
     """
     return tuple(
-        _judge(gate, roles, comparisons, config)
+        _judge_claim(gate, claims[str(gate)], roles, config)
+        if claims and gate.any
+        else _judge(gate, roles, comparisons, config)
         for stated in config.gates
         for gate in _each(stated, config)
     )
@@ -115,6 +124,23 @@ def _judge(
     )
 
 
+def _judge_claim(
+    gate: GateOptions, claim: Claim, roles: Mapping[Role, RoleResult], config: Config
+) -> GateResult:
+    smallest = min(claim.p_values.values())
+    if reason := _too_few(claim.patients, config):
+        return GateResult(gate=str(gate), judged=None, passed=None, reason=reason)
+    held = [name for name, p in claim.p_values.items() if p <= ALPHA]
+    said = ", ".join(f"{name} p = {p:.3g}" for name, p in claim.p_values.items())
+    risen = _fails_more(gate, roles) if held and config.task is Task.SEGMENTATION else ""
+    return GateResult(
+        gate=str(gate),
+        judged=smallest,
+        passed=bool(held) and not risen,
+        reason=risen or f"holds for {', '.join(held) or 'none'} (Holm: {said})",
+    )
+
+
 def _unfit(figure: str, found: float | Interval, config: Config) -> str | None:
     """Why an interval judges nothing."""
     if isinstance(found, float):
@@ -123,13 +149,17 @@ def _unfit(figure: str, found: float | Interval, config: Config) -> str | None:
         return f"{figure} is undefined on these cases"
     if found.low is None or found.high is None:
         return f"{figure} has no interval: test patients: {found.patients}"
+    return _too_few(found.patients, config)
+
+
+def _too_few(patients: int, config: Config) -> str | None:
     least = config.evaluate.least_patients
-    if found.patients < least:
-        return (
-            f"inconclusive: {found.patients} test patients, and evaluate.least_patients is "
-            f"{least}; an interval of few patients covers less than it says"
-        )
-    return None
+    if patients >= least:
+        return None
+    return (
+        f"inconclusive: {patients} test patients, and evaluate.least_patients is "
+        f"{least}; an interval of few patients covers less than it says"
+    )
 
 
 def _fails_more(gate: GateOptions, roles: Mapping[Role, RoleResult]) -> str:

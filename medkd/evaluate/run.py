@@ -19,6 +19,7 @@ from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.device.predictor import WEIGHTS
 from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
+from medkd.evaluate.claims import claims
 from medkd.evaluate.compare import compare, judge, verdict
 from medkd.evaluate.overlays import draw_answers, draw_overlay
 from medkd.evaluate.promises import promises
@@ -35,6 +36,7 @@ from medkd.predict.teachers import admitted, externals, stages
 from medkd.progress import console
 from medkd.results import (
     CURVE,
+    Claim,
     Comparison,
     Latency,
     Overlay,
@@ -47,7 +49,7 @@ from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task
 
 FURTHER = "further.json"
-COMPARISONS, ENVIRONMENT = "comparisons.json", "environment.json"
+COMPARISONS, ENVIRONMENT, CLAIMS = "comparisons.json", "environment.json", "claims.json"
 OPENINGS = "test_openings"  # a line for every time the test split was opened
 Quiet = Callable[[], AbstractContextManager[None]]
 LATENCY_CASES = 8  # images taken in turn while latency is measured
@@ -115,6 +117,8 @@ class _Evaluation:
         further["subgroups"] = [group.model_dump(mode="json") for group in groups]
         write_atomic(folder / FURTHER, json.dumps(further, indent=1))
         write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+        claimed = {g: c.model_dump() for g, c in claims(scores, self._config).items()}
+        write_atomic(folder / CLAIMS, json.dumps(claimed, indent=1))
         write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
         for role, scored in scores.items():
             result = self._role_result(role, scored)
@@ -259,7 +263,10 @@ def _report(
     overlays: Sequence[Overlay],
 ) -> Report:
     config = study.config
-    gates = judge(roles, comparisons, config)
+    claimed = json.loads((study.path("evaluation") / CLAIMS).read_text())
+    gates = judge(
+        roles, comparisons, config, claims={gate: Claim(**claim) for gate, claim in claimed.items()}
+    )
     said, reasons = verdict(gates)
     manifests = {role: study.path(f"releases/{role}") / MANIFEST for role in Role}
     releases = {f"release {r}": sha256(path) for r, path in manifests.items() if path.exists()}
