@@ -179,6 +179,11 @@ class Config(Options):
         return ("background", *named) if self.task is Task.SEGMENTATION else named
 
     @property
+    def folder(self) -> Path:
+        """Where the study lies: ``root/name``."""
+        return Path(self.study.root).expanduser() / self.study.name
+
+    @property
     def label_values(self) -> tuple[int, ...]:
         """The value that stands for each class in a label map, in the order of ``classes``."""
         values = tuple(sorted(self.data.labels.values()))

@@ -30,7 +30,7 @@ def environment() -> dict[str, Any]:
         "processor": _cpuinfo("model name") or platform.processor(),
         "processor_flags": sorted(cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni"}),
         "cores": os.cpu_count(),
-        "memory_gib": round(_memory_bytes() / 2**30, 1),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
         "load_average": os.getloadavg()[0],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
@@ -47,8 +47,12 @@ def _cpuinfo(field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def memory_bytes() -> int:
+    """Return the machine's memory, or what a container may have of it (cgroup v2)."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    granted = Path("/sys/fs/cgroup/memory.max")
+    limit = granted.read_text().strip() if granted.exists() else "max"
+    return machine if limit == "max" else min(machine, int(limit))
 
 
 def _version(package: str) -> str | None:

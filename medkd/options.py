@@ -77,6 +77,8 @@ class DataOptions(Options):
     patient: str = "patient"  # the column of patient ids
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     split: SplitOptions = SplitOptions()
+    memory_gib: Positive | None = None  # of preprocessed cases, more go to disk; null: half of all
+    store: str | None = None  # a folder for those, which studies may share; null: the study's own
     phantoms: PhantomOptions = PhantomOptions()
 
 

@@ -70,7 +70,7 @@ class Study:
     @property
     def folder(self) -> Path:
         """``root/name``."""
-        return Path(self.config.study.root).expanduser() / self.config.study.name
+        return self.config.folder
 
     def path(self, name: str) -> Path:
         """Where stage ``name`` lies once it is complete."""

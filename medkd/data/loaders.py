@@ -3,10 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,71 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from medkd.config import Config
 from medkd.data.augment import Patch, augmentation
-from medkd.data.preprocess import Grid, preprocess, to_grid
-from medkd.data.reader import read_image, read_label
+from medkd.data.samples import Sample, Sliceable, places_in
 from medkd.options import TrainOptions
-from medkd.progress import progress
 from medkd.seeding import derive_seed
-from medkd.types import UNLABELLED, Case, Task
-
-PLACES_PER_CLASS = 512  # voxels remembered per class and case, to centre patches on
-
-
-@runtime_checkable
-class Sliceable(Protocol):
-    """An array that may lie on disk; cutting a patch reads the patch."""
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Its type."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-
-    def __getitem__(self, place: Any) -> np.ndarray:  # noqa: ANN401
-        """Read a part."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One preprocessed case.
-
-    Attributes:
-        case: where it comes from.
-        image: ``[channels, *space]`` float32.
-        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image; all
-            ``UNLABELLED`` where there is none.
-        grid: how it lies in the image's own grid.
-        soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None.
-        asked: the weights of the teachers that may speak of it while the student trains, or None.
-    """
-
-    case: Case
-    image: np.ndarray
-    label: np.ndarray
-    grid: Grid
-    soft: Sliceable | None = None
-    asked: tuple[float, ...] | None = None
-
-
-def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
-    """Read and preprocess cases into memory."""
-    return [_sample(case, config) for case in progress(cases, "preprocess", total=len(cases))]
-
-
-def _sample(case: Case, config: Config) -> Sample:
-    image, grid = preprocess(read_image(case.image), config.preprocess)
-    if config.task is Task.CLASSIFICATION:
-        index = UNLABELLED if case.label is None else case.label
-        return Sample(case=case, image=image, label=np.array([index]), grid=grid)
-    if case.label is None:
-        label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
-        return Sample(case=case, image=image, label=label, grid=grid)
-    assert isinstance(case.label, Path)
-    values = np.array(config.label_values)
-    label = np.searchsorted(values, read_label(case.label).array).astype(np.uint8)
-    return Sample(case=case, image=image, label=to_grid(label, grid, order=0), grid=grid)
+from medkd.types import UNLABELLED
 
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
@@ -93,7 +29,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._options = options
         soft = any(sample.soft is not None for sample in samples)
         self._augment = augmentation(config.augment, config.preprocess, soft=soft)
-        self._places = [_places(sample, config.study.seed) for sample in samples]
+        self._places = [sample.places or _places_of_soft(sample) for sample in samples]
 
     def __len__(self) -> int:
         return self._options.steps * self._options.batch
@@ -210,8 +146,8 @@ def _crop(
     lows = [max(s, 0) for s in start]
     highs = [min(s + w, n) for s, w, n in zip(start, window, array.shape[1:], strict=True)]
     cut = array[(slice(None), *map(slice, lows, highs))]
-    if cut.shape[1:] == tuple(window):
-        return cut
+    if cut.shape[1:] == tuple(window):  # a tensor may not lie on what is mapped read only
+        return cut if cut.flags.writeable else cut.copy()
     padded = np.full((array.shape[0], *window), outside, dtype=array.dtype)
     if outside:
         padded[0] = 0
@@ -220,18 +156,8 @@ def _crop(
     return padded
 
 
-def _places(sample: Sample, seed: int) -> list[np.ndarray]:
-    """Up to ``PLACES_PER_CLASS`` voxels of each foreground class that occurs in the case.
-
-    Where there is no label, the teacher's answer says what occurs.
-    """
-    if sample.label.ndim == 1:
-        return []
-    rng = np.random.default_rng(derive_seed(seed, "places", sample.case.id))
-    places, label = [], sample.label[0]
-    if (label == UNLABELLED).all():
-        label = np.zeros_like(label) if sample.soft is None else sample.soft[...].argmax(axis=0)
-    for index in np.unique(label[label > 0]):
-        voxels = np.argwhere(label == index)
-        places.append(rng.permutation(voxels)[:PLACES_PER_CLASS])
-    return places
+def _places_of_soft(sample: Sample) -> tuple[np.ndarray, ...]:
+    """Where there is no label, the teacher's answer says what occurs."""
+    if sample.label.ndim == 1 or sample.soft is None or (sample.label != UNLABELLED).any():
+        return ()
+    return places_in(sample.soft[...].argmax(axis=0), sample.case.id)

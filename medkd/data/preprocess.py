@@ -5,7 +5,9 @@ channels, orientation, resampling, intensity. ``Grid`` remembers what was done t
 that probabilities find the way back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from nibabel import orientations
@@ -40,6 +42,21 @@ class Grid:
     def oriented_shape(self) -> tuple[int, ...]:
         """The image's own shape in the network's axis order: the shape before resampling."""
         return tuple(int(self.image_shape[i]) for i in np.argsort(self.axes[:, 0]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as JSON values."""
+        return {k: np.asarray(v).tolist() for k, v in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Grid":
+        """Undo ``to_json``."""
+        return cls(
+            image_shape=tuple(values["image_shape"]),
+            affine=np.array(values["affine"]),
+            axes=np.array(values["axes"]),
+            shape=tuple(values["shape"]),
+            spacing_mm=tuple(values["spacing_mm"]),
+        )
 
     @property
     def resampled(self) -> bool:

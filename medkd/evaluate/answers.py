@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.loaders import Sample
 from medkd.data.preprocess import preprocess
 from medkd.data.reader import read_image
+from medkd.data.samples import Sample
 from medkd.device.predictor import Prediction, load
 from medkd.predict.teachers import Teachers, load_member, on_image_grid
 from medkd.study import Study

@@ -19,9 +19,9 @@ from torch import nn
 
 from medkd.config import Config, expand
 from medkd.data.check import Cohort, labelled
-from medkd.data.loaders import Sample
 from medkd.data.preprocess import Grid, from_grid, to_grid
 from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
+from medkd.data.samples import Sample
 from medkd.data.splits import split_folds
 from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
 from medkd.errors import DataError

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from medkd.config import expand
 from medkd.data import phi
 from medkd.data.check import Cohort
-from medkd.data.loaders import Sample, load_samples
+from medkd.data.samples import Sample, load_samples
 from medkd.errors import DataError
 from medkd.models.cost import parameters
 from medkd.models.external import channel_matrix, open_external

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.loaders import Sample
+from medkd.data.samples import Sample
 from medkd.metrics.temperature import fit_temperature
 from medkd.seeding import derive_seed
 

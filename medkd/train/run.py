@@ -12,7 +12,8 @@ from torch import nn
 from medkd.config import Config
 from medkd.data import phi
 from medkd.data.check import Cohort, check, labelled
-from medkd.data.loaders import PatchDataset, Sample, batches, load_samples
+from medkd.data.loaders import PatchDataset, batches
+from medkd.data.samples import Sample, load_samples
 from medkd.data.splits import split_folds
 from medkd.distill.soft_targets import within_reach
 from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint

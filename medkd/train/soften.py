@@ -10,7 +10,7 @@ from scipy import special
 
 from medkd.config import expand
 from medkd.data.check import Cohort
-from medkd.data.loaders import load_samples
+from medkd.data.samples import load_samples
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
 from medkd.predict.teachers import Teachers, softened_by, stages, weights_among
 from medkd.progress import progress

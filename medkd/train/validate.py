@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from medkd.config import Config
-from medkd.data.loaders import Sample
+from medkd.data.samples import Sample
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
 from medkd.predict.infer import predict_log_probabilities

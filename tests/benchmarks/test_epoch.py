@@ -85,7 +85,7 @@ def run(form, path, folder):
     """Train for some steps; print seconds a step, the share of waiting for data, and memory."""
     from medkd.config import load
     from medkd.data.check import check
-    from medkd.data.loaders import load_samples
+    from medkd.data.samples import load_samples
     from medkd.study import Study
     from medkd.track.tracker import NullTracker
     from medkd.train import run as training

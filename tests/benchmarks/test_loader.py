@@ -11,8 +11,9 @@ import torch
 
 from medkd.config import Config
 from medkd.data.augment import augmentation
-from medkd.data.loaders import PatchDataset, Sample, batches
+from medkd.data.loaders import PatchDataset, batches
 from medkd.data.preprocess import preprocess
+from medkd.data.samples import Sample, places_in
 from medkd.options import AugmentOptions, TrainOptions
 from medkd.types import Case, Volume
 
@@ -47,9 +48,8 @@ def samples(config, tmp_path_factory):
         label[:, 20:40, 20:50, 20:40], label[:, 25:35, 30:40, 25:35] = 1, 2
         soft = np.log(rng.dirichlet(np.ones(3), size=array.shape[1:]).astype(np.float32) + 1e-6)
         case = Case(str(number), folder, folder, str(number))
-        made.append(
-            Sample(case, array, label, grid, np.ascontiguousarray(np.moveaxis(soft, -1, 0)))
-        )
+        soft = np.ascontiguousarray(np.moveaxis(soft, -1, 0))
+        made.append(Sample(case, array, label, grid, places_in(label[0], case.id), soft))
     return made
 
 

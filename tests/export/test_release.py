@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medkd.data.loaders import load_samples
 from medkd.data.reader import read_image
+from medkd.data.samples import load_samples
 from medkd.device.manifest import read_manifest
 from medkd.device.predictor import load
 from medkd.errors import ReleaseError, StudyError

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from medkd.data.loaders import load_samples
 from medkd.data.preprocess import from_grid
+from medkd.data.samples import load_samples
 from medkd.predict.infer import predict_log_probabilities
 from medkd.predict.teachers import Teachers, fold_stages, frozen_teacher, softened_by, tempered
 from medkd.track.tracker import NullTracker

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medkd.data.loaders import load_samples
+from medkd.data.samples import load_samples
 from medkd.train.calibrate import fit_on_cases
 
 

@@ -8,7 +8,7 @@ from scipy.special import softmax
 from medkd.config import load
 from medkd.data import phi
 from medkd.data.check import check
-from medkd.data.loaders import load_samples
+from medkd.data.samples import load_samples
 from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict import teachers as teachers_module

@@ -4,7 +4,7 @@ import torch
 from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
 
-from medkd.data.loaders import load_samples
+from medkd.data.samples import load_samples
 from medkd.train import validate
 from medkd.train.validate import fitted_temperature, validation_figures
 

@@ -1,0 +1,150 @@
+"""Samples: preprocessed cases, in memory, or mapped from disk where they are too many for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from medkd.config import Config, expand
+from medkd.data.preprocess import Grid, preprocess, to_grid
+from medkd.data.reader import read_image, read_label
+from medkd.data.volumes import VolumeStore
+from medkd.environment import memory_bytes
+from medkd.progress import progress
+from medkd.seeding import derive_seed
+from medkd.study import digest, sha256
+from medkd.types import UNLABELLED, Case, Task
+
+PLACES_PER_CLASS = 512  # voxels remembered per class and case, to centre patches on
+SHARE_OF_MEMORY = 0.5  # the other half belongs to training
+PLACES = "places-"  # of one class
+SCHEMA = 1  # of what is stored; part of every key
+
+
+@runtime_checkable
+class Sliceable(Protocol):
+    """An array that may lie on disk; cutting a patch reads the patch."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def __getitem__(self, place: Any) -> np.ndarray:  # noqa: ANN401
+        """Read a part."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One preprocessed case.
+
+    Attributes:
+        case: where it comes from.
+        image: ``[channels, *space]`` float32.
+        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image; all
+            ``UNLABELLED`` where there is none.
+        grid: how it lies in the image's own grid.
+        places: of each foreground class that occurs, some of its voxels ``[voxels, dims]``.
+        soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None.
+        asked: the weights of the teachers that may speak of it while the student trains, or None.
+    """
+
+    case: Case
+    image: np.ndarray
+    label: np.ndarray
+    grid: Grid
+    places: tuple[np.ndarray, ...] = ()
+    soft: Sliceable | None = None
+    asked: tuple[float, ...] | None = None
+
+
+def load_samples(cases: Sequence[Case], config: Config) -> list[Sample]:
+    """Read and preprocess cases.
+
+    They are held in memory up to ``data.memory_gib``. From there on all of them are kept on disk
+    and mapped: a patch costs the patch, processes share what the system caches, and what was
+    preprocessed once is not preprocessed again.
+    """
+    limit = (config.data.memory_gib or memory_bytes() * SHARE_OF_MEMORY / 2**30) * 2**30
+    loading, samples, held = _Loading(config), [], 0
+    for case in progress(cases, "preprocess", total=len(cases)):
+        sample = loading.stored(case) or _sample(case, config)
+        samples.append(sample)
+        held += sample.image.nbytes + sample.label.nbytes
+        if held > limit:
+            samples = [loading.mapped(sample) for sample in samples]
+    return samples
+
+
+class _Loading:
+    """What of a study's cases is on disk."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        where = config.data.store
+        self._store = VolumeStore(
+            expand(where, key="data.store") if where else config.folder / "preprocessed"
+        )
+
+    def stored(self, case: Case) -> Sample | None:
+        """Return a case that was kept, or None."""
+        if not self._store.exists or (key := self._key(case)) not in self._store:
+            return None
+        kept = self._store.read(key)
+        places = tuple(np.array(a) for name, a in kept.arrays.items() if name.startswith(PLACES))
+        image, label = kept.arrays["image"], kept.arrays["label"]
+        return Sample(case, image, label, Grid.from_json(kept.said), places)
+
+    def mapped(self, sample: Sample) -> Sample:
+        """Return the same sample, mapped from disk."""
+        if isinstance(sample.image, np.memmap):
+            return sample
+        arrays = {"image": sample.image, "label": sample.label}
+        arrays |= {f"{PLACES}{i:05d}": place for i, place in enumerate(sample.places)}
+        self._store.write(self._key(sample.case), arrays, said=sample.grid.to_json())
+        kept = self.stored(sample.case)
+        assert kept is not None
+        return replace(sample, image=kept.image, label=kept.label)
+
+    def _key(self, case: Case) -> str:
+        made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
+        files = [_content(case.image)]
+        files += [_content(case.label)] if isinstance(case.label, Path) else []
+        return digest(*made_from, *files)
+
+
+def _sample(case: Case, config: Config) -> Sample:
+    image, grid = preprocess(read_image(case.image), config.preprocess)
+    if config.task is Task.CLASSIFICATION:
+        index = UNLABELLED if case.label is None else case.label
+        return Sample(case=case, image=image, label=np.array([index]), grid=grid)
+    if case.label is None:
+        label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
+        return Sample(case=case, image=image, label=label, grid=grid)
+    assert isinstance(case.label, Path)
+    values = np.array(config.label_values)
+    label = np.searchsorted(values, read_label(case.label).array).astype(np.uint8)
+    label = to_grid(label, grid, order=0)
+    return Sample(case, image, label, grid, places_in(label[0], case.id))
+
+
+def places_in(label: np.ndarray, case_id: str) -> tuple[np.ndarray, ...]:
+    """Draw up to ``PLACES_PER_CLASS`` voxels ``[voxels, dims]`` of each foreground class."""
+    rng = np.random.default_rng(derive_seed(0, "places", case_id))
+    return tuple(
+        rng.permutation(np.argwhere(label == index))[:PLACES_PER_CLASS].astype(np.int32)
+        for index in np.unique(label[label > 0])
+    )
+
+
+def _content(path: Path) -> list[str]:
+    """Digest of an image's files."""
+    if path.is_dir():
+        return [sha256(file) for file in sorted(path.iterdir()) if file.is_file()]
+    pair = [path.with_suffix(s) for s in (".hdr", ".img")]  # either name stands for both
+    return [sha256(file) for file in (pair if path.suffix in {".hdr", ".img"} else [path])]

@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medkd.config import load
+from medkd.data import samples as module
+from medkd.data.check import check
+from medkd.data.loaders import PatchDataset
+from medkd.data.samples import PLACES_PER_CLASS, load_samples, places_in
+from medkd.options import TrainOptions
+from medkd.study import Study
+
+
+def limited(study, memory_gib):
+    data = study.config.data.model_copy(update={"memory_gib": memory_gib})
+    return study.config.model_copy(update={"data": data})
+
+
+@pytest.fixture(params=[2, 3])
+def cohort(request, make_config):
+    path = make_config(dims=request.param)
+    study = Study(load(path), config_path=path)
+    cohort = check(study)
+    return study, cohort.of(cohort.split.train)
+
+
+def test_cases_that_do_not_fit_in_memory_train_the_same(cohort):
+    study, cases = cohort
+    options = TrainOptions(steps=4, batch=2, workers=0)
+    little = limited(study, 1e-9)
+    held, kept = load_samples(cases, study.config), load_samples(cases, little)
+    assert not any(isinstance(sample.image, np.memmap) for sample in held)
+    for sample in kept:
+        assert isinstance(sample.image, np.memmap)
+        assert isinstance(sample.label, np.memmap)
+    patches = [PatchDataset(found, study.config, options=options) for found in (held, kept)]
+    for index in range(8):
+        for key, value in patches[0][index].items():
+            assert torch.equal(value, patches[1][index][key]), key
+    assert [vars(sample.grid).keys() for sample in held] == [vars(s.grid).keys() for s in kept]
+
+
+def test_what_was_kept_is_not_preprocessed_again(cohort, monkeypatch):
+    study, cases = cohort
+    little = limited(study, 1e-9)
+    first = load_samples(cases, little)
+    monkeypatch.setattr(module, "preprocess", lambda *_: pytest.fail("preprocessed again"))
+    for again in (load_samples(cases, little), load_samples(cases, study.config)):
+        for one, other in zip(first, again, strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+            assert repr(one.grid) == repr(other.grid)
+            assert [p.tolist() for p in one.places] == [p.tolist() for p in other.places]
+
+
+def test_another_file_is_another_case(cohort, monkeypatch):
+    study, (case, other, *_) = cohort
+    little = limited(study, 1e-9)
+    load_samples([case], little)
+    case.image.write_bytes(other.image.read_bytes())
+    (sample,) = load_samples([case], little)
+    (expected,) = load_samples([replace(other, label=case.label)], limited(study, None))
+    np.testing.assert_array_equal(sample.image, expected.image)
+
+
+def test_places_are_voxels_of_their_class_and_not_all_of_them():
+    label = np.zeros((20, 20, 20), np.uint8)
+    label[2:18, 2:18, 2:18], label[0, 0, :3] = 1, 4
+    many, few = places_in(label, "case")
+    assert many.shape == (PLACES_PER_CLASS, 3)
+    assert (label[tuple(many.T)] == 1).all()
+    assert sorted(map(tuple, few)) == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
+    assert [p.tolist() for p in places_in(label, "case")] == [many.tolist(), few.tolist()]
