@@ -201,6 +201,7 @@ class StudentOptions(Options):
     model: NamedOptions
     train: TrainOptions
     budget: BudgetOptions | None = None  # the widest network of this kind within it
+    temperature: Literal["one", "by_class"] = "one"  # fitted on validation, in every release
 
 
 class LossOptions(NamedOptions):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medkd.errors import StudyError
-from medkd.types import Role, Task
+from medkd.types import Role, Task, Temperature
 
 SCHEMA = 1
 CURVE = "curve.json"  # of the stage that sizes the student
@@ -135,7 +135,7 @@ class RoleResult(Result):
     parameters: int | None = None
     macs: int | None = None  # of one window
     size_mib: float | None = None
-    temperature: float | None = None
+    temperature: Temperature | None = None
     headline: dict[str, Interval]
     per_class: dict[str, Interval]
     cases: tuple[CaseScores, ...]

@@ -5,7 +5,7 @@ integer per voxel. World coordinates are millimetres in RAS+ (NIfTI's convention
 no world, so its affine is the identity and one pixel counts as one millimetre.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,20 @@ from pathlib import Path
 import numpy as np
 
 GRID_TOLERANCE_MM = 1e-2  # two grids closer than this are one
+Temperature = float | tuple[float, ...]  # of all classes, or one a class
 UNLABELLED = 255  # class index, of every voxel or of the image, where nobody has given a label
+
+
+def temperatures(value: Temperature, classes: Sequence[str], name: str) -> dict[str, float]:
+    """Return a temperature by name, or one a class.
+
+    Example:
+        >>> temperatures((1.2, 0.9), ("background", "liver"), "t")
+        {'t/background': 1.2, 't/liver': 0.9}
+    """
+    if isinstance(value, float):
+        return {name: value}
+    return {f"{name}/{c}": t for c, t in zip(classes, value, strict=True)}
 
 
 class Task(StrEnum):

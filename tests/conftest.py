@@ -164,7 +164,7 @@ def released(make_study):
     from medkd.train.soften import soften
     from medkd.types import Role
 
-    study, cohort = make_study(disclosing=True)
+    study, cohort = make_study("student.temperature=by_class", disclosing=True)
     train_teacher(study, cohort, tracker=NullTracker())
     soften(study, cohort)
     train_baseline(study, cohort, tracker=NullTracker())

@@ -10,7 +10,7 @@ from medkd.device.guard import Guard
 from medkd.errors import ReleaseError
 from medkd.options import PreprocessOptions
 from medkd.study import sha256
-from medkd.types import Task
+from medkd.types import Task, Temperature
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -26,7 +26,8 @@ class Manifest(BaseModel):
         classes: names in the order of the network's channels.
         label_values: the value that stands for each class in a mask.
         preprocess: from the image's grid to the network's; window and overlap.
-        temperature: the network's output is divided by it before the softmax.
+        temperature: the network's output is divided by it before the softmax; where there is one a
+            class, its log-probabilities are.
         model: name and options of the network.
         parameters: number of trainable values.
         macs: multiply-accumulates of one window.
@@ -44,7 +45,7 @@ class Manifest(BaseModel):
     classes: tuple[str, ...]
     label_values: tuple[int, ...]
     preprocess: PreprocessOptions
-    temperature: float
+    temperature: Temperature
     model: dict[str, Any]
     parameters: int
     macs: int

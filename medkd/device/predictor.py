@@ -12,7 +12,7 @@ from medkd.device.guard import Finding, describe
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_windows
 from medkd.errors import ReleaseError
-from medkd.types import Task, Volume
+from medkd.types import Task, Temperature, Volume
 
 WEIGHTS = "model.onnx"
 
@@ -59,7 +59,7 @@ class Predictor:
         if self.manifest.guard:
             finding = self.manifest.guard.check(describe(array, grid))
             clock.lap("guard")
-        logits = self._logits(array) / np.float32(self.manifest.temperature)
+        logits = tempered(self._logits(array), self.manifest.temperature)
         clock.lap("network")
         if self.manifest.task is Task.CLASSIFICATION:
             p = softmax(logits)
@@ -101,6 +101,17 @@ def load(release: str | Path, *, threads: int | None = None) -> Predictor:
     if WEIGHTS not in manifest.files:
         raise ReleaseError(f"{folder}: its manifest has no digest of {WEIGHTS}; export it again")
     return Predictor(manifest, Engine(folder / WEIGHTS, threads=threads))
+
+
+TINY = 1e-12  # a probability of 0 has no logarithm
+
+
+def tempered(logits: np.ndarray, temperature: Temperature) -> np.ndarray:
+    """Return logits ``[classes, *space]`` whose softmax is calibrated."""
+    if isinstance(temperature, float):
+        return logits / np.float32(temperature)
+    shape = (-1, *[1] * (logits.ndim - 1))
+    return np.log(softmax(logits) + TINY) / np.asarray(temperature, np.float32).reshape(shape)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medkd.distill.features import tapped
+from medkd.types import Temperature
 
 
 class FrozenTeacher(nn.Module):
@@ -24,7 +25,7 @@ class FrozenTeacher(nn.Module):
         self,
         members: Sequence[nn.Module],
         *,
-        temperatures: Sequence[float],
+        temperatures: Sequence[Temperature],
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
@@ -48,9 +49,9 @@ class FrozenTeacher(nn.Module):
         probabilities by a constant per voxel and export to a smaller graph.
         """
         if len(self.members) == 1:
-            return self.members[0](image) / self.temperatures[0]
+            return tempered(self.members[0](image), self.temperatures[0])
         weighted = [
-            weight * torch.softmax(member(image).float() / temperature, dim=1)
+            weight * torch.softmax(tempered(member(image).float(), temperature), dim=1)
             for member, temperature, weight in zip(
                 self.members, self.temperatures, self.weights, strict=True
             )
@@ -84,7 +85,8 @@ class OnlineTeacher(FrozenTeacher):
             rows = asked[:, number].nonzero()[:, 0]
             if len(rows):
                 with tapped(member, layers) as features:
-                    answer = torch.softmax(member(image[rows]).float() / temperature, dim=1)
+                    logits = tempered(member(image[rows]).float(), temperature)
+                answer = torch.softmax(logits, dim=1)
                 share = (asked[rows, number] / asked[rows].sum(dim=1)).to(answer)
                 weighted = answer * share.reshape(-1, *[1] * (answer.ndim - 1))
                 parts.append((rows, weighted, dict(features)))
@@ -95,6 +97,14 @@ class OnlineTeacher(FrozenTeacher):
             )
             for layer in layers
         }
+
+
+def tempered(logits: Tensor, temperature: Temperature) -> Tensor:
+    """Return logits ``[batch, classes, *space]`` whose softmax is calibrated."""
+    if isinstance(temperature, float):
+        return logits / temperature
+    values = torch.tensor(temperature, device=logits.device).reshape(-1, *[1] * (logits.ndim - 2))
+    return logits.log_softmax(dim=1) / values
 
 
 def _gathered(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:

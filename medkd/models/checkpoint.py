@@ -14,7 +14,7 @@ from medkd.errors import DataError
 from medkd.models.zoo import build_model
 from medkd.options import NamedOptions
 from medkd.study import write_atomic
-from medkd.types import Task
+from medkd.types import Task, Temperature
 
 CHECKPOINT_FILE = "checkpoint.json"
 
@@ -29,7 +29,7 @@ class Checkpoint:
         in_channels: of its input.
         classes: class names in channel order.
         spatial_dims: 2 or 3.
-        temperature: divides its logits; fitted on validation.
+        temperature: divides its logits, or one a class its log-probabilities; fitted on validation.
         figures: validation figures by name.
         patients: keyed hashes of the patients it was trained on.
         preprocess: the options that its input was made with.
@@ -40,7 +40,7 @@ class Checkpoint:
     in_channels: int
     classes: tuple[str, ...]
     spatial_dims: int
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     figures: dict[str, float] = field(default_factory=dict)
     patients: tuple[str, ...] = ()
     preprocess: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +72,8 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
     try:
         values = json.loads((folder / CHECKPOINT_FILE).read_text())
         values["classes"], values["patients"] = tuple(values["classes"]), tuple(values["patients"])
+        if isinstance(values.get("temperature"), list):
+            values["temperature"] = tuple(values["temperature"])
         checkpoint = Checkpoint(**values | {"task": Task(values["task"])})
         model = checkpoint.build()
         load_model(model, folder / "weights.safetensors")

@@ -30,7 +30,7 @@ from medkd.models.external import Reordered, channel_matrix, open_external
 from medkd.options import ExternalOptions
 from medkd.predict.infer import predict_log_probabilities
 from medkd.study import Study
-from medkd.types import Case, Task
+from medkd.types import Case, Task, Temperature
 
 SOURCE = "source.json"  # of an external teacher: what was found when it was admitted
 TINY = 1e-12
@@ -135,7 +135,7 @@ class Member:
         patients: keyed hashes of the patients it was trained on; None if unknown.
     """
 
-    temperature: float
+    temperature: Temperature
     network: nn.Module | None = None
     saved: SavedAnswers | None = None
     model: dict[str, object] = field(default_factory=dict)
@@ -280,11 +280,12 @@ def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
     return _placed(teacher)
 
 
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def tempered(probabilities: np.ndarray, temperature: Temperature) -> np.ndarray:
     """Return the softmax, over the first axis, of the log-probabilities over the temperature."""
     if temperature == 1:
         return probabilities
-    powered = np.maximum(probabilities, TINY) ** (1 / temperature)
+    shape = (-1, *[1] * (probabilities.ndim - 1))
+    powered = np.maximum(probabilities, TINY) ** (1 / np.asarray(temperature).reshape(shape))
     return powered / powered.sum(axis=0, keepdims=True)
 
 

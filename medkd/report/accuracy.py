@@ -136,7 +136,10 @@ def promises(report: Report) -> Table:
 
 
 def _temperature(result: RoleResult) -> Cell:
-    return UNKNOWN if result.temperature is None else Cell(plain(result.temperature))
+    if result.temperature is None:
+        return UNKNOWN
+    value = result.temperature
+    return Cell(", ".join(map(plain, (value,) if isinstance(value, float) else value)))
 
 
 def _figures(report: Report) -> list[str]:

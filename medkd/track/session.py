@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from medkd.study import Study, digest, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal, read
 from medkd.track.mirror import Mirror
 from medkd.track.tracker import Status, Tracker
-from medkd.types import Role, Task
+from medkd.types import Role, Task, temperatures
 
 REPORT_TAG = "medkd.report"  # the digest of the report that a study's run shows
 OPTIONS_FILE = "options.yaml"  # config.yaml as MLflow may see it: without the paths of this machine
@@ -76,7 +76,7 @@ class Runs:
         for role, result in report.roles.items():
             # a run that has ended stays so; its figures come on top
             tracker = self._journal.run(role) if role in known else self[role]
-            tracker.metrics(final_figures(result), step=0)
+            tracker.metrics(final_figures(result, report.classes), step=0)
             tracker.tags({"medkd.model": result.model["name"]})
             tracker.dataset(data, digest=report.split["test"].digest, context="test")
             tracker.artifact(Path(f"evaluation/reliability-{role}.png"), folder="calibration")
@@ -130,14 +130,14 @@ def tracked(study: Study) -> Iterator[Runs]:
             signal.signal(signal.SIGTERM, before)
 
 
-def final_figures(result: RoleResult) -> dict[str, float]:
+def final_figures(result: RoleResult, classes: Sequence[str]) -> dict[str, float]:
     """Return ``final/*``: what to sort and compare runs by."""
     figures = {name: interval.value for name, interval in result.headline.items()}
     figures |= {name: interval.value for name, interval in result.per_class.items()}
     figures |= {name: float(count) for name, count in result.failures.items()}
     figures |= result.costs
     if result.temperature is not None:
-        figures["temperature"] = result.temperature
+        figures |= temperatures(result.temperature, classes, "temperature")
     return {f"final/{name}": float(value) for name, value in figures.items()}
 
 

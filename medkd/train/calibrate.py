@@ -6,16 +6,21 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data.samples import Sample
-from medkd.metrics.temperature import fit_temperature
+from medkd.metrics.temperature import fit_class_temperatures, fit_temperature
 from medkd.seeding import derive_seed
+from medkd.types import Temperature
 
 VOXELS = 200_000  # drawn over all cases
 
 
 def fit_on_cases(
-    log_probabilities: Iterable[np.ndarray], samples: Sequence[Sample], config: Config
-) -> float:
-    """Fit the temperature that minimises NLL on validation cases.
+    log_probabilities: Iterable[np.ndarray],
+    samples: Sequence[Sample],
+    config: Config,
+    *,
+    by_class: bool = False,
+) -> Temperature:
+    """Fit the temperature that minimises NLL on validation cases, or one a class.
 
     Voxels are drawn evenly over cases (seeded), so that memory does not grow with their size.
 
@@ -23,6 +28,7 @@ def fit_on_cases(
         log_probabilities: ``[classes, *space]`` of each sample, or ``[classes]``.
         samples: the validation cases.
         config: for the seed.
+        by_class: whether each class has its own.
     """
     rng = np.random.default_rng(derive_seed(config.study.seed, "calibration"))
     per_case = max(1, VOXELS // len(samples))
@@ -32,4 +38,5 @@ def fit_on_cases(
         drawn = rng.permutation(len(truth))[:per_case]
         logits.append(np.maximum(flat[drawn], np.log(1e-12)))
         labels.append(truth[drawn])
-    return fit_temperature(np.concatenate(logits), np.concatenate(labels).astype(np.int64))
+    fit = fit_class_temperatures if by_class else fit_temperature
+    return fit(np.concatenate(logits), np.concatenate(labels).astype(np.int64))

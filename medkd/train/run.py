@@ -35,7 +35,9 @@ from medkd.train.loop import Fit, fit
 from medkd.train.soften import open_soft_targets
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.train.validate import fitted_temperature, validation_figures
-from medkd.types import Case
+from medkd.types import Case, temperatures
+
+STUDENTS = ("baseline", "student")
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:
@@ -96,6 +98,8 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
         "training cases": cohort.digest_of(case.id for case in cases),
         "validation cases": cohort.digest_of(cohort.split.validation),
     }
+    if name in STUDENTS and config.student.temperature != "one":
+        inputs["temperature"] = config.student.temperature
     if name == "student":
         inputs["distill"] = config.distill.model_dump(exclude={"store"})
         if config.distill.online:
@@ -196,8 +200,12 @@ class _Job:
     def save(self, model: nn.Module, figures: dict[str, float], patients: Sequence[str]) -> None:
         """Calibrate the network and write its checkpoint."""
         described, train = self.config.trained_in(self.name)
-        temperature = fitted_temperature(model.eval(), self.validation, self.config)
-        self.tracker.metrics({"calibration/temperature": temperature}, step=train.steps)
+        by_class = self.name in STUDENTS and self.config.student.temperature == "by_class"
+        temperature = fitted_temperature(
+            model.eval(), self.validation, self.config, by_class=by_class
+        )
+        told = temperatures(temperature, self.config.classes, "calibration/temperature")
+        self.tracker.metrics(told, step=train.steps)
         checkpoint = Checkpoint(
             model=described.model_dump(),
             task=self.config.task,

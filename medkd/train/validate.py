@@ -11,7 +11,7 @@ from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
 from medkd.predict.infer import predict_log_probabilities
 from medkd.train.calibrate import fit_on_cases
-from medkd.types import Task
+from medkd.types import Task, Temperature
 
 
 def validation_figures(
@@ -45,10 +45,12 @@ def validation_figures(
     return {"dice": mean, "nll": float(np.mean(nll)), **by_class}
 
 
-def fitted_temperature(model: nn.Module, samples: Sequence[Sample], config: Config) -> float:
-    """Return the temperature that calibrates a network on validation cases."""
+def fitted_temperature(
+    model: nn.Module, samples: Sequence[Sample], config: Config, *, by_class: bool = False
+) -> Temperature:
+    """Return the temperature that calibrates a network on validation cases, or one a class."""
     said = (predict_log_probabilities(model, sample.image, config) for sample in samples)
-    return fit_on_cases(said, samples, config)
+    return fit_on_cases(said, samples, config, by_class=by_class)
 
 
 def _nll(log_p: np.ndarray, label: np.ndarray) -> float:

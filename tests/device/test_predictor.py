@@ -5,9 +5,10 @@ import pytest
 from medkd.data.preprocess import from_grid, preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
-from medkd.device.predictor import softmax
+from medkd.device.predictor import softmax, tempered
 from medkd.device.window import predict_windows
 from medkd.errors import DataError
+from medkd.metrics.temperature import apply_temperature
 from medkd.types import Volume
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IRP"]
@@ -54,6 +55,13 @@ def test_probabilities_sum_to_1_and_the_likeliest_is_the_mask(release_3d, scan, 
     np.testing.assert_array_equal(VALUES[answer.probabilities.argmax(axis=0)], answer.mask)
     np.testing.assert_array_equal(predictor.predict(volume).mask, answer.mask)
     assert predictor.predict(volume).probabilities is None
+
+
+@pytest.mark.parametrize("temperature", [2.5, (0.5, 1.5, 3.0)])
+def test_the_device_calibrates_as_was_fitted(temperature):
+    logits = np.random.default_rng(0).normal(0, 4, (3, 5, 6)).astype(np.float32)
+    expected = apply_temperature(logits, temperature, axis=0)
+    np.testing.assert_allclose(softmax(tempered(logits, temperature)), expected, atol=1e-6)
 
 
 def test_equals_its_parts_put_together_by_hand(release_3d, scan):

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
+from medkd.metrics.temperature import apply_temperature
 
 
 def member(seed):
@@ -54,6 +55,13 @@ def test_a_single_member_gives_its_calibrated_logits(image):
     network = member(0).eval()
     alone = FrozenTeacher([network], temperatures=[2.0])
     torch.testing.assert_close(alone(image), network(image) / 2)
+
+
+def test_each_class_may_have_a_temperature_of_its_own(image):
+    network, temperature = member(0).eval(), (0.5, 1.5, 3.0)
+    alone = FrozenTeacher([network], temperatures=[temperature])
+    expected = apply_temperature(network(image).detach().numpy(), temperature, axis=1)
+    torch.testing.assert_close(alone(image).softmax(1), torch.from_numpy(expected))
 
 
 def test_certainty_stays_finite():

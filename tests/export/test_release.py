@@ -11,6 +11,7 @@ from medkd.device.predictor import load
 from medkd.errors import ReleaseError, StudyError
 from medkd.export import release
 from medkd.export.release import export
+from medkd.metrics.temperature import apply_temperature
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.predict.infer import predict_log_probabilities
@@ -39,6 +40,7 @@ class TestRelease:
         assert manifest.label_values == study.config.label_values
         assert manifest.preprocess == study.config.preprocess
         assert manifest.temperature == found.temperature
+        assert isinstance(manifest.temperature, float if role is Role.TEACHER else tuple)
         assert manifest.model == found.model
         assert manifest.parameters == parameters(model)
         assert manifest.macs == macs(model, (1, 1, 16, 16, 16))
@@ -48,8 +50,8 @@ class TestRelease:
         model, found = load_checkpoint(study.path(CHECKPOINTS[role]))
         (case, *_) = cohort.of(cohort.split.test)
         (sample,) = load_samples([case], study.config)
-        logits = predict_log_probabilities(model, sample.image, study.config) / found.temperature
-        expected = np.exp(logits) / np.exp(logits).sum(axis=0)
+        logits = predict_log_probabilities(model, sample.image, study.config)
+        expected = apply_temperature(logits, found.temperature, axis=0)
         answer = load(study.path(f"releases/{role}"), threads=1).predict(
             read_image(case.image), with_probabilities=True
         )

@@ -4,7 +4,7 @@ from scipy import special
 from sklearn.metrics import log_loss
 
 from medkd.metrics.calibration import CalibrationBins
-from medkd.metrics.temperature import apply_temperature, fit_temperature
+from medkd.metrics.temperature import apply_temperature, fit_class_temperatures, fit_temperature
 
 
 def ece(probabilities, labels):
@@ -57,6 +57,38 @@ def test_temperature_one_is_the_softmax_over_the_given_axis():
 def test_logits_that_are_never_wrong_say_nothing_and_keep_temperature_1(margin):
     logits = margin * np.eye(3)[[0, 1, 2, 1]]
     assert fit_temperature(logits, np.array([0, 1, 2, 1])) == 1
+    assert fit_class_temperatures(logits, np.array([0, 1, 2, 1])) == (1, 1, 1)
+
+
+def test_the_temperatures_that_spoilt_the_classes_are_found():
+    rng = np.random.default_rng(0)
+    log_p = special.log_softmax(1.5 * rng.normal(size=(20000, 3)), axis=1)
+    spoilt = np.array([0.5, 1.0, 2.0])
+    q = special.softmax(log_p / spoilt, axis=1)
+    labels = (rng.random((20000, 1)) > q.cumsum(axis=1)).sum(axis=1)
+    assert fit_class_temperatures(log_p, labels) == pytest.approx(spoilt, rel=0.05)
+
+
+def test_temperatures_of_classes_are_never_worse_than_one_of_all():
+    logits, labels = drawn(cases=500)
+    logits = logits * np.array([1, 2, 3, 0.5]) + 7  # a constant says nothing
+
+    def nll(temperature):
+        return log_loss(labels, apply_temperature(logits, temperature, axis=1), labels=range(4))
+
+    one, by_class = fit_temperature(logits, labels), fit_class_temperatures(logits, labels)
+    assert nll(by_class) < nll(one)
+    for factor in np.exp(0.1 * np.random.default_rng(0).normal(size=(20, 4))):
+        assert nll(by_class) <= nll(tuple(factor * by_class))
+
+
+def test_equal_temperatures_of_classes_are_one_of_all():
+    logits, _ = drawn(cases=10)
+    np.testing.assert_allclose(
+        apply_temperature(logits, (1.7,) * 4, axis=1),
+        apply_temperature(logits, 1.7, axis=1),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -69,3 +101,5 @@ def test_temperatures_and_logits_that_make_no_sense_are_refused():
         fit_temperature(np.zeros((1, 3)), np.array([3]))
     with pytest.raises(ValueError, match="got -1"):
         apply_temperature(np.zeros((1, 3)), -1.0, axis=1)
+    with pytest.raises(ValueError, match="2 for 3 classes"):
+        apply_temperature(np.zeros((1, 3)), (1.0, 2.0), axis=1)

@@ -87,7 +87,7 @@ def test_results_reach_every_role(study, report):
     events = [event for event, _ in read(study.folder / "journal.jsonl")]
     for role in report.roles:
         figures = [e["values"] for e in events if e["run"] == role and e["kind"] == "metrics"]
-        assert figures == [final_figures(report.roles[role])]
+        assert figures == [final_figures(report.roles[role], report.classes)]
     notes = [e["values"] for e in events if e["run"] == "study" and e["kind"] == "tags"]
     assert any(note.get("mlflow.note.content") == describe(report) for note in notes)
 
@@ -127,7 +127,7 @@ def test_data_are_named_by_their_card_and_told_whole_and_by_part(study, report, 
 
 def test_final_figures_are_those_of_the_report(report):
     result = report.roles["student"]
-    figures = final_figures(result)
+    figures = final_figures(result, report.classes)
     assert figures["final/dice"] == result.headline["dice"].value
     assert figures["final/latency_p90_ms"] == result.latency.file_to_file_ms.p90
     assert json.dumps(figures)
