@@ -124,6 +124,7 @@ class AugmentOptions(Options):
     rotate_degrees: NotNegative = 0
     scale: Fraction = 0  # 0.1: from 90 % to 110 %
     translate: Fraction = 0  # of the window
+    elastic_voxels: NotNegative = 0  # standard deviation of a smooth displacement
     brightness: NotNegative = (
         0  # added: image standard deviations in 3D, shares of the patch's range in 2D
     )
@@ -131,6 +132,8 @@ class AugmentOptions(Options):
     gamma: Fraction = 0
     noise_std: NotNegative = 0
     blur_sigma: NotNegative = 0  # voxels
+    bias_field: NotNegative = 0  # of MR coils: largest coefficient of its polynomial
+    low_resolution: Fraction = 0  # 0.5: down to half as many voxels an axis
 
 
 class TrainOptions(Options):

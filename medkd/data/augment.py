@@ -5,10 +5,12 @@ pass; intensity changes touch the image alone.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from scipy import ndimage
 
 from medkd.errors import ConfigError
 from medkd.options import AugmentOptions, PreprocessOptions
@@ -17,6 +19,7 @@ from medkd.seeding import derive_seed
 Patch = dict[str, np.ndarray]  # image, label, valid and perhaps soft, each [channels, *space]
 Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch
 
+ELASTIC_SIGMA = 8.0  # voxels over which neighbours are displaced alike
 INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "valid": "nearest"}
 
 
@@ -51,13 +54,15 @@ def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) 
             for axis in options.flip_axes
         ]
     )
-    affine = _affine(options, grid)
+    affine, bias = _affine(options, grid), _bias_field(options)
     intensity = mt.Compose(_intensity(options))
 
     def augment(patch: Patch, seed: int) -> Patch:
-        for number, step in enumerate((flips, affine, intensity)):
+        for number, step in enumerate((flips, affine, intensity, bias)):
             step.set_random_state(seed=derive_seed(seed, number))
-        moved = intensity(_moved(flips(patch), affine))
+        bend = _displacement(options, grid.window, np.random.default_rng(derive_seed(seed, "bend")))
+        moved = intensity(_moved(flips(patch), affine, bend))
+        moved["image"] = _lifted(bias, np.asarray(moved["image"]))
         return {key: np.asarray(value) for key, value in moved.items()}
 
     return augment
@@ -77,17 +82,45 @@ def _affine(options: AugmentOptions, grid: PreprocessOptions) -> Any:  # noqa: A
     return affine
 
 
-def _moved(maps: Mapping[str, Any], affine: Any) -> Patch:  # noqa: ANN401
-    """Apply a random affine to all maps in two passes; MONAI's ``RandAffined`` makes one a key.
+def _displacement(
+    options: AugmentOptions, window: Sequence[int], rng: np.random.Generator
+) -> np.ndarray | None:
+    """Return ``[dims, *window]`` voxels, the spline of random control points; or None."""
+    if not options.elastic_voxels or rng.random() >= options.probability:
+        return None
+    points = [max(2, round(width / (2 * ELASTIC_SIGMA)) + 1) for width in window]
+    control = options.elastic_voxels * rng.normal(size=(len(window), *points))
+    scale = [width / n for width, n in zip(window, points, strict=True)]
+    return np.stack(
+        [ndimage.zoom(axis, scale, order=3, mode="nearest") for axis in control]
+    ).astype(np.float32)
+
+
+def _bias_field(options: AugmentOptions) -> Any:  # noqa: ANN401
+    from monai.transforms import RandBiasField
+
+    prob = options.probability if options.bias_field else 0
+    return RandBiasField(coeff_range=(-options.bias_field, options.bias_field), prob=prob)
+
+
+def _lifted(bias: Any, image: np.ndarray) -> np.ndarray:  # noqa: ANN401
+    """Multiply with a field, which is made for intensities from 0 up, whatever the scale is."""
+    low = image.min()
+    return np.asarray(bias(image - low)) + low
+
+
+def _moved(maps: Mapping[str, Any], affine: Any, bend: np.ndarray | None) -> Patch:  # noqa: ANN401
+    """Apply a random affine and a displacement to all maps in two passes.
+
+    MONAI's ``RandAffined`` makes one a key.
 
     Image and soft target are interpolated in one, label and mask are looked up in the other.
     """
     patch = {key: np.asarray(value) for key, value in maps.items()}
     affine.randomize()
-    if not affine._do_transform:
+    if not affine._do_transform and bend is None:
         return patch
-    space = patch["image"].shape[1:]
-    grid = affine.rand_affine_grid(spatial_size=space, randomize=False)
+    grid = _sampled(affine, patch["image"].shape[1:], bend)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
         # the last class has what the others leave
@@ -103,6 +136,19 @@ def _moved(maps: Mapping[str, Any], affine: Any) -> Patch:  # noqa: ANN401
     return patch
 
 
+def _sampled(affine: Any, space: Sequence[int], bend: np.ndarray | None) -> Any:  # noqa: ANN401
+    """Return where each voxel comes from, in homogeneous voxels from the centre."""
+    from monai.transforms.utils import create_grid
+
+    if affine._do_transform:
+        grid = affine.rand_affine_grid(spatial_size=space, randomize=False)
+    else:
+        grid = create_grid(space, backend="torch")
+    if bend is not None:
+        grid[: len(space)] += torch.from_numpy(bend).to(grid)
+    return grid
+
+
 def _intensity(options: AugmentOptions) -> list[Any]:
     from monai import transforms as mt
 
@@ -115,6 +161,9 @@ def _intensity(options: AugmentOptions) -> list[Any]:
         steps.append(
             mt.RandGaussianSmoothd("image", prob=p, sigma_x=sigma, sigma_y=sigma, sigma_z=sigma)
         )
+    if options.low_resolution:
+        zoom = (1 - options.low_resolution, 1.0)
+        steps.append(mt.RandSimulateLowResolutiond("image", prob=p, zoom_range=zoom))
     if options.contrast:
         steps.append(mt.RandScaleIntensityd("image", factors=options.contrast, prob=p))
     if options.brightness:
@@ -135,13 +184,16 @@ def _images(options: AugmentOptions, keys: list[str]) -> Augment:
     masks = {key: "mask" for key in keys if INTERPOLATION[key] == "nearest"}
     spatial = alb.Compose(_spatial_2d(options), additional_targets={**masks, "soft": "image"})
     intensity = alb.Compose(_intensity_2d(options))
+    bias = _bias_field(options)
 
     def augment(patch: Patch, seed: int) -> Patch:
+        bias.set_random_state(seed=derive_seed(seed, 3))
         for number, step in enumerate((spatial, intensity)):
             step.set_random_seed(derive_seed(seed, number))
         moved = spatial(**{key: np.moveaxis(value, 0, -1) for key, value in patch.items()})
         moved["image"] = _on_unit_scale(moved["image"], intensity)
-        return {key: np.moveaxis(_with_channels(moved[key]), -1, 0) for key in patch}
+        first = {key: np.moveaxis(_with_channels(moved[key]), -1, 0) for key in patch}
+        return first | {"image": _lifted(bias, first["image"])}
 
     return augment
 
@@ -163,11 +215,24 @@ def _spatial_2d(options: AugmentOptions) -> list[Any]:
                 p=options.probability,
             )
         )
+    if options.elastic_voxels:
+        # uniform noise of deviation 3^-1/2, which the blur divides by 2 pi^1/2 sigma
+        alpha = options.elastic_voxels * 2 * np.sqrt(3 * np.pi) * ELASTIC_SIGMA
+        steps.append(
+            alb.ElasticTransform(
+                alpha=alpha,
+                sigma=ELASTIC_SIGMA,
+                noise_distribution="uniform",
+                border_mode=2,
+                p=options.probability,
+            )
+        )
     return steps
 
 
 def _intensity_2d(options: AugmentOptions) -> list[Any]:
     import albumentations as alb
+    import cv2
 
     p, steps = options.probability, []
     if options.brightness or options.contrast:
@@ -181,6 +246,15 @@ def _intensity_2d(options: AugmentOptions) -> list[Any]:
         steps.append(alb.RandomGamma(gamma_limit=limits, p=p))
     if options.blur_sigma:
         steps.append(alb.GaussianBlur(sigma_limit=(0.2, options.blur_sigma), p=p))
+    if options.low_resolution:
+        down, up = cv2.INTER_NEAREST, cv2.INTER_LINEAR
+        steps.append(
+            alb.Downscale(
+                scale_range=(1 - options.low_resolution, 1.0),
+                interpolation_pair={"downscale": down, "upscale": up},
+                p=p,
+            )
+        )
     if options.noise_std:
         steps.append(alb.GaussNoise(std_range=(0, options.noise_std), p=p))
     return steps

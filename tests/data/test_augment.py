@@ -17,6 +17,7 @@ SPATIAL = {
     "rotate_degrees": 20,
     "scale": 0.15,
     "translate": 0.1,
+    "elastic_voxels": 1.0,
 }
 INTENSITY = {
     "probability": 1.0,
@@ -25,6 +26,8 @@ INTENSITY = {
     "gamma": 0.3,
     "noise_std": 0.1,
     "blur_sigma": 1.0,
+    "bias_field": 0.2,
+    "low_resolution": 0.5,
 }
 VALUES = np.array([-3.0, 2.0, 7.0], np.float32)  # of the image, by class
 WINDOWS = [(32, 24), (16, 20, 12)]
@@ -72,7 +75,7 @@ def test_image_label_and_soft_target_move_together(window, seed, patch):
     assert not np.array_equal(after["label"], before["label"])
     nearest = np.abs(after["image"] - VALUES.reshape(3, *[1] * len(window))).argmin(axis=0)
     for class_of in (after["soft"].argmax(axis=0), nearest):
-        assert (after["label"][0] == class_of).mean() > 0.93
+        assert (after["label"][0] == class_of).mean() > 0.9  # in 2D two passes, each rounds
     for key, value in before.items():
         assert after[key].shape == value.shape
     assert set(np.unique(after["label"])) <= {0, 1, 2}
@@ -164,7 +167,14 @@ def test_without_strength_or_probability_nothing_changes(window, options, patch)
 
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(
-    "strength", [{"rotate_degrees": 20}, {"scale": 0.3}, {"translate": 0.3}, {"flip_axes": (0,)}]
+    "strength",
+    [
+        {"rotate_degrees": 20},
+        {"scale": 0.3},
+        {"translate": 0.3},
+        {"elastic_voxels": 2.0},
+        {"flip_axes": (0,)},
+    ],
 )
 def test_each_spatial_strength_moves_the_label(window, strength, patch):
     before, augment = patch(window), make(window, probability=1.0, **strength)
@@ -184,6 +194,28 @@ def test_a_translation_stays_below_its_share_of_the_window(window, patch):
         places = np.argwhere(augment(copied(before), seed)["label"][0])
         if len(places):
             assert (np.abs(places - corner) <= 0.2 * np.array(window) + 1).all()
+
+
+@pytest.mark.parametrize("window", [(96, 80), (64, 64, 48)])
+def test_an_elastic_change_moves_as_far_as_it_says_and_folds_nowhere(window):
+    places = np.stack(np.indices(window)).astype(np.float32)  # each voxel knows where it was
+    before = {"image": places, "valid": np.ones((1, *window), np.uint8)}
+    augment = make(window, probability=1.0, elastic_voxels=1.5)
+    inner = (slice(None), *[slice(16, -16)] * len(window))  # beyond the border lies the border
+    moved = [augment(copied(before), seed)["image"][inner] - places[inner] for seed in range(6)]
+    assert 0.9 < np.std(moved) < 2.2
+    for bend in moved:
+        for axis in range(len(window)):
+            assert np.diff(bend[axis], axis=axis).min() > -1
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("strength", [{"bias_field": 0.3}, {"low_resolution": 0.6}])
+def test_each_further_intensity_strength_changes_the_image(window, strength, patch):
+    before, augment = patch(window), make(window, probability=1.0, **strength)
+    after = augment(copied(before), 1)["image"]
+    assert not np.allclose(after, before["image"])
+    assert after.min() >= before["image"].min() - 1e-4  # a coil's gain leaves what is dark dark
 
 
 def test_all_eight_symmetries_of_the_square_occur(patch):
