@@ -89,11 +89,11 @@ def _displacement(
     if not options.elastic_voxels or rng.random() >= options.probability:
         return None
     points = [max(2, round(width / (2 * ELASTIC_SIGMA)) + 1) for width in window]
-    control = options.elastic_voxels * rng.normal(size=(len(window), *points))
-    scale = [width / n for width, n in zip(window, points, strict=True)]
-    return np.stack(
-        [ndimage.zoom(axis, scale, order=3, mode="nearest") for axis in control]
-    ).astype(np.float32)
+    field = options.elastic_voxels * rng.normal(size=(len(window), *points))
+    for width, n in zip(window, points, strict=True):  # a spline goes axis by axis
+        spline = ndimage.zoom(np.eye(n), (width / n, 1), order=3, mode="nearest")
+        field = np.tensordot(field, spline, axes=(1, 1))
+    return field.astype(np.float32)
 
 
 def _bias_field(options: AugmentOptions) -> Any:  # noqa: ANN401
