@@ -66,6 +66,10 @@ class Config(Options):
             raise ValueError(f"data.labels: class indices must be 0, 1, 2, …; got {values}")
         if self.task is Task.SEGMENTATION and values[:1] <= [0]:
             raise ValueError("data.labels: 0 is the background and is not listed")
+        if self.data.ignore is not None and self.task is Task.CLASSIFICATION:
+            raise ValueError("data.ignore: a class is of the whole image; leave its label empty")
+        if self.data.ignore in values:
+            raise ValueError(f"data.ignore: {self.data.ignore} is one of data.labels")
         return self
 
     @model_validator(mode="after")

@@ -76,6 +76,7 @@ class DataOptions(Options):
     label: str | None = None  # masks/{case}.png, for a CSV without a column `label`
     patient: str = "patient"  # the column of patient ids
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
+    ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
     split: SplitOptions = SplitOptions()
     memory_gib: Positive | None = None  # of preprocessed cases, more go to disk; null: half of all
     store: str | None = None  # a folder for those, which studies may share; null: the study's own

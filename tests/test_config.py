@@ -118,6 +118,7 @@ def test_where_a_teacher_lies_and_whom_it_knows_is_not_shared(values, load_value
         ("gates=[{figure: dice/cor, at_least: 1}]", "did you mean 'dice/core'"),
         ("gates=[{figure: dice, over: teacher, at_least: 1}]", "judge the difference with minus"),
         ("data.labels.core=1", "two labels share one value"),
+        ("data.ignore=1", "data.ignore: 1 is one of data.labels"),
         ("data.labels.core=0", "0 is the background and is not listed"),
         ("task=classification", r"class indices must be 0, 1, 2, …; got \[1, 2\]"),
         ("gates=[{figure: dice}]", "a gate needs exactly one of at_least and at_most"),

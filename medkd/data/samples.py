@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from medkd.config import Config, expand
+from medkd.data.labels import class_indices
 from medkd.data.preprocess import Grid, preprocess, to_grid
 from medkd.data.reader import read_image, read_label
 from medkd.data.volumes import VolumeStore
@@ -46,7 +47,7 @@ class Sample:
     Attributes:
         case: where it comes from.
         image: ``[channels, *space]`` float32.
-        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image; all
+        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image;
             ``UNLABELLED`` where there is none.
         grid: how it lies in the image's own grid.
         places: of each foreground class that occurs, some of its voxels ``[voxels, dims]``.
@@ -113,6 +114,7 @@ class _Loading:
 
     def _key(self, case: Case) -> str:
         made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
+        made_from.append(self._config.data.ignore)
         files = [_content(case.image)]
         files += [_content(case.label)] if isinstance(case.label, Path) else []
         return digest(*made_from, *files)
@@ -127,9 +129,7 @@ def _sample(case: Case, config: Config) -> Sample:
         label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
         return Sample(case=case, image=image, label=label, grid=grid)
     assert isinstance(case.label, Path)
-    values = np.array(config.label_values)
-    label = np.searchsorted(values, read_label(case.label).array).astype(np.uint8)
-    label = to_grid(label, grid, order=0)
+    label = to_grid(class_indices(read_label(case.label).array, config), grid, order=0)
     return Sample(case, image, label, grid, places_in(label[0], case.id))
 
 
@@ -138,7 +138,7 @@ def places_in(label: np.ndarray, case_id: str) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(derive_seed(0, "places", case_id))
     return tuple(
         rng.permutation(np.argwhere(label == index))[:PLACES_PER_CLASS].astype(np.int32)
-        for index in np.unique(label[label > 0])
+        for index in np.unique(label[(label > 0) & (label != UNLABELLED)])
     )
 
 

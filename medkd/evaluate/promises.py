@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.labels import class_indices
 from medkd.data.reader import read_label
 from medkd.evaluate.answers import Answer
-from medkd.evaluate.score import class_indices
 from medkd.metrics.conformal import (
     THRESHOLDS,
     answer_sets,
@@ -23,7 +23,7 @@ from medkd.metrics.conformal import (
 from medkd.metrics.statistics import bootstrap_mean
 from medkd.progress import progress
 from medkd.results import Interval, Promise
-from medkd.types import Case, Task
+from medkd.types import UNLABELLED, Case, Task
 
 
 def promises(
@@ -68,9 +68,10 @@ def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
     probabilities = answer(case).probabilities
     assert probabilities is not None
     rows = []
+    judged = label != UNLABELLED
     for index in range(1, len(config.classes)):
         reference = label == index
-        ordered = np.sort(probabilities[index].ravel())
+        ordered = np.sort(probabilities[index][judged])
         passing = ordered.size - np.searchsorted(ordered, THRESHOLDS)
         there = int(reference.sum())
         size = passing / there if there else np.full(len(THRESHOLDS), np.nan)

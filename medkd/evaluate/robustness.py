@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.preprocess import preprocess
 from medkd.data.reader import read_image, read_label
 from medkd.device.guard import Guard, describe
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import AnswerImage
-from medkd.evaluate.score import class_indices
 from medkd.evaluate.stress import FOREIGN, STRESSES, Stress, stressed, turned
 from medkd.metrics.overlap import dice
 from medkd.metrics.statistics import bootstrap_mean
@@ -139,6 +139,7 @@ class _Bench:
             return float(prediction.probabilities.argmax() == truth)
         assert prediction.mask is not None
         answer = class_indices(prediction.mask, self.config)
+        answer, truth = of_judged_voxels(answer, truth, reference=truth)
         classes = range(1, len(self.config.classes))
         return float(np.mean([dice(answer == index, truth == index) for index in classes]))
 

@@ -13,6 +13,7 @@ from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
+from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
@@ -25,12 +26,7 @@ from medkd.evaluate.overlays import draw_answers, draw_overlay
 from medkd.evaluate.promises import promises
 from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.robustness import flag_of, judge_guard, stress_curves
-from medkd.evaluate.score import (
-    Scores,
-    class_indices,
-    score_classification,
-    score_segmentation,
-)
+from medkd.evaluate.score import Scores, score_classification, score_segmentation
 from medkd.evaluate.subgroups import subgroups
 from medkd.predict.teachers import admitted, externals, stages
 from medkd.progress import console
@@ -224,7 +220,8 @@ class _Evaluation:
     ) -> None:
         image = read_image(case.image)
         assert isinstance(case.label, Path)
-        masks = {"reference": class_indices(read_label(case.label).array[0], self._config)}
+        label = class_indices(read_label(case.label).array[0], self._config)
+        masks = {"reference": of_judged_voxels(label, reference=label)[0]}
         for role in (Role.TEACHER, Role.STUDENT):
             mask = answers[role](case).mask
             assert mask is not None

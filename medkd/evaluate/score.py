@@ -10,6 +10,7 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data import phi
+from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import Answer
@@ -31,7 +32,7 @@ from medkd.metrics.surface import assd, hd95, nsd, surface_distances
 from medkd.metrics.volume import agreement, volume_ml
 from medkd.progress import progress
 from medkd.results import Agreement, CaseScores, Interval, Reliability
-from medkd.types import Case
+from medkd.types import UNLABELLED, Case
 
 CALIBRATION = ("ece", "adaptive_ece", "static_ece", "brier", "nll")
 Statistic = Callable[[np.ndarray], float]  # a figure of the cases at these indices
@@ -78,9 +79,11 @@ def score_segmentation(
         label = class_indices(reference.array[0], config)
         scored.append(_case_scores(case, prediction, label, reference.spacing_mm, config, salt))
         assert prediction.probabilities is not None
+        judged = label != UNLABELLED
+        (label,) = of_judged_voxels(label, reference=label)
         width, spacing = config.evaluate.boundary_mm, reference.spacing_mm
         near = boundary_band(label, spacing_mm=spacing, width_mm=width)
-        for kept, mask in ((bins, None), (bands, near)):
+        for kept, mask in ((bins, judged), (bands, near & judged)):
             kept.append(CalibrationBins())
             kept[-1].update(prediction.probabilities, label, mask)
     figures = _Figures(cases, config)
@@ -136,11 +139,6 @@ def score_classification(
     return figures.scores(headline, scored, bins, failures)
 
 
-def class_indices(label: np.ndarray, config: Config) -> np.ndarray:
-    """Map the values of a label map to indices of ``config.classes``."""
-    return np.searchsorted(np.asarray(config.label_values), label)
-
-
 def pooled(bins: Sequence[CalibrationBins], name: str) -> Statistic:
     """Return a figure of calibration of the cases at given indices, NaN where they hold nothing."""
     pool = PooledCalibration(bins)
@@ -162,6 +160,7 @@ def _case_scores(
 ) -> CaseScores:
     assert prediction.mask is not None
     answer = class_indices(prediction.mask, config)
+    answer, label = of_judged_voxels(answer, label, reference=label)
     figures: dict[str, float] = {}
     volumes: dict[str, tuple[float, float]] = {}
     lesions: dict[str, tuple[int, int, int, int]] = {}

@@ -7,8 +7,9 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data.groups import UNKNOWN, band, bands, group_of
+from medkd.data.labels import class_indices
 from medkd.data.reader import read_label
-from medkd.evaluate.score import Scores, Statistic, class_indices
+from medkd.evaluate.score import Scores, Statistic
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean, bootstrap_statistic
 from medkd.metrics.volume import volume_ml
 from medkd.options import SubgroupOptions

@@ -30,7 +30,7 @@ from medkd.predict.teachers import (
 from medkd.progress import progress
 from medkd.study import Study, digest, sha256, write_atomic
 from medkd.train.calibrate import fit_on_cases
-from medkd.types import Task
+from medkd.types import UNLABELLED, Task
 
 LEAST_AGREEMENT = 0.1  # Dice with the reference; less is no answer to the same question
 CLEARLY = 0.05  # by which another order of the channels must fit better
@@ -204,7 +204,9 @@ def _overlap(
     """Return the Dice of each reference class (rows) with each answered class, pooled."""
     counts = np.zeros((classes, classes))
     for answer, sample in zip(answers, samples, strict=True):
-        truth, said = sample.label.ravel().astype(np.int64), answer.argmax(axis=0).ravel()
+        judged = sample.label.ravel() != UNLABELLED
+        truth = sample.label.ravel()[judged].astype(np.int64)
+        said = answer.argmax(axis=0).ravel()[judged]
         counts += np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, -1)
     sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None]
     return 2 * counts / np.maximum(sizes, 1)

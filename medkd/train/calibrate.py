@@ -8,7 +8,7 @@ from medkd.config import Config
 from medkd.data.samples import Sample
 from medkd.metrics.temperature import fit_class_temperatures, fit_temperature
 from medkd.seeding import derive_seed
-from medkd.types import Temperature
+from medkd.types import UNLABELLED, Temperature
 
 VOXELS = 200_000  # drawn over all cases
 
@@ -35,7 +35,7 @@ def fit_on_cases(
     logits, labels = [], []
     for log_p, sample in zip(log_probabilities, samples, strict=True):
         flat, truth = log_p.reshape(log_p.shape[0], -1).T, sample.label.reshape(-1)
-        drawn = rng.permutation(len(truth))[:per_case]
+        drawn = rng.permutation(np.flatnonzero(truth != UNLABELLED))[:per_case]
         logits.append(np.maximum(flat[drawn], np.log(1e-12)))
         labels.append(truth[drawn])
     fit = fit_class_temperatures if by_class else fit_temperature

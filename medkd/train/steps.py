@@ -178,12 +178,16 @@ def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor
 
 
 def _supervised(logits: Tensor, batch: Mapping[str, Tensor], task: Task) -> Terms:
-    """Return the terms of the images that have a label; 0 where none of the batch has."""
-    label = batch["label"]
-    has_label = (label != UNLABELLED).flatten(1).all(1) if label.ndim > 1 else label != UNLABELLED
+    """Return the terms of what has a label; 0 where nothing of the batch has.
+
+    The batch counts as one image, so its judged voxels do.
+    """
+    label, has_label = batch["label"], batch["label"] != UNLABELLED
     if not has_label.all():
-        logits, label = logits[has_label], label[has_label]
-    if not len(label):
+        logits, label = logits.movedim(1, -1)[has_label], label[has_label]
+        if task is Task.SEGMENTATION:  # [batch, classes, voxels] of one image
+            logits, label = logits.T[None], label[None]
+    if not label.numel():
         nothing = logits.sum()
         return {"cross_entropy": nothing} | (
             {} if task is Task.CLASSIFICATION else {"dice_loss": nothing}

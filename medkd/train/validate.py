@@ -6,12 +6,13 @@ import numpy as np
 from torch import nn
 
 from medkd.config import Config
+from medkd.data.labels import of_judged_voxels
 from medkd.data.samples import Sample
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
 from medkd.predict.infer import predict_log_probabilities
 from medkd.train.calibrate import fit_on_cases
-from medkd.types import Task, Temperature
+from medkd.types import UNLABELLED, Task, Temperature
 
 
 def validation_figures(
@@ -31,10 +32,7 @@ def validation_figures(
     per_class = {
         name: float(
             np.mean(
-                [
-                    dice(p.argmax(axis=0) == index, sample.label[0] == index)
-                    for p, sample in zip(log_p, samples, strict=True)
-                ]
+                [_dice(p, sample.label[0], index) for p, sample in zip(log_p, samples, strict=True)]
             )
         )
         for index, name in enumerate(config.classes)
@@ -53,6 +51,12 @@ def fitted_temperature(
     return fit_on_cases(said, samples, config, by_class=by_class)
 
 
+def _dice(log_p: np.ndarray, label: np.ndarray, index: int) -> float:
+    (answer,) = of_judged_voxels(log_p.argmax(axis=0), reference=label)
+    return dice(answer == index, label == index)
+
+
 def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
-    index = label.astype(np.int64).reshape(1, *log_p.shape[1:])
-    return float(-np.take_along_axis(log_p, index, axis=0).mean())
+    judged = label.reshape(log_p.shape[1:]) != UNLABELLED
+    index = label.astype(np.int64).reshape(1, *log_p.shape[1:])[:, judged]
+    return float(-np.take_along_axis(log_p[:, judged], index, axis=0).mean())

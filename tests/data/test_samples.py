@@ -11,6 +11,7 @@ from medkd.data.loaders import PatchDataset
 from medkd.data.samples import PLACES_PER_CLASS, load_samples, places_in
 from medkd.options import TrainOptions
 from medkd.study import Study
+from medkd.types import UNLABELLED
 
 
 def limited(study, memory_gib):
@@ -62,6 +63,16 @@ def test_another_file_is_another_case(cohort, monkeypatch):
     (sample,) = load_samples([case], little)
     (expected,) = load_samples([replace(other, label=case.label)], limited(study, None))
     np.testing.assert_array_equal(sample.image, expected.image)
+
+
+def test_voxels_that_nobody_has_judged_are_no_class(cohort, tmp_path):
+    study, (case, *_) = cohort
+    data = study.config.data.model_copy(update={"labels": {"ball": 1}, "ignore": 2})
+    config = study.config.model_copy(update={"data": data})
+    (sample,) = load_samples([case], config)
+    assert set(np.unique(sample.label)) == {0, 1, UNLABELLED}
+    (places,) = sample.places
+    assert (sample.label[0][tuple(places.T)] == 1).all()
 
 
 def test_places_are_voxels_of_their_class_and_not_all_of_them():

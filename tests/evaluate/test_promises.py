@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from medkd.data import images
+from medkd.data.labels import class_indices
 from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
 from medkd.evaluate.promises import promises
-from medkd.evaluate.score import class_indices
 from medkd.types import Case
 
 

@@ -1,13 +1,16 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from medkd.data import nifti
+from medkd.data.labels import class_indices
 from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
-from medkd.evaluate.score import class_indices, pooled, score_classification, score_segmentation
+from medkd.evaluate.score import pooled, score_classification, score_segmentation
 from medkd.metrics.calibration import CalibrationBins
 
 
@@ -166,12 +169,31 @@ class TestClassification:
         assert sum(case.figures["correct"] for case in found.cases) == len(labels) - wrong
 
 
-def test_label_values_become_class_indices(segmented):
-    config = segmented[0]
-    data = config.data.model_copy(update={"labels": {"late": 255, "early": 3}})
+def test_voxels_that_nobody_has_judged_are_not_scored(segmented, tmp_path):
+    config, cases, labels = segmented
+    data = config.data.model_copy(update={"ignore": 9})
     config = config.model_copy(update={"data": data})
-    label = np.array([[0, 255], [3, 0]])
-    np.testing.assert_array_equal(class_indices(label, config), [[0, 2], [1, 0]])
+    unjudged, marked = [], []
+    for number, (case, label) in enumerate(zip(cases, labels, strict=True)):
+        there = np.zeros(label.shape, bool)
+        there[:6] = True
+        volume = read_label(case.label)
+        values = np.where(there, 9, volume.array[0]).astype(np.uint8)
+        path = tmp_path / f"{number}.nii.gz"
+        nifti.write(path, values, affine=volume.affine)
+        unjudged.append(there)
+        marked.append(replace(case, label=path))
+    rng = np.random.default_rng(0)
+    first = [softmax(rng.normal(size=(3, *label.shape)), axis=0) for label in labels]
+    other = [np.where(u, p[[1, 2, 0]], p) for u, p in zip(unjudged, first, strict=True)]
+    scores = [
+        score_segmentation(
+            in_turn(answers, values=config.label_values), marked, config, salt=b"", name="student"
+        )
+        for answers in (first, other)
+    ]
+    assert scores[0].headline == scores[1].headline
+    assert scores[0].per_class == scores[1].per_class
 
 
 def test_the_ece_of_drawn_cases_is_that_of_their_pooled_voxels():

@@ -108,6 +108,18 @@ def test_images_without_a_label_teach_by_their_soft_targets_alone(options, batch
     assert logits.grad.isfinite().all()
 
 
+def test_voxels_that_nobody_has_judged_teach_by_their_soft_targets_alone(options, batch):
+    unjudged = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.4
+    marked = batch | {"label": batch["label"].masked_fill(unjudged, UNLABELLED)}
+    terms = DistillStep(options())(nn.Identity(), marked, 0)
+    judged = batch["image"].movedim(1, -1)[~unjudged].T[None, :, None]  # one image of one row
+    expected = by_hand(judged, batch["label"][~unjudged][None, None])
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+    soft = pixel_kd(batch["image"], batch["soft"], batch["valid"])["pixel_kd"]
+    torch.testing.assert_close(terms["pixel_kd"], soft)
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
