@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -199,19 +199,72 @@ def evaluate(config: ConfigPath, overrides: Overrides = None, budget: Budget = "
 
 
 @app.command()
-def report(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+def report(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The study's YAML file.")
+    ] = None,
+    overrides: Overrides = None,
+    budget: Budget = "quick",
+    template: Annotated[
+        bool, typer.Option("--template", help="Write the questions that people must answer.")
+    ] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print report.pdf as well.")] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="STUDY_A STUDY_B", help="Show what changed from one to the other."),
+    ] = None,
+) -> None:
     """Draw report.html from report.json; exit 0 if ready for review, 1 if not, 2 if incomplete.
 
-    Example: medkd report configs/hippocampus.yaml
-    """
-    from medkd.progress import console
-    from medkd.report.build import write_page
-    from medkd.results import EXIT_CODES, read_report
+    With --compare: exit 1 if a criterion that STUDY_A met is not met by STUDY_B.
 
+    Example: medkd report configs/hippocampus.yaml --pdf
+    """
+    if compare:
+        _show_changes(*compare, pdf=pdf)
+    if config is None:
+        raise typer.BadParameter("give a CONFIG, or two study folders with --compare")
     study = open_study(config, overrides, budget)
-    page = write_page(study.folder)
-    found = read_report(study.folder / "report.json")
-    console.print(f"{found.verdict}: {'; '.join(found.reasons)}\n{page}")
+    if template:
+        _write_questions(study)
+    _draw_report(study, pdf=pdf)
+
+
+def _show_changes(before: Path, after: Path, *, pdf: bool) -> NoReturn:
+    from medkd.progress import console
+    from medkd.report import changes
+    from medkd.report.pdf import write_pdf
+
+    versions = changes.compare(before, after)
+    for table in changes.terminal(versions):
+        console.print(table)
+    page = changes.write_changes(versions, after)
+    console.print(write_pdf(page) if pdf else page)
+    raise typer.Exit(int(changes.is_worse(versions)))
+
+
+def _write_questions(study: "Study") -> NoReturn:
+    from medkd.progress import console
+    from medkd.statement import statement_path, write_template
+
+    path = statement_path(study)
+    write_template(path)
+    console.print(f"{path}: answer what is blank in it, then run medkd report again")
+    raise typer.Exit
+
+
+def _draw_report(study: "Study", *, pdf: bool) -> NoReturn:
+    from rich.markup import escape
+
+    from medkd.progress import console
+    from medkd.report.build import PAGE, publish
+    from medkd.report.pdf import write_pdf
+    from medkd.results import EXIT_CODES
+
+    found, page = publish(study), study.folder / PAGE
+    colour = "green" if EXIT_CODES[found.verdict] == 0 else "red"
+    console.print(f"[bold {colour}]{found.verdict}[/]: {escape('; '.join(found.reasons))}")
+    console.print(write_pdf(page) if pdf else page)
     raise typer.Exit(EXIT_CODES[found.verdict])
 
 
@@ -311,14 +364,16 @@ def doctor() -> None:
 
 def conclude(study: "Study", report: "Report") -> None:
     """Draw the report's page; print the table, the verdict and where to look further."""
+    from rich.markup import escape
+
     from medkd.progress import console
-    from medkd.report.build import write_page
+    from medkd.report.build import PAGE, publish
     from medkd.report.headline import headline
 
-    page = write_page(study.folder)
+    publish(study)
     console.print(headline(report))
-    console.print(f"\n{report.verdict}: {'; '.join(report.reasons)}")
-    console.print(f"report    {page}")
+    console.print(f"\n{report.verdict}: {escape('; '.join(report.reasons))}")
+    console.print(f"report    {study.folder / PAGE}")
     console.print(f"MLflow    {_own_command()} ui")
 
 

@@ -42,6 +42,7 @@ class Config(Options):
     study: StudyOptions
     task: Task = Task.SEGMENTATION
     card: str | None = None  # the data card, relative to the config
+    statement: str | None = None  # what only people know; CONFIG.report.yaml if left out
     data: DataOptions
     preprocess: PreprocessOptions
     augment: AugmentOptions = AugmentOptions()
@@ -238,6 +239,7 @@ def shareable(config: Config) -> dict[str, Any]:
         external.pop("path")
         external.pop("patients")
     values.pop("card")
+    values.pop("statement")
     return values
 
 

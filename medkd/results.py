@@ -5,6 +5,7 @@ Cases and patients appear under their keyed hashes alone. A figure's name is its
 ``sensitivity``; of one structure or class: ``dice/anterior``.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,17 @@ class GuardResult(Result):
     foreign: dict[str, float]
 
 
+class ReleasePoint(Result):
+    """A further release of a role (an exported variant): how well and how fast it answers."""
+
+    name: str  # e.g. "student-int8"
+    role: Role
+    figure: str  # dice or auroc, on the test split
+    value: Interval
+    size_mib: float
+    latency: Latency
+
+
 class Comparison(Result):
     """A paired difference ``of`` - ``minus`` on the same test cases."""
 
@@ -272,14 +284,36 @@ class Part(Result):
     digest: str
 
 
+class Layers(Result):
+    """One test case in slices and layers, for looking at and not for measuring.
+
+    Attributes:
+        paths: of each layer's picture, by its name, relative to the study's folder; the slices
+            of a picture stand one below the other.
+        slices: which slices of the volume they are, counted from 1.
+        of_slices: how many the volume has.
+        start: place in ``slices`` of the one where the reference is largest.
+        width: of one slice, in pixels.
+        height: likewise.
+    """
+
+    paths: dict[str, str]
+    slices: tuple[int, ...]
+    of_slices: int
+    start: int
+    width: int
+    height: int
+
+
 class Overlay(Result):
     """A picture of one test case: image, reference, teacher, student, disagreement."""
 
     case: str
-    rank: str  # "worst 1", "median", "best"
+    rank: str  # "worst 1", "failed 1", "median", "best"
     figure: str  # of the student, by which it was chosen
     value: float
     path: str  # relative to the study's folder
+    layers: Layers | None = None  # of a segmentation
 
 
 class Verdict(StrEnum):
@@ -290,7 +324,34 @@ class Verdict(StrEnum):
     INCOMPLETE = "INCOMPLETE"
 
 
+NO_GATES = "the config names no gates"
 EXIT_CODES = {Verdict.READY: 0, Verdict.NOT_READY: 1, Verdict.INCOMPLETE: 2}
+
+
+def verdict(
+    gates: Sequence[GateResult], *, missing: Sequence[str] = ()
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Return what gates and people say together, and why.
+
+    Args:
+        gates: a failed one outweighs everything.
+        missing: what people have not stated.
+    """
+    failed = [
+        f"failed: {gate.gate} (judged by {gate.judged:.4g}{gate.reason and '; ' + gate.reason})"
+        for gate in gates
+        if gate.passed is False
+    ]
+    open_ends = [
+        f"not judged: {gate.gate} ({gate.reason})" for gate in gates if gate.passed is None
+    ]
+    open_ends += [*([] if gates else [NO_GATES]), *missing]
+    if failed:
+        return Verdict.NOT_READY, tuple(failed + open_ends)
+    if open_ends:
+        return Verdict.INCOMPLETE, tuple(open_ends)
+    passed = f"all {len(gates)} gates passed" if len(gates) > 1 else "the one gate passed"
+    return Verdict.READY, (passed,)
 
 
 class Report(Result):
@@ -310,6 +371,9 @@ class Report(Result):
     leakage: dict[str, int]  # patients and identical images found on two sides: all 0, or no report
     test_openings: int  # how often the test split has been opened
     overlays: tuple[Overlay, ...]
+    statement: dict[str, str] = {}  # what people have stated, by question
+    blank: tuple[str, ...] = ()  # questions that nobody has answered
+    releases: tuple[ReleasePoint, ...] = ()  # further variants that were measured
     subgroups: tuple[Subgroup, ...] = ()
     promises: dict[Role, tuple[Promise, ...]] = {}
     stress: tuple[StressCurve, ...] = ()

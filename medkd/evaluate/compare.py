@@ -16,7 +16,6 @@ from medkd.results import (
     GateResult,
     Interval,
     RoleResult,
-    Verdict,
 )
 from medkd.types import Role, Task
 
@@ -54,22 +53,6 @@ def judge(
         for stated in config.gates
         for gate in _each(stated, config)
     )
-
-
-def verdict(gates: Sequence[GateResult]) -> tuple[Verdict, tuple[str, ...]]:
-    """Return what the gates say together, and why."""
-    failed = [
-        f"failed: {gate.gate} (judged by {gate.judged:.4g}{gate.reason and '; ' + gate.reason})"
-        for gate in gates
-        if gate.passed is False
-    ]
-    unjudged = [f"not judged: {gate.gate} ({gate.reason})" for gate in gates if gate.passed is None]
-    if failed:
-        return Verdict.NOT_READY, tuple(failed + unjudged)
-    if unjudged or not gates:
-        return Verdict.INCOMPLETE, tuple(unjudged or ["the config names no gates"])
-    passed = f"all {len(gates)} gates passed" if len(gates) > 1 else "the one gate passed"
-    return Verdict.READY, (passed,)
 
 
 def _differences(of: Scores, minus: Scores, config: Config) -> Iterator[tuple[str, Interval]]:

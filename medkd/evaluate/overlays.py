@@ -88,7 +88,7 @@ def draw_answers(
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     array = image.array if image.dims == 2 else image.array[..., image.shape[2] // 2]
-    left.imshow(_display(np.moveaxis(array, 0, -1)), cmap="gray")
+    left.imshow(display(np.moveaxis(array, 0, -1)), cmap="gray")
     left.set_axis_off()
     height = 0.8 / len(answers)
     for number, (name, probabilities) in enumerate(answers.items()):
@@ -122,7 +122,7 @@ def _slices(
 ) -> tuple[np.ndarray, dict[str, np.ndarray], float]:
     """Return a picture, the masks cut in the same place, and the pixel's height over its width."""
     if image.dims == 2:
-        return _display(np.moveaxis(image.array, 0, -1)), dict(masks), 1.0
+        return display(np.moveaxis(image.array, 0, -1)), dict(masks), 1.0
     turn = orientations.ornt_transform(
         orientations.io_orientation(image.affine), orientations.axcodes2ornt("RAS")
     )
@@ -131,14 +131,21 @@ def _slices(
     spacing = np.asarray(image.spacing_mm)[np.argsort(turn[:, 0])]
     picture = orientations.apply_orientation(image.array[0], turn)[:, :, level]
     cut = {name: np.rot90(mask[:, :, level]) for name, mask in ras.items()}
-    return _display(np.rot90(picture)), cut, float(spacing[1] / spacing[0])
+    return stretch(np.rot90(picture)), cut, float(spacing[1] / spacing[0])
 
 
-def _display(picture: np.ndarray) -> np.ndarray:
+def display(picture: np.ndarray) -> np.ndarray:
+    """Return an image ``[height, width, channels]`` from black to white: grey, or its colours."""
+    picture = stretch(picture)
+    return picture if picture.shape[2] in {3, 4} else picture[..., 0]
+
+
+def stretch(picture: np.ndarray) -> np.ndarray:
+    """Return values from 0 to 1: the 0.5th to the 99.5th percentile."""
     picture = picture.astype(np.float64)
     low, high = np.percentile(picture, [0.5, 99.5])
-    picture = np.clip((picture - low) / max(high - low, 1e-8), 0, 1)
-    return picture[..., 0] if picture.ndim == 3 and picture.shape[2] not in {3, 4} else picture
+    stretched: np.ndarray = np.clip((picture - low) / max(high - low, 1e-8), 0, 1)
+    return stretched
 
 
 def _colours(mask: np.ndarray) -> np.ndarray:

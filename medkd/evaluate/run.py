@@ -3,26 +3,24 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from medkd.config import Config, shareable
+from medkd.config import shareable
 from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
-from medkd.data.labels import class_indices, of_judged_voxels
-from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.device.predictor import WEIGHTS
 from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
 from medkd.evaluate.claims import claims
-from medkd.evaluate.compare import compare, judge, verdict
-from medkd.evaluate.overlays import draw_answers, draw_overlay
+from medkd.evaluate.compare import compare, judge
+from medkd.evaluate.gallery import FILE as GALLERY
+from medkd.evaluate.gallery import draw_gallery
 from medkd.evaluate.promises import promises
 from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.robustness import flag_of, judge_guard, stress_curves
@@ -40,9 +38,11 @@ from medkd.results import (
     Report,
     RoleResult,
     SizingPoint,
+    Verdict,
 )
+from medkd.statement import complete, write_report
 from medkd.study import Study, write_atomic
-from medkd.types import Case, Role, Task
+from medkd.types import Role, Task
 
 FURTHER = "further.json"
 COMPARISONS, ENVIRONMENT, CLAIMS = "comparisons.json", "environment.json", "claims.json"
@@ -68,10 +68,10 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
     roles = {
         role: RoleResult.model_validate_json((folder / f"{role}.json").read_text()) for role in Role
     }
-    overlays = [Overlay(**entry) for entry in json.loads((folder / "overlays.json").read_text())]
+    overlays = [Overlay(**entry) for entry in json.loads((folder / GALLERY).read_text())]
     compared = [Comparison(**c) for c in json.loads((folder / COMPARISONS).read_text())]
-    report = _report(study, cohort, roles, compared, overlays)
-    write_atomic(study.folder / "report.json", report.model_dump_json(indent=1))
+    report = complete(_report(study, cohort, roles, compared, overlays), study)
+    write_report(report, study.folder)
     return report
 
 
@@ -105,14 +105,13 @@ class _Evaluation:
         _count_opening(self._study)
         answers = {role: answers_of(self._study, role) for role in Role}
         scores = {role: self._score(role, answer) for role, answer in answers.items()}
-        overlays = self._draw(answers, scores, folder)
-        write_atomic(folder / "overlays.json", json.dumps(overlays, indent=1))
+        draw_gallery(folder, answers, scores, self._test, self._config)
         compared = [entry.model_dump(mode="json") for entry in compare(scores, self._config)]
         further = self._robustness() | {"promises": self._promises(answers)}
         groups = subgroups(scores, self._test, self._config)
         further["subgroups"] = [group.model_dump(mode="json") for group in groups]
         write_atomic(folder / FURTHER, json.dumps(further, indent=1))
-        write_atomic(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+        write_atomic(folder / ENVIRONMENT, json.dumps(_measured_on(), indent=1))
         claimed = {g: c.model_dump() for g, c in claims(scores, self._config).items()}
         write_atomic(folder / CLAIMS, json.dumps(claimed, indent=1))
         write_atomic(folder / COMPARISONS, json.dumps(compared, indent=1))
@@ -193,58 +192,10 @@ class _Evaluation:
             "latency": self._latency(role),
         }
 
-    def _draw(
-        self,
-        answers: Mapping[Role, Answer],
-        scores: Mapping[Role, Scores],
-        folder: Path,
-    ) -> list[dict[str, Any]]:
-        """Draw the student's worst, median and best cases."""
-        is_map = self._config.task is Task.SEGMENTATION
-        figure = "dice" if is_map else "probability_of_truth"
-        entries = []
-        student = scores[Role.STUDENT].cases
-        for rank, index in _ranked([c.figures[figure] for c in student], self._config):
-            scored, value = student[index], student[index].figures[figure]
-            name = f"{rank.replace(' ', '-')}-{scored.case}.png"
-            title = f"{rank}: {scored.case}, student {figure.replace('_', ' ')} {value:.3f}"
-            draw = self._draw_masks if is_map else self._draw_answers
-            draw(self._test[index], answers, folder / "overlays" / name, title)
-            path = f"evaluation/overlays/{name}"
-            entry = {"case": scored.case, "rank": rank, "figure": figure, "value": value}
-            entries.append(entry | {"path": path})
-        return entries
 
-    def _draw_masks(
-        self, case: Case, answers: Mapping[Role, Answer], path: Path, title: str
-    ) -> None:
-        image = read_image(case.image)
-        assert isinstance(case.label, Path)
-        label = class_indices(read_label(case.label).array[0], self._config)
-        masks = {"reference": of_judged_voxels(label, reference=label)[0]}
-        for role in (Role.TEACHER, Role.STUDENT):
-            mask = answers[role](case).mask
-            assert mask is not None
-            masks[str(role)] = class_indices(mask, self._config)
-        draw_overlay(path, image, masks, classes=self._config.classes, title=title)
-
-    def _draw_answers(
-        self, case: Case, answers: Mapping[Role, Answer], path: Path, title: str
-    ) -> None:
-        image = read_image(case.image)
-        said = {"reference": np.eye(len(self._config.classes))[int(str(case.label))]}
-        for role in (Role.TEACHER, Role.STUDENT):
-            probabilities = answers[role](case).probabilities
-            assert probabilities is not None
-            said[str(role)] = probabilities
-        draw_answers(path, image, said, classes=self._config.classes, title=title)
-
-
-def _ranked(figures: Sequence[float], config: Config) -> list[tuple[str, int]]:
-    order = np.argsort(figures, kind="stable")
-    shown = min(config.evaluate.overlays, len(figures))
-    worst = [(f"worst {i + 1}", int(order[i])) for i in range(shown)]
-    return [*worst, ("median", int(order[len(order) // 2])), ("best", int(order[-1]))]
+def _measured_on() -> dict[str, Any]:
+    """The machine, and the day, on which the test split was scored."""
+    return {"evaluated_on": datetime.now(UTC).date().isoformat(), **environment()}
 
 
 def _count_opening(study: Study) -> None:
@@ -264,7 +215,6 @@ def _report(
     gates = judge(
         roles, comparisons, config, claims={gate: Claim(**claim) for gate, claim in claimed.items()}
     )
-    said, reasons = verdict(gates)
     manifests = {role: study.path(f"releases/{role}") / MANIFEST for role in Role}
     releases = {f"release {r}": sha256(path) for r, path in manifests.items() if path.exists()}
     everyone = [*cohort.split.train, *cohort.split.validation, *cohort.split.test]
@@ -273,8 +223,8 @@ def _report(
         study_key=phi.key("study", salt=phi.study_salt(study.folder), kind="study"),
         task=config.task,
         classes=config.classes,
-        verdict=said,
-        reasons=reasons,
+        verdict=Verdict.INCOMPLETE,
+        reasons=(),
         roles=dict(roles),
         comparisons=tuple(comparisons),
         gates=gates,

@@ -71,6 +71,16 @@ def gates(report: Report) -> Table:
     return Table(caption, head, tuple(rows), kind="words")
 
 
+def sample(report: Report) -> Table:
+    """Return what the test split's size allows: the first figure of each role with its interval."""
+    figures, test = _figures(report)[:1], report.split.get("test")
+    least = report.config.get("evaluate", {}).get("least_patients")
+    rows = [(role_cell(r.role), *_intervals(report, r, figures)) for r in roles_of(report)]
+    asked = "" if least is None else f" Criteria ask for {least} patients or more."
+    held = "" if test is None else f"{test.patients} patients in {test.cases} test cases."
+    return Table(f"{held}{asked}", heads("Model", *map(title, figures)), tuple(rows))
+
+
 def comparisons(report: Report) -> Table:
     """Return the paired differences: a row for each figure, a column for each pair of roles."""
     pairs = list(dict.fromkeys((c.of, c.minus) for c in report.comparisons))

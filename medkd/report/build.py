@@ -1,25 +1,42 @@
 """Build: report.json becomes report.html, one page that needs nothing but itself."""
 
 import base64
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from medkd.extras import require
-from medkd.report import accuracy, cases, costs, figures, provenance, robustness, subgroups, volumes
+from medkd.report import (
+    accuracy,
+    cases,
+    checklist,
+    costs,
+    figures,
+    limits,
+    provenance,
+    robustness,
+    subgroups,
+    volumes,
+)
 from medkd.report.drawing import Drawing
+from medkd.report.model_card import model_card
+from medkd.report.sbom import sbom
 from medkd.report.wording import ROLES, text
 from medkd.results import Report, Verdict, read_report
-from medkd.study import write_atomic
+from medkd.statement import REPORT, complete, write_report
+from medkd.study import Study, write_atomic
 from medkd.types import Task
 
-TEMPLATE = "template.html"
+HERE = Path(__file__).parent
+PAGE, CARD, SBOM = "report.html", "model_card.md", "sbom.cdx.json"
 
 # colour, sign and meaning of each verdict; never that a model is safe or approved
 VERDICTS = {
     Verdict.READY: (
         "good",
         "✓",
-        "Every acceptance criterion that was fixed before the test split was opened has been met. "
+        "Every acceptance criterion that was fixed before the test split was opened has been met, "
+        "and people have answered what only they can know. "
         "That makes these results worth a reviewer’s time.",  # noqa: RUF001
     ),
     Verdict.NOT_READY: (
@@ -29,12 +46,30 @@ VERDICTS = {
         "not been met. The student must not be used as it is.",
     ),
     Verdict.INCOMPLETE: (
-        "open",
+        "bad",
         "?",
-        "At least one acceptance criterion could not be judged, or none was fixed before the test "
-        "split was opened. Nothing can be concluded until that is mended.",
+        "At least one acceptance criterion could not be judged, none was fixed before the test "
+        "split was opened, or people have not answered what only they can know. Nothing can be "
+        "concluded until that is mended.",
     ),
 }
+
+
+def publish(study: Study) -> Report:
+    """Bring ``report.json`` up to what people have stated, and write all that is made from it.
+
+    Beside it: the page, the model card and the bill of materials.
+
+    Raises:
+        StudyError: there is no report yet, or it is of another version.
+        ConfigError: the study's statement is not valid.
+    """
+    report = complete(read_report(study.folder / REPORT), study)
+    write_report(report, study.folder)
+    write_page(study.folder)
+    write_atomic(study.folder / CARD, model_card(report))
+    write_atomic(study.folder / SBOM, sbom(report))
+    return report
 
 
 def write_page(study_folder: Path) -> Path:
@@ -43,8 +78,8 @@ def write_page(study_folder: Path) -> Path:
     Raises:
         StudyError: there is no report yet, or it is of another version.
     """
-    report = read_report(study_folder / "report.json")
-    page = study_folder / "report.html"
+    report = read_report(study_folder / REPORT)
+    page = study_folder / PAGE
     write_atomic(page, draw(report, study_folder=study_folder))
     return page
 
@@ -56,24 +91,51 @@ def draw(report: Report, *, study_folder: Path) -> str:
         report: all results of a study.
         study_folder: where the pictures that the report names lie.
     """
-    jinja2 = require("jinja2", extra="train")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    source = Path(__file__).with_name(TEMPLATE).read_text(encoding="utf-8")
     mood, sign, meaning = VERDICTS[report.verdict]
-    return environment.from_string(source).render(
+    pictures = cases.pictures(report, study_folder=study_folder)
+    has_layers = any(picture.layers for picture in pictures)
+    return render(
+        "template.html",
         report=report,
         mood=mood,
         sign=sign,
         meaning=meaning,
         is_segmentation=report.task is Task.SEGMENTATION,
         evaluate={key: text(value) for key, value in report.config.get("evaluate", {}).items()},
-        role_names={role.value: name for role, name in ROLES.items()},
         tables=_tables(report),
         drawings=_drawings(report),
-        pictures=cases.pictures(report, study_folder=study_folder),
+        pictures=pictures,
+        swatches=cases.swatches(report),
+        layer_names=cases.LAYERS,
+        entries=checklist.entries(report),
+        limits=limits.limits(report),
+        questions=limits.questions(report),
+        **_script(has_layers),
     )
+
+
+def render(template: str, **values: object) -> str:
+    """Fill a template of this folder; whatever is put in is text, and never markup."""
+    jinja2 = require("jinja2", extra="train")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    roles = {role.value: name for role, name in ROLES.items()}
+    page: str = environment.get_template(template).render(role_names=roles, **values)
+    return page
+
+
+def _script(is_needed: bool) -> dict[str, Any]:
+    """Return the page's one script and the digest by which alone a browser runs it."""
+    if not is_needed:
+        return {"script": "", "script_digest": ""}
+    source = (HERE / "gallery.js").read_text(encoding="utf-8")
+    found = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return {"script": require("markupsafe", extra="train").Markup(source), "script_digest": found}
 
 
 def _tables(report: Report) -> dict[str, Any]:
@@ -81,6 +143,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "headline": accuracy.headline(report),
         "further": accuracy.further(report),
         "gates": accuracy.gates(report),
+        "sample": accuracy.sample(report),
         "comparisons": accuracy.comparisons(report),
         "per_class": accuracy.per_class(report),
         "failures": accuracy.failures(report),
@@ -93,13 +156,15 @@ def _tables(report: Report) -> dict[str, Any]:
         "latency": costs.latency(report),
         "sizing": costs.sizing(report),
         "models": costs.models(report),
+        "releases": costs.releases(report),
         "per_case": cases.per_case(report),
         "split": provenance.split(report),
         "leakage": provenance.leakage(report),
         "card": provenance.card(report),
         "digests": provenance.digests(report),
         "data_options": provenance.data_options(report),
-        "options": provenance.options(report),
+        "preprocessing": provenance.options(report, provenance.PREPARING),
+        "training": provenance.options(report, provenance.TRAINING),
         "environment": provenance.environment(report),
     }
 

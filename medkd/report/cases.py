@@ -5,21 +5,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medkd.report.tables import Cell, Table, heads, roles_of
+from medkd.report.tables import Cell, Table, heads, role_cell, roles_of
 from medkd.report.wording import ROLES, in_order, less_is_better, number, wording
 from medkd.results import CaseScores, Overlay, Report, RoleResult
 from medkd.types import Role
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by how a file begins
 NONE = "\N{EN DASH}"
+
+
+# Okabe and Ito 2008, in the order of the structures; the marks differ in pattern as well
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
+LAYERS = {
+    "image": "Image",
+    "reference": "Reference (outline)",
+    "teacher": "Teacher (hatched)",
+    "student": "Student (filled)",
+    "disagreement": "Where teacher and student differ (crossed, magenta)",
+    "uncertainty": "Uncertainty of the student (yellow, the denser the less sure)",
+}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One overlay; ``source`` is empty where the file is missing or is no PNG of the study."""
+    """One overlay as ``data:`` addresses, empty where a file is missing or is no picture.
+
+    Attributes:
+        overlay: what it shows.
+        source: of the still picture.
+        layers: of each layer, by name; empty unless all of them are there.
+        table: how each role did in this case.
+    """
 
     overlay: Overlay
     source: str
+    layers: dict[str, str]
+    table: Table
 
 
 def per_case(report: Report) -> Table:
@@ -40,7 +61,20 @@ def per_case(report: Report) -> Table:
 
 def pictures(report: Report, *, study_folder: Path) -> list[Picture]:
     """Read the overlays as ``data:`` addresses, from inside the study's folder alone."""
-    return [Picture(overlay, _source(overlay, study_folder)) for overlay in report.overlays]
+    return [
+        Picture(
+            overlay,
+            _source(overlay.path, study_folder),
+            _layers(overlay, study_folder),
+            _of_case(report, overlay.case),
+        )
+        for overlay in report.overlays
+    ]
+
+
+def swatches(report: Report) -> list[tuple[str, str]]:
+    """Return structures and their colours; after the sixth the colours repeat."""
+    return [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(report.classes[1:])]
 
 
 def case_figures(results: Sequence[RoleResult]) -> list[str]:
@@ -49,15 +83,39 @@ def case_figures(results: Sequence[RoleResult]) -> list[str]:
     return [key for key in keys if "/" not in key] or keys
 
 
-def _source(overlay: Overlay, study_folder: Path) -> str:
+def _layers(overlay: Overlay, folder: Path) -> dict[str, str]:
+    paths = overlay.layers.paths if overlay.layers else {}
+    sources = {name: _source(paths[name], folder) for name in LAYERS if name in paths}
+    return sources if all(sources.values()) else {}
+
+
+def _of_case(report: Report, case: str) -> Table:
+    """Return how each role did in one case."""
+    results = [r for r in roles_of(report) if any(c.case == case for c in r.cases)]
+    found = [next(c for c in r.cases if c.case == case) for r in results]
+    keys = in_order([key for scores in found for key in scores.figures if key != "correct"])
+    chosen = [key for key in keys if key.partition("/")[0] == keys[0].partition("/")[0]]
+    rows = [
+        (role_cell(r.role), *(Cell(_value(s, key)) for key in chosen), Cell(_wrongs(s)))
+        for r, s in zip(results, found, strict=True)
+    ]
+    head = heads("Model", *map(_name, chosen), "Missed or invented")
+    return Table(f"Case {case}, by each model.", head, tuple(rows))
+
+
+def _wrongs(scores: CaseScores) -> str:
+    named = (("missed", scores.misses), ("invented", scores.false_alarms))
+    return "; ".join(f"{word} {', '.join(names)}" for word, names in named if names) or NONE
+
+
+def _source(name: str, study_folder: Path) -> str:
     root = study_folder.resolve()
-    path = (root / overlay.path).resolve()
+    path = (root / name).resolve()
     if not path.is_relative_to(root) or not path.is_file():
         return ""
     content = path.read_bytes()
-    if not content.startswith(PNG):
-        return ""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    kind = next((kind for kind, start in PICTURES.items() if content.startswith(start)), None)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}" if kind else ""
 
 
 def _worst_first(results: Sequence[RoleResult], figures: Sequence[str]) -> list[CaseScores]:

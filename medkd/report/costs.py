@@ -3,8 +3,26 @@
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from medkd.report.tables import UNKNOWN, Cell, Table, heads, role_cell, role_head, roles_of
-from medkd.report.wording import HARD_SPACE, amount, facts, milliseconds, plain, text, three_digits
+from medkd.report.tables import (
+    UNKNOWN,
+    Cell,
+    Table,
+    heads,
+    interval_cell,
+    role_cell,
+    role_head,
+    roles_of,
+)
+from medkd.report.wording import (
+    HARD_SPACE,
+    amount,
+    facts,
+    milliseconds,
+    plain,
+    text,
+    three_digits,
+    title,
+)
 from medkd.results import Latency, Percentiles, Report, RoleResult
 
 N = TypeVar("N", int, float)
@@ -25,12 +43,14 @@ def cost_cells(result: RoleResult) -> tuple[Cell, ...]:
     counted, size = _known(result.parameters, amount), _known(result.size_mib, _mebibytes)
     if result.latency is None:
         return (counted, UNKNOWN, UNKNOWN, size)
-    whole, network = result.latency.file_to_file_ms, result.latency.network_ms
+    return (counted, *_times(result.latency), size)
+
+
+def _times(measured: Latency) -> tuple[Cell, Cell]:
+    whole, network = measured.file_to_file_ms, measured.network_ms
     return (
-        counted,
         Cell(milliseconds(whole.p50), f"p90 {milliseconds(whole.p90)}"),
         Cell(milliseconds(network.p50)),
-        size,
     )
 
 
@@ -45,6 +65,22 @@ def latency(report: Report) -> Table:
     ]
     caption = "One case after another, in a process that does nothing else."
     return Table(caption, heads("Quantity", *(role_head(r.role) for r in results)), tuple(rows))
+
+
+def releases(report: Report) -> Table:
+    """Return the further variants that were measured on the test split; often no rows."""
+    rows = [
+        (
+            Cell(point.name, mood=point.role.value),
+            interval_cell(point.value, key=point.figure, report=report),
+            *_times(point.latency),
+            Cell(_mebibytes(point.size_mib)),
+        )
+        for point in report.releases
+    ]
+    figure = title(report.releases[0].figure) if report.releases else ""
+    head = heads("Release", figure, *cost_heads()[1:])
+    return Table("Further releases, on the same test cases.", head, tuple(rows))
 
 
 def sizing(report: Report) -> Table:

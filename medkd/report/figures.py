@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, STAGE_COLOURS, WIDTH, Drawing, legend, svg
@@ -16,7 +17,7 @@ from medkd.report.wording import (
     sentence,
     title,
 )
-from medkd.results import Comparison, Reliability, Report, RoleResult
+from medkd.results import Comparison, Interval, Reliability, Report, RoleResult
 from medkd.types import Role, Task
 
 GOLDEN = 0.6180339887  # spreads points evenly, and the same way every time
@@ -139,18 +140,36 @@ def stages(report: Report) -> Drawing | None:
     )
 
 
+@dataclass(frozen=True)
+class _Point:
+    """A release in the plane of accuracy and time."""
+
+    name: str
+    role: Role
+    value: Interval
+    p50_ms: float
+
+
 def trade(report: Report) -> Drawing | None:
-    """Draw accuracy against file-to-file latency."""
-    results = [r for r in roles_of(report) if r.latency and r.headline]
-    keys = in_order([key for r in results for key in r.headline])
-    if len(results) < 2 or not keys:
+    """Draw accuracy against file-to-file latency of every release, and the Pareto front."""
+    keys = in_order([key for r in roles_of(report) if r.latency for key in r.headline])
+    points = _points(report, keys[0]) if keys else []
+    if len(points) < 2:
         return None
-    shown = [r for r in results if keys[0] in r.headline]
+    front = _front(points, less=less_is_better(keys[0]))
 
     def draw(figure: Any) -> None:  # noqa: ANN401
         axis = figure.subplots()
-        for result in shown:
-            _trade_point(axis, result, keys[0])
+        axis.plot(
+            [p.p50_ms for p in front],
+            [p.value.value for p in front],
+            color="#7a828a",
+            linewidth=1,
+            linestyle=(0, (4, 3)),
+            drawstyle="steps-post",
+        )
+        for place, point in enumerate(points):
+            _trade_point(axis, point, above=place % 2 == 0)
         axis.set_xscale("log", subs=(2, 5))
         axis.xaxis.set_major_formatter(_amount)
         axis.xaxis.set_minor_formatter(_amount)
@@ -159,12 +178,42 @@ def trade(report: Report) -> Drawing | None:
         axis.margins(x=0.35, y=0.25)
         axis.grid()
 
-    figure = title(keys[0])[:-2]
+    figure, best = title(keys[0])[:-2], ", ".join(p.name for p in front)
     return Drawing(
-        svg(draw, width=6.4, height=3.3),
-        f"{figure} against file-to-file latency for {_names(shown)}.",
-        f"{figure} with its 95 % interval against the time of an answer.",
+        svg(draw, width=7.4, height=3.4),
+        f"{figure} against file-to-file latency for {', '.join(p.name for p in points)}; on the "
+        f"Pareto front: {best}.",
+        f"{figure} with its 95 % interval against the time of an answer. The dashed line is the "
+        f"Pareto front ({best}): no other release is both faster and more accurate.",
     )
+
+
+def _points(report: Report, key: str) -> list[_Point]:
+    """Every release that was measured: those of the roles, then further variants of them."""
+    of_roles = [
+        _Point(ROLES[r.role].lower(), r.role, r.headline[key], r.latency.file_to_file_ms.p50)
+        for r in roles_of(report)
+        if r.latency and key in r.headline
+    ]
+    further = [
+        _Point(p.name, p.role, p.value, p.latency.file_to_file_ms.p50)
+        for p in report.releases
+        if p.figure == key
+    ]
+    return [p for p in (*of_roles, *further) if math.isfinite(p.value.value)]
+
+
+def _front(points: Sequence[_Point], *, less: bool) -> list[_Point]:
+    """Those that no other point beats in time and accuracy, from fast to slow."""
+    front: list[_Point] = []
+    for point in sorted(points, key=lambda p: (p.p50_ms, _badness(p, less=less))):
+        if not front or _badness(point, less=less) < _badness(front[-1], less=less):
+            front.append(point)
+    return front
+
+
+def _badness(point: _Point, *, less: bool) -> float:
+    return point.value.value if less else -point.value.value
 
 
 def _names(results: Sequence[RoleResult]) -> str:
@@ -319,17 +368,15 @@ def _stacked_bar(
     axis.annotate(whole, (left, place), (5, 0), textcoords="offset points", va="center")
 
 
-def _trade_point(axis: Any, result: RoleResult, key: str) -> None:  # noqa: ANN401
-    assert result.latency is not None
-    time, figure = result.latency.file_to_file_ms.p50, result.headline[key]
-    colour = COLOURS[result.role]
+def _trade_point(axis: Any, point: _Point, *, above: bool) -> None:  # noqa: ANN401
+    time, figure, colour = point.p50_ms, point.value, COLOURS[point.role]
     if figure.low is not None and figure.high is not None:
         axis.plot([time, time], [figure.low, figure.high], color=colour, linewidth=1.6)
-    axis.plot([time], [figure.value], marker=MARKERS[result.role], color=colour, markersize=7)
+    axis.plot([time], [figure.value], marker=MARKERS[point.role], color=colour, markersize=7)
     axis.annotate(
-        ROLES[result.role],
+        point.name,
         (time, figure.value),
-        (8, 0),
+        (8, 6 if above else -6),  # names of releases that lie close do not cover each other
         textcoords="offset points",
         va="center",
         color=colour,

@@ -11,8 +11,8 @@ from medkd.results import Report
 NOT_FILLED_IN = Cell("not filled in", mood="bad")
 
 # sections of the config and what they decide; paths of the machine stay out of the page
-SECTIONS = {
-    "preprocess": "Preprocessing: the same code in training and on the device",
+PREPARING = {"preprocess": "Preprocessing: the same code in training and on the device"}
+TRAINING = {
     "augment": "Augmentation of training patches",
     "teacher": "Teacher",
     "student": "Student and baseline: one network, one budget",
@@ -74,11 +74,16 @@ def data_options(report: Report) -> Table:
     return _options(shown, caption="Labels and split")
 
 
-def options(report: Report) -> list[Table]:
-    """Return the options the results depend on, section by section."""
+def options(report: Report, sections: Mapping[str, str]) -> list[Table]:
+    """Return the options the results depend on, section by section.
+
+    Args:
+        report: holds the config.
+        sections: of the config, each with what it decides.
+    """
     return [
         _options(report.config[section], caption=caption)
-        for section, caption in SECTIONS.items()
+        for section, caption in sections.items()
         if report.config.get(section)
     ]
 

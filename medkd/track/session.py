@@ -13,6 +13,7 @@ from medkd.config import shareable
 from medkd.environment import environment
 from medkd.progress import error_console
 from medkd.results import Report, RoleResult
+from medkd.statement import SHARED
 from medkd.study import Study, digest, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal, read
 from medkd.track.mirror import Mirror
@@ -88,7 +89,7 @@ class Runs:
         for name, part in report.split.items():
             study.dataset(data, digest=part.digest, context=name)
         study.dataset(data, digest=report.digests["data set"], context="all")
-        study.artifact(Path("report.json"))
+        study.artifact(SHARED)
         study.tags({REPORT_TAG: identity})
 
     def _last(self, kind: str, name: str) -> dict[str, str]:

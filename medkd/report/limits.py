@@ -1,0 +1,148 @@
+"""Limits: what the results themselves say against a model, and what a reviewer would ask next."""
+
+from collections.abc import Iterator
+
+from medkd.report.wording import ROLES, bounds, number, title
+from medkd.results import Comparison, Report
+from medkd.types import Role
+
+
+def limits(report: Report) -> list[str]:
+    """Return every failed or open criterion, group that is too small, and test that is missing."""
+    return [*_gates(report), *_failures(report), *_groups(report), *_untested(report)]
+
+
+def questions(report: Report) -> list[tuple[str, str]]:
+    """Return the questions that the figures raise, each with what this report can say to it."""
+    return [
+        ("Is the student as good as its teacher?", _against(report, Role.TEACHER)),
+        (
+            "Did distillation help, or would labels alone have done?",
+            _against(report, Role.BASELINE),
+        ),
+        ("Where the student fails, did the teacher fail too?", _shared_failures(report)),
+        ("Could the figures be luck of one training run?", _seeds()),
+        ("Are there test patients enough?", _enough(report)),
+        ("Does it hold at another site or scanner?", _elsewhere(report)),
+        ("Is the reference standard right?", _reference(report)),
+        ("Is it as fast on our device?", _speed(report)),
+    ]
+
+
+def _gates(report: Report) -> Iterator[str]:
+    for gate in report.gates:
+        if gate.passed is None:
+            yield f"Not judged: {gate.gate} ({gate.reason})."
+        elif not gate.passed:
+            yield f"Not met: {gate.gate}."
+
+
+def _failures(report: Report) -> Iterator[str]:
+    student = report.roles.get(Role.STUDENT)
+    for kind, count in (student.failures if student else {}).items():
+        if count:
+            yield f"The student’s {kind.replace('_', ' ')} on the test split: {count}."  # noqa: RUF001
+
+
+def _groups(report: Report) -> Iterator[str]:
+    for group in report.subgroups:
+        if group.difference is None:
+            yield (
+                f"{group.attribute} {group.group}: {group.patients} patients, too few to estimate "
+                "anything."
+            )
+
+
+def _untested(report: Report) -> Iterator[str]:
+    yield "No patient of another institution has been tested."
+    yield "Nobody has been seen using it."
+    if not report.subgroups:
+        yield "No group of patients was judged apart."
+    if not report.stress:
+        yield "Images worse than those of the test split were not tried."
+    if not report.guard:
+        yield "Nothing warns of an image that is unlike those it was made for."
+    yield from (
+        f"{ROLES[role]}: latency was not measured."
+        for role, result in report.roles.items()
+        if result.latency is None
+    )
+
+
+def _against(report: Report, other: Role) -> str:
+    found = next((c for c in report.comparisons if (c.of, c.minus) == (Role.STUDENT, other)), None)
+    if found is None:
+        return "They were not compared."
+    return f"{_difference(found)} {_reading(found)} Item 19 has every figure."
+
+
+def _difference(found: Comparison) -> str:
+    value = number(found.difference.value, key=found.figure, signed=True)
+    ends = bounds(found.difference, key=found.figure, signed=True)
+    pair = f"student minus {ROLES[found.minus].lower()}"
+    return f"{title(found.figure)[:-2]}, {pair}: {f'{value} {ends}'.strip()}."
+
+
+def _reading(found: Comparison) -> str:
+    low, high = found.difference.low, found.difference.high
+    if low is None or high is None:
+        return "It has no interval."
+    if low <= 0 <= high:
+        return "The interval holds 0: these cases show no difference."
+    return "The interval does not hold 0: the difference is more than chance."
+
+
+def _shared_failures(report: Report) -> str:
+    missed = {
+        role: {case.case for case in result.cases if case.misses or case.false_alarms}
+        for role, result in report.roles.items()
+    }
+    alone = missed.get(Role.STUDENT, set()) - missed.get(Role.TEACHER, set())
+    if Role.TEACHER not in missed or not missed.get(Role.STUDENT):
+        return "The student missed and invented no structure; its least good cases are in item 18."
+    if not alone:
+        return "Yes: the student missed or invented a structure only where its teacher did as well."
+    return (
+        "No: the student alone missed or invented a structure in " + ", ".join(sorted(alone)) + "."
+    )
+
+
+def _seeds() -> str:
+    return (
+        "The intervals hold the chance of these patients, not that of the training: each network "
+        "was trained once. pipelines/ablation.py trains several seeds and shows their spread."
+    )
+
+
+def _enough(report: Report) -> str:
+    test = report.split.get("test")
+    least = report.config.get("evaluate", {}).get("least_patients")
+    if test is None or least is None:
+        return "The report does not tell."
+    return (
+        f"The test split holds {test.patients} patients; criteria ask for at least {least}. The "
+        "intervals say what that many can show; why it is enough is for item 11."
+    )
+
+
+def _elsewhere(report: Report) -> str:
+    stressed = "Item 24 shows how it bears worse images" if report.stress else "Nothing here tells"
+    return f"{stressed}; no patient of another institution was tested (item 25)."
+
+
+def _reference(report: Report) -> str:
+    del report
+    return (
+        "One reference per case was given, so agreement between readers is not known. A model "
+        "cannot be shown to be better than the reference it is judged by."
+    )
+
+
+def _speed(report: Report) -> str:
+    found = next((r.latency for r in report.roles.values() if r.latency), None)
+    if found is None:
+        return "Latency was not measured."
+    return (
+        f"Times are of {found.processor or 'a processor that does not tell its name'} with "
+        f"{found.threads} threads; medkd bench measures the releases on any other."
+    )
