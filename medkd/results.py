@@ -328,6 +328,15 @@ NO_GATES = "the config names no gates"
 EXIT_CODES = {Verdict.READY: 0, Verdict.NOT_READY: 1, Verdict.INCOMPLETE: 2}
 
 
+def worst_gaps(subgroups: Sequence[Subgroup]) -> dict[str, float]:
+    """Return how far the student's best and worst groups are apart, of each attribute."""
+    by_attribute: dict[str, list[float]] = {}
+    for group in subgroups:
+        if Role.STUDENT in group.by_role:
+            by_attribute.setdefault(group.attribute, []).append(group.by_role[Role.STUDENT].value)
+    return {name: max(v) - min(v) for name, v in by_attribute.items() if len(v) > 1}
+
+
 def verdict(
     gates: Sequence[GateResult], *, missing: Sequence[str] = ()
 ) -> tuple[Verdict, tuple[str, ...]]:
@@ -375,6 +384,7 @@ class Report(Result):
     blank: tuple[str, ...] = ()  # questions that nobody has answered
     releases: tuple[ReleasePoint, ...] = ()  # further variants that were measured
     subgroups: tuple[Subgroup, ...] = ()
+    gaps: dict[str, float] = {}  # of the student between best and worst group, by attribute
     promises: dict[Role, tuple[Promise, ...]] = {}
     stress: tuple[StressCurve, ...] = ()
     guard: GuardResult | None = None  # where the releases have one

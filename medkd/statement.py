@@ -8,7 +8,7 @@ answered ``not applicable: <reason>``; a blank one makes the report INCOMPLETE.
 import textwrap
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, ValidationError
@@ -37,9 +37,8 @@ def _written(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_written), StringConstraints(strip_whitespace=True)]
 
 
-def _ask(question: str) -> str:
-    field: str = Field(default="", description=question)
-    return field
+def _ask(question: str) -> Any:  # noqa: ANN401
+    return Field(default="", description=question)
 
 
 class Statement(Options):
@@ -64,8 +63,8 @@ class Statement(Options):
     test_openings: Text = _ask("Why the test split was opened more than once, if it was")
     sample_size: Text = _ask("Why this many test patients are enough")
     representativeness: Text = _ask("Whom the data represent, and whom they do not")
-    tolerance: Text = _ask("Why this NSD tolerance suits these structures")
-    worst_cases: Text = _ask("What the worst cases below would have meant for the patient")
+    tolerance: Text = _ask("Why this tolerance of surfaces is the right one")
+    worst_cases: Text = _ask("What the worst cases would have meant for the patient")
     operating_point: Text = _ask("Prevalence where it will be used, and why this threshold")
     uncertainty_use: Text = _ask("What its users do with calibration and uncertainty")
     subgroups: Text = _ask(

@@ -6,8 +6,11 @@ import pytest
 import yaml
 
 from medkd.config import expand, load
+from medkd.statement import QUESTIONS, SUFFIX, is_blank, read_statement
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.endswith(SUFFIX))
+STATEMENTS = sorted(FOLDER.glob(f"*{SUFFIX}"))
 
 
 def budgets(path):
@@ -44,3 +47,15 @@ def test_hippocampus_judges_its_teacher_too_and_an_ensemble_by_its_own_ratios():
     assert "teacher dice >= 0.87" in map(str, quick)
     assert [gate.at_most for gate in full if gate.over] == [0.02, 0.05]
     assert [gate for gate in full if not gate.over] == [gate for gate in quick if not gate.over]
+
+
+@pytest.mark.parametrize("path", STATEMENTS, ids=lambda path: path.stem)
+def test_every_statement_belongs_to_a_config_and_is_read(path):
+    assert path.with_name(path.name.removesuffix(SUFFIX) + ".yaml") in CONFIGS
+    assert read_statement(path)
+
+
+def test_the_phantoms_leave_no_question_open():
+    said = read_statement(FOLDER / f"phantom_3d{SUFFIX}").model_dump()
+    assert not [name for name in QUESTIONS if is_blank(said[name])]
+    assert "no clinical use" in said["intended_use"]

@@ -3,7 +3,16 @@ import math
 import pytest
 
 from medkd.errors import StudyError
-from medkd.results import EXIT_CODES, Interval, Part, Report, Verdict, read_report
+from medkd.results import (
+    EXIT_CODES,
+    GateResult,
+    Interval,
+    Part,
+    Report,
+    Verdict,
+    read_report,
+    verdict,
+)
 from medkd.types import Task
 
 
@@ -69,3 +78,36 @@ def test_every_verdict_has_an_exit_code_and_only_ready_is_0():
 
 def test_no_verdict_claims_safety():
     assert not any(word in v.lower() for v in Verdict for word in ("safe", "approved", "cleared"))
+
+
+PASSED = GateResult(gate="a", judged=0.9, passed=True)
+FAILED = GateResult(gate="b", judged=0.123456, passed=False)
+UNJUDGED = GateResult(gate="c", judged=None, passed=None, reason="c was not measured")
+
+
+@pytest.mark.parametrize(
+    ("gates", "said", "reasons"),
+    [
+        ([PASSED], Verdict.READY, ("the one gate passed",)),
+        ([PASSED, PASSED], Verdict.READY, ("all 2 gates passed",)),
+        ([PASSED, FAILED], Verdict.NOT_READY, ("failed: b (judged by 0.1235)",)),
+        ([PASSED, UNJUDGED], Verdict.INCOMPLETE, ("not judged: c (c was not measured)",)),
+        ([], Verdict.INCOMPLETE, ("the config names no gates",)),
+    ],
+)
+def test_the_verdict(gates, said, reasons):
+    assert verdict(gates) == (said, reasons)
+
+
+def test_a_failure_outweighs_what_was_not_judged_and_both_are_named():
+    said, reasons = verdict([UNJUDGED, FAILED])
+    assert said is Verdict.NOT_READY
+    assert len(reasons) == 2
+
+
+def test_what_people_have_not_said_is_incomplete_unless_a_gate_failed():
+    said, reasons = verdict([PASSED], missing=["nobody has signed"])
+    assert (said, reasons) == (Verdict.INCOMPLETE, ("nobody has signed",))
+    said, reasons = verdict([FAILED], missing=["nobody has signed"])
+    assert said is Verdict.NOT_READY
+    assert reasons[-1] == "nobody has signed"

@@ -38,7 +38,9 @@ from medkd.results import (
     Report,
     RoleResult,
     SizingPoint,
+    Subgroup,
     Verdict,
+    worst_gaps,
 )
 from medkd.statement import complete, write_report
 from medkd.study import Study, write_atomic
@@ -217,6 +219,7 @@ def _report(
     )
     manifests = {role: study.path(f"releases/{role}") / MANIFEST for role in Role}
     releases = {f"release {r}": sha256(path) for r, path in manifests.items() if path.exists()}
+    further = json.loads((study.path("evaluation") / FURTHER).read_text())
     everyone = [*cohort.split.train, *cohort.split.validation, *cohort.split.test]
     return Report(
         study=config.study.name,
@@ -232,7 +235,8 @@ def _report(
         leakage=_leakage(cohort),
         test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
         overlays=tuple(overlays),
-        **json.loads((study.path("evaluation") / FURTHER).read_text()),
+        **further,
+        gaps=worst_gaps([Subgroup(**group) for group in further["subgroups"]]),
         sizing=_sizing(study),
         config=shareable(config),
         card=_card(study),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from medkd.report.wording import sentence
 from medkd.results import Report
 from medkd.statement import QUESTIONS, is_blank, required
-from medkd.types import Role, Task
+from medkd.types import Task
 
 TRIPOD, FDA, CHAI, PCCP = "TRIPOD+AI", "FDA model card (draft)", "CHAI model card", "FDA PCCP"
 FUTURE, DECIDE, METRICS, CLAIM = "FUTURE-AI", "DECIDE-AI", "Metrics Reloaded", "CLAIM 2020"
@@ -57,13 +57,9 @@ def _of_task(task: Task) -> Absence:
     return lambda report: "" if report.task is task else f"not applicable: this is {report.task}"
 
 
-def _parity(report: Report) -> str:
-    known = [role for role in Role if role in report.roles]
-    return "" if known else "not recorded: no model was released"
-
-
-HUMAN_ALONE: Absence = lambda _: (  # noqa: E731
-    "not recorded: no measurement can answer this; the answers below are people’s"  # noqa: RUF001
+IN_MANIFESTS: Absence = lambda _: (  # noqa: E731
+    "not recorded here: each release’s manifest holds it; a release that differed from what was "  # noqa: RUF001
+    "trained was refused at export"
 )
 ITEMS = (
     Item(
@@ -77,7 +73,6 @@ ITEMS = (
         "Intended use, users and what is out of scope",
         (TRIPOD, f"{CLAIM} item 3", FDA, CHAI),
         ("intended_use", "users", "out_of_scope"),
-        HUMAN_ALONE,
     ),
     Item(
         3,
@@ -169,7 +164,7 @@ ITEMS = (
             "not recorded: every figure here is of the study’s own test split"  # noqa: RUF001
         ),
     ),
-    Item(26, "Agreement of the exported networks", (FDA,), (), _parity),
+    Item(26, "Agreement of the exported networks", (FDA,), (), IN_MANIFESTS),
     Item(
         27,
         "Latency, memory and size",
@@ -188,7 +183,7 @@ ITEMS = (
         _no(lambda r: r.guard, "not recorded: the releases have no input guard"),
     ),
     Item(29, "Known limits and risks", (TRIPOD, CHAI), ("known_limits", "hazards")),
-    Item(30, "Human factors and training of users", (DECIDE, FDA), ("human_factors",), HUMAN_ALONE),
+    Item(30, "Human factors and training of users", (DECIDE, FDA), ("human_factors",)),
     Item(31, "Plan for changes", (PCCP,), ("change_plan",)),
     Item(32, "Monitoring", (FDA, FUTURE, CHAI), ("monitoring",)),
     Item(33, "Security and software", (FDA, CHAI), ("security",)),
@@ -198,7 +193,6 @@ ITEMS = (
         "Funding, interests and signature",
         (TRIPOD, CHAI),
         ("funding", "interests", "signed_by", "signed_role", "signed_on", "decision"),
-        HUMAN_ALONE,
     ),
 )
 
@@ -209,17 +203,19 @@ def entries(report: Report) -> dict[int, Entry]:
     return {
         item.number: Entry(
             item,
-            tuple(_answer(report.statement, name, is_needed=name in needed) for name in item.asks),
+            tuple(
+                _answer(report.statement, name)
+                for name in item.asks
+                if name in needed or not is_blank(report.statement.get(name, ""))
+            ),
             item.absent(report) if item.absent else "",
         )
         for item in ITEMS
     }
 
 
-def _answer(statement: Mapping[str, str], name: str, *, is_needed: bool) -> Answer:
+def _answer(statement: Mapping[str, str], name: str) -> Answer:
     text, question = statement.get(name, ""), QUESTIONS[name]
-    if not is_blank(text):
-        return Answer(question, text)
-    if is_needed:
+    if is_blank(text):
         return Answer(question, f"not filled in ({sentence(name).lower()})", mood="bad")
-    return Answer(question, "not applicable to this study")
+    return Answer(question, text)

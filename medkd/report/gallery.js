@@ -7,12 +7,12 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const layers = [...viewer.querySelectorAll(".stage img")];
   const show = () => {
     const place = Number(slider.value);
-    const text = "slice " + slices[place] + " of " + viewer.dataset.of;
+    const text = slices[place] + " of " + viewer.dataset.of;
     for (const layer of layers) {
       layer.style.transform = "translateY(" + (-100 * place) / slices.length + "%)";
     }
     said.textContent = text;
-    slider.setAttribute("aria-valuetext", text);
+    slider.setAttribute("aria-valuetext", "slice " + text);
   };
   const toggle = (box) => {
     for (const layer of layers) {

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from medkd.report.wording import ROLES, bounds, number, title
-from medkd.results import Comparison, Report
-from medkd.types import Role
+from medkd.results import CaseScores, Comparison, Report
+from medkd.types import Role, Task
 
 
 def limits(report: Report) -> list[str]:
@@ -93,18 +93,24 @@ def _reading(found: Comparison) -> str:
 
 
 def _shared_failures(report: Report) -> str:
-    missed = {
-        role: {case.case for case in result.cases if case.misses or case.false_alarms}
+    failed = {
+        role: {case.case for case in result.cases if _is_failure(case)}
         for role, result in report.roles.items()
     }
-    alone = missed.get(Role.STUDENT, set()) - missed.get(Role.TEACHER, set())
-    if Role.TEACHER not in missed or not missed.get(Role.STUDENT):
-        return "The student missed and invented no structure; its least good cases are in item 18."
+    if Role.TEACHER not in failed or Role.STUDENT not in failed:
+        return "The report does not tell."
+    is_map = report.task is Task.SEGMENTATION
+    done = "missed or invented a structure" if is_map else "named a wrong class"
+    if not failed[Role.STUDENT]:
+        return f"The student nowhere {done}; its least good cases are in item 18."
+    alone = failed[Role.STUDENT] - failed[Role.TEACHER]
     if not alone:
-        return "Yes: the student missed or invented a structure only where its teacher did as well."
-    return (
-        "No: the student alone missed or invented a structure in " + ", ".join(sorted(alone)) + "."
-    )
+        return f"Yes: the student {done} only where its teacher did as well."
+    return f"Not always: the student alone {done} in {', '.join(sorted(alone))}."
+
+
+def _is_failure(case: CaseScores) -> bool:
+    return bool(case.misses or case.false_alarms or case.figures.get("correct") == 0)
 
 
 def _seeds() -> str:

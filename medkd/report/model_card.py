@@ -51,7 +51,7 @@ def front_matter(report: Report) -> dict[str, Any]:
     """Return the head of the card, fit for YAML."""
     tag, task = PIPELINES[report.task]
     student = report.roles.get(Role.STUDENT)
-    data = (report.card or {}).get("name") or report.study
+    study, data = _line(report.study), _line((report.card or {}).get("name") or report.study)
     metrics = [
         {"type": key, "name": title(key)[:-2], "value": figure.value}
         for key, figure in (student.headline if student else {}).items()
@@ -68,7 +68,7 @@ def front_matter(report: Report) -> dict[str, Any]:
         "pipeline_tag": tag,
         "tags": ["medical-imaging", "knowledge-distillation", "onnx", str(report.task)],
         "metrics": [metric["type"] for metric in metrics],
-        "model-index": [{"name": report.study, "results": [index] if metrics else []}],
+        "model-index": [{"name": study, "results": [index] if metrics else []}],
     }
 
 
@@ -127,7 +127,11 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "unnamed"
 
 
+def _line(text: str) -> str:
+    """Keep text on one line, so that nothing in it can end the card's head."""
+    return " ".join(str(text).split())
+
+
 def _plain(text: str) -> str:
     """Escape what Markdown and HTML would take for markup; keep it on one line."""
-    line = " ".join(text.split())
-    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", line)
+    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", _line(text))

@@ -1,6 +1,5 @@
 """Subgroups: whether a mean hides a group that is served worse."""
 
-from itertools import groupby
 from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, Drawing, legend, svg
@@ -85,13 +84,11 @@ def _figure(
 
 def _gaps(report: Report) -> str:
     """Say how far the student's groups are apart."""
-    said = []
-    for attribute, groups in groupby(report.subgroups, key=lambda group: group.attribute):
-        values = [g.by_role[Role.STUDENT].value for g in groups if Role.STUDENT in g.by_role]
-        if len(values) > 1:
-            gap = number(max(values) - min(values), key=report.subgroups[0].figure)
-            said.append(f"Largest gap of the student by {_lower(_attribute(attribute))}: {gap}.")
-    return " ".join(said)
+    figure = report.subgroups[0].figure
+    return " ".join(
+        f"Largest gap of the student by {_lower(_attribute(name))}: {number(gap, key=figure)}."
+        for name, gap in report.gaps.items()
+    )
 
 
 def _point(axis: Any, group: Subgroup, role: Role, height: float) -> None:  # noqa: ANN401

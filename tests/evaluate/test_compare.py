@@ -5,19 +5,18 @@ import numpy as np
 import pytest
 
 from medkd.config import Config
-from medkd.evaluate.compare import compare, judge, verdict
+from medkd.evaluate.compare import compare, judge
 from medkd.evaluate.score import Scores
 from medkd.metrics.statistics import bootstrap_difference
 from medkd.options import GateOptions
 from medkd.results import (
     CaseScores,
-    GateResult,
     Interval,
     Latency,
     Percentiles,
     Reliability,
     RoleResult,
-    Verdict,
+    verdict,
 )
 from medkd.types import Role
 from tests.conftest import tiny_values
@@ -268,28 +267,3 @@ def test_a_ratio_to_nothing_is_not_judged(judged, roles):
     roles[Role.TEACHER] = roles[Role.TEACHER].model_copy(update={"failures": {"misses": 0}})
     result = judged(figure="misses", over="teacher", at_most=1)
     assert (result.passed, result.reason) == (None, "teacher is 0")
-
-
-PASSED = GateResult(gate="a", judged=0.9, passed=True)
-FAILED = GateResult(gate="b", judged=0.123456, passed=False)
-UNJUDGED = GateResult(gate="c", judged=None, passed=None, reason="c was not measured")
-
-
-@pytest.mark.parametrize(
-    ("gates", "said", "reasons"),
-    [
-        ([PASSED], Verdict.READY, ("the one gate passed",)),
-        ([PASSED, PASSED], Verdict.READY, ("all 2 gates passed",)),
-        ([PASSED, FAILED], Verdict.NOT_READY, ("failed: b (judged by 0.1235)",)),
-        ([PASSED, UNJUDGED], Verdict.INCOMPLETE, ("not judged: c (c was not measured)",)),
-        ([], Verdict.INCOMPLETE, ("the config names no gates",)),
-    ],
-)
-def test_the_verdict(gates, said, reasons):
-    assert verdict(gates) == (said, reasons)
-
-
-def test_a_failure_outweighs_what_was_not_judged_and_both_are_named():
-    said, reasons = verdict([UNJUDGED, FAILED])
-    assert said is Verdict.NOT_READY
-    assert len(reasons) == 2

@@ -15,6 +15,7 @@ from medkd.results import (
     GuardResult,
     Interval,
     Latency,
+    Layers,
     Overlay,
     Part,
     Percentiles,
@@ -39,6 +40,14 @@ STRESSES = (
     ("missing slices", "share of all", (0.05, 0.1, 0.2, 0.3)),
     ("rotation", "degrees", (5.0, 10.0, 20.0, 30.0)),
     ("gamma", "exponent", (0.5, 0.75, 1.5, 2.0)),
+)
+LEAVES = Layers(
+    paths={"image": "overlays/image.jpg", "student": "overlays/student.png"},
+    slices=(3, 5, 7),
+    of_slices=9,
+    start=1,
+    width=40,
+    height=40,
 )
 GATES = [
     {"figure": "dice", "of": "student", "minus": "teacher", "at_least": -0.02},
@@ -78,7 +87,12 @@ def segmentation() -> Report:
         test_openings=1,
         overlays=tuple(
             Overlay(
-                case=f"case-{i:08x}", rank=rank, figure="dice", value=dice, path=f"overlays/{i}.png"
+                case=f"case-{i:08x}",
+                rank=rank,
+                figure="dice",
+                value=dice,
+                path=f"overlays/{i}.png",
+                layers=LEAVES if rank == "best" else None,
             )
             for i, (rank, dice) in enumerate(
                 [("worst 1", 0.4312), ("worst 2", 0.7121), ("median", 0.8893), ("best", 0.9312)]
@@ -159,6 +173,9 @@ def study_folder(segmentation, tmp_path_factory):
     for index, overlay in enumerate(segmentation.overlays):
         if index != 1:
             (folder / overlay.path).write_bytes(_png(index))
+    sheet = Image.fromarray(np.arange(120 * 40, dtype=np.uint8).reshape(120, 40))
+    sheet.save(folder / LEAVES.paths["image"])
+    sheet.save(folder / LEAVES.paths["student"])
     return folder
 
 

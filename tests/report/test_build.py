@@ -1,14 +1,18 @@
 import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from markupsafe import escape
 
 from medkd.errors import StudyError
+from medkd.report import build
 from medkd.report.build import draw, write_page
 from medkd.results import Verdict
+from medkd.statement import QUESTIONS
 from medkd.types import Role
 
 EVIL = " ".join(
@@ -82,10 +86,14 @@ def test_every_number_of_the_tables_is_in_the_json(report, page):
         json.loads(report.model_dump_json(exclude={"roles": {"__all__": {"cases"}}}))
     )
     for caption in ("Figures over", "Dice", "Sensitivity", "Mean paired", "Counts", "One case"):
-        for cell in Page(page).cells(caption):
-            words = re.sub(r"HD95|p\d\d|Dice below|Intel.*", "", cell)
-            for value, tolerance in shown_numbers(words):
-                assert any(abs(value - number) <= tolerance for number in known), cell
+        assert_known(Page(page).cells(caption), known)
+
+
+def assert_known(cells, known):
+    for cell in cells:
+        words = re.sub(r"HD95|p\d\d|Dice below|Intel.*", "", cell)
+        for value, tolerance in shown_numbers(words):
+            assert any(abs(value - number) <= tolerance for number in known), cell
 
 
 @TASKS
@@ -117,8 +125,8 @@ def test_a_classification_page_speaks_of_no_segmentation(page):
 
 
 @TASKS
-def test_hostile_words_are_inert(report, page, tmp_path):
-    poisoned = draw(_poisoned(report, EVIL), study_folder=tmp_path)
+def test_hostile_words_are_inert(report, page, study_folder):
+    poisoned = draw(_poisoned(report, EVIL), study_folder=study_folder)
     assert str(escape(EVIL)) in poisoned
     assert EVIL not in poisoned
     assert {tag for tag, _ in Page(poisoned).tags} <= {tag for tag, _ in Page(page).tags}
@@ -148,12 +156,76 @@ def _poisoned(report, evil):
                 "digests": {evil: evil},
                 "leakage": {evil: 0},
                 "overlays": tuple(
-                    overlay.model_copy(update={"rank": evil, "case": evil, "path": evil})
+                    overlay.model_copy(update={"rank": evil, "case": evil})
                     for overlay in report.overlays
                 ),
+                "statement": dict.fromkeys(QUESTIONS, evil),
             }
         )
     )
+
+
+def test_only_the_script_of_the_gallery_runs_by_its_digest(segmentation, study_folder, tmp_path):
+    page = draw(segmentation, study_folder=study_folder)
+    (script,) = re.findall(r"<script>(.*?)</script>", page, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    assert "innerHTML" not in script
+    assert "eval" not in script
+    without = draw(segmentation, study_folder=tmp_path)
+    assert "<script" not in without
+    assert "script-src" not in without
+
+
+@TASKS
+def test_every_number_that_the_page_shows_is_in_the_json(report, page):
+    """Of the whole page: what is neither in the report nor in the template's own prose."""
+    tree = json.loads(report.model_dump_json())
+    known = [*numbers_of(tree), *(float(n) for s in strings_of(tree) for n in digits_of(s))]
+    prose = (Path(build.__file__).with_name("template.html")).read_text()
+    own = {*digits_of(prose), *digits_of(OWN_PROSE), *map(str, range(1, 36))}
+    for piece in Visible(page).pieces:
+        for value, tolerance in shown_numbers(
+            re.sub(r"(case|patient|study)-[0-9a-f]{8}", "", piece)
+        ):
+            if f"{abs(value):g}" not in own:
+                near = any(abs(abs(value) - abs(number)) <= tolerance for number in known)
+                assert near, (value, piece)
+
+
+# what modules write between the figures: percentages of intervals, names of guidelines, percentiles
+OWN_PROSE = "0.8 0.95 0.975 95 2020 p50 p90 p99 HD95 95th ISO 14971 2026-01-31 1 12 80 8 10 1.5"
+
+
+def strings_of(tree):
+    if isinstance(tree, dict):
+        return [s for pair in tree.items() for value in pair for s in strings_of(value)]
+    if isinstance(tree, list):
+        return [s for value in tree for s in strings_of(value)]
+    return [tree] if isinstance(tree, str) else []
+
+
+def digits_of(text):
+    return re.findall(r"\d+(?:\.\d+)?", text)
+
+
+class Visible(HTMLParser):
+    """The words that a reader sees."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.pieces, self._hidden = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self._hidden = tag in ("style", "script", "title", "code")
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.pieces.append(data)
 
 
 def _drawings(page):
@@ -169,7 +241,9 @@ def test_the_page_needs_nothing_but_itself(page):
             assert attributes.get(name, "#").startswith(("data:image/", "#"))
     assert "url(" not in page
     assert "@import" not in page
-    assert not {tag for tag, _ in tags} & {"script", "iframe", "object", "link"}
+    assert not {tag for tag, _ in tags} & {"iframe", "object", "link"}
+    assert not any("src" in attributes for tag, attributes in tags if tag == "script")
+    assert not {name for _, attributes in tags for name in attributes if name.startswith("on")}
     assert "default-src 'none'" in page
 
 
@@ -203,7 +277,8 @@ def test_the_banner_says_verdict_and_reasons_in_words(verdict, segmentation, tmp
 
 @pytest.mark.parametrize("report", ["segmentation"], indirect=True)
 def test_pictures_are_embedded_and_missing_ones_are_named(page):
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/jpeg;base64,") == 1
     assert page.count("picture is missing") == 1
     assert "overlays/1.png" in page
 

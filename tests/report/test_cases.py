@@ -2,6 +2,7 @@ import pytest
 
 from medkd.report import cases
 from medkd.types import Role
+from tests.report.conftest import LEAVES
 
 
 def test_every_case_is_listed_the_worst_of_the_student_first(segmentation):
@@ -26,9 +27,31 @@ def test_a_case_that_a_role_lacks_stays_in_the_table(segmentation):
 def test_only_pictures_inside_the_study_are_read(path, segmentation, tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
-    (tmp_path / "secret.png").write_bytes(cases.PNG)
+    (tmp_path / "secret.png").write_bytes(cases.PICTURES["png"])
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "text.png").write_text("no picture")
     overlay = segmentation.overlays[0].model_copy(update={"path": path})
     report = segmentation.model_copy(update={"overlays": (overlay,)})
     assert [picture.source for picture in cases.pictures(report, study_folder=folder)] == [""]
+    layers = LEAVES.model_copy(update={"paths": {"image": path, "student": path}})
+    overlay = overlay.model_copy(update={"layers": layers})
+    report = segmentation.model_copy(update={"overlays": (overlay,)})
+    assert [picture.layers for picture in cases.pictures(report, study_folder=folder)] == [{}]
+
+
+def test_a_case_is_told_by_every_model_beside_its_picture(segmentation, study_folder):
+    student = segmentation.roles[Role.STUDENT].cases[13]
+    overlay = segmentation.overlays[0].model_copy(update={"case": student.case})
+    report = segmentation.model_copy(update={"overlays": (overlay,)})
+    (picture,) = cases.pictures(report, study_folder=study_folder)
+    told = {row[0].text: row[-1].text for row in picture.table.rows}
+    assert told == dict.fromkeys(("Teacher", "Student", "Baseline"), "missed posterior")
+
+
+def test_swatches_are_the_colours_of_the_pictures(segmentation):
+    from medkd.evaluate.overlays import COLOURS
+
+    assert cases.COLOURS == COLOURS
+    assert cases.swatches(segmentation) == list(
+        zip(segmentation.classes[1:], COLOURS, strict=False)
+    )

@@ -31,14 +31,15 @@ def test_paths_of_the_machine_stay_out(segmentation):
     config = {**segmentation.config, "study": {"root": "/secret"}}
     config["data"] = {**config["data"], "root": "/secret", "source": "/secret"}
     report = segmentation.model_copy(update={"config": config})
-    tables = [*provenance.options(report), provenance.data_options(report)]
+    sections = provenance.PREPARING | provenance.TRAINING
+    tables = [*provenance.options(report, sections), provenance.data_options(report)]
     assert "/secret" not in str(tables)
     assert "pixel_kd" in str(tables)
 
 
 def test_an_empty_config_gives_no_tables(segmentation):
     report = segmentation.model_copy(update={"config": {}, "environment": {}})
-    assert provenance.options(report) == []
+    assert provenance.options(report, provenance.TRAINING) == []
     assert provenance.environment(report).rows == ()
 
 

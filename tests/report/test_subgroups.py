@@ -1,7 +1,7 @@
 import pytest
 
 from medkd.report import subgroups
-from medkd.results import Interval, Subgroup
+from medkd.results import Interval, Subgroup, worst_gaps
 from medkd.types import Role
 
 
@@ -25,7 +25,8 @@ def grouped(segmentation):
         for site, dice in (("north", 0.912), ("south", 0.861))
     ]
     small = Subgroup(attribute="site", group="west", cases=3, patients=3, figure="dice")
-    return segmentation.model_copy(update={"subgroups": (*groups, small)})
+    found = (*groups, small)
+    return segmentation.model_copy(update={"subgroups": found, "gaps": worst_gaps(found)})
 
 
 def test_a_row_says_how_many_and_how_good(grouped):

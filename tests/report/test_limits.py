@@ -1,0 +1,63 @@
+from medkd.report.limits import limits, questions
+from medkd.results import CaseScores, GateResult
+from medkd.types import Role
+
+
+def said(report, question):
+    return dict(questions(report))[question]
+
+
+def with_cases(report, **missed):
+    """The report with one case ``x`` that the named roles missed a structure of."""
+    roles = {
+        role: result.model_copy(
+            update={
+                "cases": (
+                    CaseScores(case="x", patient="p", figures={}, misses=missed.get(role, ())),
+                )
+            }
+        )
+        for role, result in report.roles.items()
+    }
+    return report.model_copy(update={"roles": roles})
+
+
+def test_failed_and_open_criteria_are_limits(segmentation):
+    gates = (
+        GateResult(gate="a", judged=0.1, passed=False),
+        GateResult(gate="b", judged=None, passed=None, reason="few"),
+        GateResult(gate="c", judged=0.9, passed=True),
+    )
+    found = limits(segmentation.model_copy(update={"gates": gates}))
+    assert "Not met: a." in found
+    assert "Not judged: b (few)." in found
+    assert not any(": c" in limit for limit in found)
+
+
+def test_what_was_not_tried_is_a_limit(segmentation, classification):
+    missing = {"Images worse than those of the test split were not tried."}
+    assert not missing & set(limits(segmentation))
+    assert missing <= set(limits(classification))
+    assert "Baseline: latency was not measured." in limits(classification)
+
+
+def test_whose_failure_it_is_is_told_by_case(segmentation):
+    question = "Where the student fails, did the teacher fail too?"
+    alone = with_cases(segmentation, student=("core",))
+    both = with_cases(segmentation, student=("core",), teacher=("core",))
+    assert said(alone, question).startswith("Not always")
+    assert "in x." in said(alone, question)
+    assert said(both, question).startswith("Yes")
+    assert "nowhere" in said(with_cases(segmentation), question)
+
+
+def test_a_difference_is_told_with_its_interval(segmentation):
+    text = said(segmentation, "Is the student as good as its teacher?")
+    assert text.startswith("Dice, student minus teacher: ")
+    assert "[" in text
+
+
+def test_every_question_has_an_answer_even_where_nothing_was_measured(segmentation):
+    bare = segmentation.model_copy(update={"roles": {}, "comparisons": (), "split": {}})
+    assert all(answer for _, answer in questions(bare))
+    assert Role.STUDENT not in bare.roles
