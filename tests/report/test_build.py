@@ -9,7 +9,7 @@ import pytest
 from markupsafe import escape
 
 from medkd.errors import StudyError
-from medkd.report import build
+from medkd.report import build, checklist
 from medkd.report.build import draw, write_page
 from medkd.results import Verdict
 from medkd.statement import QUESTIONS
@@ -184,6 +184,7 @@ def test_every_number_that_the_page_shows_is_in_the_json(report, page):
     known = [*numbers_of(tree), *(float(n) for s in strings_of(tree) for n in digits_of(s))]
     prose = (Path(build.__file__).with_name("template.html")).read_text()
     own = {*digits_of(prose), *digits_of(OWN_PROSE), *map(str, range(1, 36))}
+    own |= {n for item in checklist.ITEMS for source in item.sources for n in digits_of(source)}
     for piece in Visible(page).pieces:
         for value, tolerance in shown_numbers(
             re.sub(r"(case|patient|study)-[0-9a-f]{8}", "", piece)
