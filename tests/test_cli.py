@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from medkd import cli
@@ -324,6 +325,28 @@ def test_the_verbs_one_by_one_make_a_whole_study(command, config, monkeypatch):
     for verb in [*verbs, "evaluate", "report"]:
         name, *options = verb.split()
         code, said = command(name, config, *options)
-        assert code == 0, f"{verb}: {said}"
-    assert "READY FOR REVIEW" in said
-    assert (config.parent / "runs/tiny/report.html").is_file()
+        assert code == (2 if verb == "report" else 0), f"{verb}: {said}"
+    assert "INCOMPLETE" in said
+    assert "no tiny.report.yaml" in said.replace("\n", " ")
+
+    code, said = command("report", config, "--template")
+    assert code == 0
+    statement = config.with_name("tiny.report.yaml")
+    assert command("report", config)[0] == 2, "a template answers nothing"
+    answers = dict.fromkeys(yaml.safe_load(statement.read_text()), "said")
+    statement.write_text(yaml.safe_dump(answers | {"signed_on": "2026-01-31"}))
+    code, said = command("report", config)
+    assert (code, "READY FOR REVIEW" in said) == (0, True), said
+    study = config.parent / "runs/tiny"
+    made = {"report.html", "report.json", "model_card.md", "sbom.cdx.json"}
+    assert made <= {path.name for path in study.iterdir()}
+
+    code, said = command("report", "--compare", study, study)
+    assert code == 0, said
+    assert (study / "changes.html").is_file()
+
+
+def test_a_report_needs_a_config_or_two_studies(command):
+    code, said = command("report")
+    assert code == 2
+    assert "--compare" in said

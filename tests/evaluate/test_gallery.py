@@ -46,3 +46,9 @@ def test_a_wrong_class_is_a_failure(config):
     cases = [CaseScores(case=str(i), patient="p", figures=f) for i, f in enumerate(figures)]
     found = chosen(cases, "probability_of_truth", config)
     assert [i for rank, i in found if rank.startswith("failed")] == [2]
+
+
+@pytest.mark.parametrize("cases", [1, 2, 5])
+def test_as_many_worst_cases_are_shown_as_there_are(config, cases):
+    ranks = [rank for rank, _ in chosen([case(0.9)] * cases, "dice", config)]
+    assert ranks == [f"worst {n + 1}" for n in range(min(2, cases))] + ["median", "best"]

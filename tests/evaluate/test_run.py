@@ -67,12 +67,15 @@ def test_latency_was_measured_beside_what_it_ran_on(evaluated):
         assert result.latency.processor
 
 
-def test_the_verdict_is_that_of_the_gates(evaluated):
+def test_the_verdict_is_that_of_gates_and_people(evaluated):
     report = evaluated[2]
     (gate,) = report.gates
     expected = report.roles[Role.STUDENT].parameters / report.roles[Role.TEACHER].parameters
     assert gate.judged == pytest.approx(expected)
-    assert report.verdict is Verdict.READY
+    assert gate.passed
+    # the gates are met, and nobody has stated what only people know
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "tiny.report.yaml" in report.reasons[0]
 
 
 def test_the_test_images_are_made_worse_for_all_roles_and_shown_to_the_guard(evaluated):
@@ -114,16 +117,6 @@ def test_what_lies_on_two_sides_is_counted(evaluated):
     }
 
 
-@pytest.mark.parametrize("cases", [1, 2, 5])
-def test_as_many_worst_cases_are_shown_as_there_are(evaluated, cases):
-    config = evaluated[0].config
-    config = config.model_copy(
-        update={"evaluate": config.evaluate.model_copy(update={"overlays": 3})}
-    )
-    ranks = [rank for rank, _ in run._ranked([0.5] * cases, config)]
-    assert ranks == [f"worst {n + 1}" for n in range(min(3, cases))] + ["median", "best"]
-
-
 def test_no_patient_no_case_and_no_path_is_in_the_report(evaluated):
     study, cohort, _ = evaluated
     text = (study.folder / "report.json").read_text()
@@ -153,8 +146,12 @@ def test_a_data_set_that_names_no_patients_is_noted(evaluated, data, noted):
 
 def test_every_overlay_was_drawn(evaluated):
     study, _, report = evaluated
-    assert [overlay.rank for overlay in report.overlays] == ["worst 1", "median", "best"]
+    ranks = [overlay.rank for overlay in report.overlays]
+    assert (ranks[0], *ranks[-2:]) == ("worst 1", "median", "best")
+    assert all(rank.startswith("failed") for rank in ranks[1:-2])
     assert all((study.folder / overlay.path).is_file() for overlay in report.overlays)
+    layers = [path for overlay in report.overlays for path in overlay.layers.paths.values()]
+    assert all((study.folder / path).is_file() for path in layers)
     dice = [case.figures["dice"] for case in report.roles[Role.STUDENT].cases]
     assert report.overlays[0].value == min(dice)
     assert report.overlays[-1].value == max(dice)
@@ -229,6 +226,6 @@ def test_a_study_of_images_ends_with_a_report(make_study, task):
     figure = "dice" if task == "segmentation" else "auroc"
     assert 0 <= report.roles[Role.STUDENT].headline[figure].value <= 1
     assert figure in {comparison.figure for comparison in report.comparisons}
-    assert len(report.overlays) == 3
+    assert len(report.overlays) >= 3
     assert all((study.folder / overlay.path).is_file() for overlay in report.overlays)
     assert read_report(study.folder / "report.json") == report
