@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 import pytest
 
 from medkd.report import figures
-from medkd.results import Interval, Reliability
+from medkd.results import Interval, ReleasePoint, Reliability
 from medkd.types import Role
 
 DRAWN = ["reliability", "per_case", "differences", "stages", "trade"]
@@ -67,3 +67,33 @@ def test_an_empty_reliability_curve_has_no_panel(segmentation):
     drawing = figures.reliability(segmentation.model_copy(update={"roles": roles}))
     assert "teacher" not in drawing.alt
     assert "student" in drawing.alt
+
+
+def variant(segmentation, name, *, dice, p50_ms):
+    """A further release of the student."""
+    latency = segmentation.roles[Role.STUDENT].latency
+    times = latency.file_to_file_ms.model_copy(update={"p50": p50_ms})
+    return ReleasePoint(
+        name=name,
+        role=Role.STUDENT,
+        figure="dice",
+        value=Interval(value=dice, low=dice - 0.01, high=dice + 0.01, cases=52, patients=39),
+        size_mib=0.5,
+        latency=latency.model_copy(update={"file_to_file_ms": times}),
+    )
+
+
+def test_any_number_of_variants_are_drawn_and_the_front_holds_those_that_none_beats(segmentation):
+    best = segmentation.roles[Role.TEACHER].headline["dice"].value
+    releases = (
+        variant(segmentation, "student-int8", dice=best - 0.006, p50_ms=9.0),
+        variant(segmentation, "student-openvino", dice=best - 0.002, p50_ms=21.0),
+        variant(segmentation, "student-slow", dice=0.5, p50_ms=90.0),
+    )
+    drawing = figures.trade(segmentation.model_copy(update={"releases": releases}))
+    text = drawing.svg.decode()
+    assert all(release.name in text for release in releases)
+    front = drawing.alt.partition("Pareto front: ")[2]
+    assert "student-int8" in front
+    assert "teacher" in front, "nothing is more accurate"
+    assert "student-slow" not in front
