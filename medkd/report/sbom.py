@@ -36,7 +36,8 @@ def sbom(report: Report) -> str:
     return text
 
 
-def _component(distribution: metadata.Distribution, name: str) -> Any:  # noqa: ANN401
+# a backport of importlib.metadata that another package has loaded gives distributions of its own type
+def _component(distribution: Any, name: str) -> Any:  # noqa: ANN401
     components = require("cyclonedx.model.component", extra="train")
     purls = require("packageurl", extra="train")
     return components.Component(
@@ -49,7 +50,7 @@ def _component(distribution: metadata.Distribution, name: str) -> Any:  # noqa: 
     )
 
 
-def _licences(distribution: metadata.Distribution) -> list[Any]:
+def _licences(distribution: Any) -> list[Any]:  # noqa: ANN401
     """Return what a package says of its licence: an SPDX expression, else its classifiers' names.
 
     The old field ``License`` may hold a whole text, of which the first line says which it is.
