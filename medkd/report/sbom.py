@@ -36,7 +36,7 @@ def sbom(report: Report) -> str:
     return text
 
 
-# a backport of importlib.metadata that another package has loaded gives distributions of its own type
+# Any: a backport of importlib.metadata that another package has loaded gives its own type
 def _component(distribution: Any, name: str) -> Any:  # noqa: ANN401
     components = require("cyclonedx.model.component", extra="train")
     purls = require("packageurl", extra="train")
