@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as Terminal
 
+from medkd.options import COSTS
 from medkd.report.build import render
 from medkd.report.tables import UNKNOWN, Cell, Table, heads, interval_cell
 from medkd.report.wording import (
@@ -196,9 +198,11 @@ def _direction(key: str, was: float | None, now: float | None) -> Cell:
     if was is None or now is None:
         return Cell("")
     # as they are shown: a change that no digit shows is none
-    if number(was, key=key) == number(now, key=key):
+    shown = plain if key in COSTS else partial(number, key=key)
+    if shown(was) == shown(now):
         return Cell("as before")
-    return Cell("better" if (now < was) == less_is_better(key) else "worse")
+    less = key in COSTS or less_is_better(key)
+    return Cell("better" if (now < was) == less else "worse")
 
 
 def _differing(

@@ -109,3 +109,13 @@ def test_two_studies_become_a_page_and_its_json(versions, tmp_path):
 def test_a_folder_without_a_report_is_named(tmp_path):
     with pytest.raises(StudyError, match="not written yet"):
         changes.compare(tmp_path / "a", tmp_path / "b")
+
+
+def test_an_answer_that_costs_less_is_better(versions):
+    student = versions.before.roles["student"]
+    times = student.latency.file_to_file_ms.model_copy(update={"p50": 1.0})
+    latency = student.latency.model_copy(update={"file_to_file_ms": times})
+    roles = versions.before.roles | {"student": student.model_copy(update={"latency": latency})}
+    after = versions.after.model_copy(update={"roles": roles})
+    rows = texts(changes.figures_table(changes.Versions(before=versions.before, after=after)))
+    assert {row[0]: row[3] for row in rows}["Student: latency_p50_ms"] == "better"
