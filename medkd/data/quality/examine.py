@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
@@ -42,6 +43,7 @@ class Examined(BaseModel):
         image: SHA-256 of the image's files.
         files: SHA-256 of image and label together.
         pixels: SHA-256 of the values of the image, however they are stored.
+        answer: SHA-256 of the values of its label map, or its class.
         perceptual: 32 bytes in hexadecimal that similar images share; None where it has no say.
         stored: the type of its values.
         channels: of the image.
@@ -57,6 +59,7 @@ class Examined(BaseModel):
     image: str = ""
     files: str = ""
     pixels: str = ""
+    answer: str = ""
     perceptual: str | None = None
     stored: str = ""
     channels: int = 0
@@ -79,25 +82,29 @@ class Examined(BaseModel):
         return float(np.prod(self.spacing_mm)) / (1000 if len(self.shape) == 3 else 100)
 
 
-def examine(case: Case, config: Config) -> Examined:
-    """Read a case and judge it by itself; what cannot be read is a finding, never an exception."""
+def examine(case: Case, config: Config | None = None) -> Examined:
+    """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
+
+    Without a config, which says what to expect, it is read and not judged.
+    """
     findings: list[Finding] = []
-    known: dict[str, object] = {}
+    known: dict[str, Any] = {}
     file = case.image
     try:
         image = read_image(_there(file))
-        findings += _of_image(case, image, config)
-        known = _known(image)
+        findings += _of_image(case, image, config) if config else ()
+        known = _known(image) | {"answer": str(case.label)}
         if isinstance(case.label, Path):
             file = case.label
             label = read_label(_there(file))
             known["voxels"] = voxels = _counted(label.array)
+            known["answer"] = _digest_of(label.array)
             findings += _of_grid(case, image, label)
-            findings += _of_numbers(case, set(voxels), config)
+            findings += _of_numbers(case, set(voxels), config) if config else ()
         known["image"], known["files"] = _digests(case)
     except DataError as error:
         findings.append(_refused(case, file, error))
-    return Examined(findings=tuple(findings), **known)  # type: ignore[arg-type]
+    return Examined(findings=tuple(findings), **known)
 
 
 def _refused(case: Case, file: Path, error: DataError) -> Finding:
@@ -114,11 +121,10 @@ def _there(path: Path) -> Path:
     return path
 
 
-def _known(image: Volume) -> dict[str, object]:
+def _known(image: Volume) -> dict[str, Any]:
     array = image.array
-    values = np.ascontiguousarray(array, dtype=np.float32)
     return {
-        "pixels": hashlib.sha256(repr(array.shape).encode() + values.tobytes()).hexdigest(),
+        "pixels": _digest_of(array),
         "perceptual": _perceptual(array),
         "stored": array.dtype.name,
         "channels": len(array),
@@ -127,6 +133,13 @@ def _known(image: Volume) -> dict[str, object]:
         "orientation": "".join(map(str, aff2axcodes(image.affine))) if image.dims == 3 else "",
         "intensities": _intensities(array) if np.isfinite(array).all() else None,
     }
+
+
+def _digest_of(array: np.ndarray) -> str:
+    """Identity of values on their grid, whatever type they are stored as."""
+    sha = hashlib.sha256(repr(array.shape).encode())
+    sha.update(np.ascontiguousarray(array, dtype=np.float32).data)
+    return sha.hexdigest()
 
 
 def _perceptual(array: np.ndarray) -> str | None:

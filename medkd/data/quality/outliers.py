@@ -66,7 +66,7 @@ def _together(found: Sequence[Finding]) -> Iterator[Finding]:
         yield replace(findings[0], message="; ".join(finding.message for finding in findings))
 
 
-def _along(values: Sequence[float], axis: int) -> float | None:
+def _along(values: Sequence[float] | Sequence[int], axis: int) -> float | None:
     return float(values[axis]) if axis < len(values) else None
 
 

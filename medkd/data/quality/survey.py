@@ -17,6 +17,7 @@ from medkd.data.quality.fitness import unfit
 from medkd.data.quality.kept import Kept
 from medkd.data.quality.kinship import Kinship, findings_of, kinships
 from medkd.data.quality.outliers import outliers
+from medkd.data.quality.statistics import card_findings
 from medkd.errors import DataError
 from medkd.progress import progress
 from medkd.study import Study, digest
@@ -98,6 +99,7 @@ def survey(study: Study, *, keep: bool = False) -> Survey:
     findings += outliers(examined, config)
     findings += unbalanced(balanced)
     findings += findings_of(kin, split)
+    findings += card_findings(study, cases, examined)
     return Survey(
         config, cases, examined, split, strata, tuple(worst_first(findings)), balanced, kin
     )
