@@ -88,6 +88,22 @@ def _checked(
 
 
 @app.command()
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA_DIR", help="A folder of data, or an npz.")],
+    folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Where the study is to be.")],
+) -> None:
+    """Write a study for a folder of data: the datalist, a config with its reasons, a data card.
+
+    Example: medkd init ~/data/Task04_Hippocampus hippocampus
+    """
+    from medkd.data.start.init import init as start
+    from medkd.progress import console
+
+    made = start(data, folder)
+    console.print(f"{made.summary}\n{made.config}\nnext: medkd check {made.config}", markup=False)
+
+
+@app.command()
 def check(
     config: ConfigPath,
     overrides: Overrides = None,

@@ -147,15 +147,17 @@ def path_of(study: Study) -> Path | None:
 
 
 def refill(path: Path, filled: Mapping[str, Any]) -> Card:
-    """Write these fields anew into a card's head, before the last one, and leave all other lines.
+    """Write these fields of a card's head anew and leave all other lines as they are.
 
     Raises:
         DataError: as ``read_card`` does; the card is then left as it was.
     """
     text = _text(path)
     for name, value in filled.items():
-        text = re.sub(rf"^{name}:.*\n(?:[ \t-].*\n)*", "", text, count=1, flags=re.MULTILINE)
-        text = text.replace("\ncitation:", f"\n{_field(name, value)}citation:", 1)
+        written = re.compile(rf"^{name}:.*\n(?:[ \t-].*\n)*", re.MULTILINE).search(text)
+        if written is None:
+            raise DataError(f"{path}: {name}: missing")
+        text = text[: written.start()] + _field(name, value) + text[written.end() :]
     card = _card(text, path)
     write_atomic(path, text)
     return card

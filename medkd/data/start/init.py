@@ -6,10 +6,13 @@ What a machine can know comes from reading every case once. What only people kno
 import csv
 import io
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from medkd.data.quality.examine import Examined, examine
 from medkd.data.quality.kinship import kinships, proposed
@@ -19,7 +22,7 @@ from medkd.data.start.layout import Layout, Row
 from medkd.data.start.layouts import recognise
 from medkd.data.start.medmnist_file import unpacked
 from medkd.data.start.plan import plan
-from medkd.data.start.write_config import draft_config
+from medkd.data.start.write_config import draft_config, is_npz
 from medkd.errors import DataError, StudyError
 from medkd.progress import progress
 from medkd.study import write_atomic
@@ -45,6 +48,16 @@ class Started:
     data: Fingerprint
     patients: str
 
+    @property
+    def summary(self) -> str:
+        """What was found, in a few lines."""
+        found = self.data
+        sizes = "x".join(f"{edge:g}" for edge in np.median(found.shapes, axis=0))
+        return (
+            f"{self.layout.name}: {found.cases} cases of {found.patients} patients, "
+            f"{found.task}, median {sizes} voxels\npatients: {self.patients}"
+        )
+
 
 def init(data: Path, folder: Path) -> Started:
     """Write ``cases.csv``, ``NAME.yaml`` and ``card.md`` for a folder of data.
@@ -61,9 +74,15 @@ def init(data: Path, folder: Path) -> Started:
     config = folder / f"{name}.yaml"
     if config.exists():
         raise StudyError(f"{config}: there is a study already; choose another folder")
-    layout = recognise(data)
-    if not layout.rows:
-        layout = unpacked(layout, folder / "data")
+    with tempfile.TemporaryDirectory() as unpacking:
+        layout = recognise(data)
+        if not layout.rows:
+            layout = unpacked(layout, Path(unpacking))
+        return _started(layout, data, config)
+
+
+def _started(layout: Layout, data: Path, config: Path) -> Started:
+    """Read every case and write what follows from them."""
     rows = _with_tables(layout.rows, data)
     cases = {row.case: _case(row) for row in rows}
     if len(cases) < len(rows):
@@ -71,13 +90,13 @@ def init(data: Path, folder: Path) -> Started:
     examined = _examined(list(cases.values()))
     labels = dict(layout.labels) or _labels(layout.task, examined)
     rows, known = _with_patients(rows, cases, examined)
-    cases = {row.case: _case(row) for row in rows}
-    found = fingerprint(cases, examined, labels)
+    found = fingerprint({row.case: _case(row) for row in rows}, examined, labels)
+    folder = config.parent
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "cases.csv", _table(rows))
+    if not is_npz(layout):
+        write_atomic(folder / "cases.csv", _table(rows))
     write_atomic(folder / "card.md", draft_card(layout, found, data=data))
-    text = draft_config(name, folder.resolve(), layout, labels, plan(found), patients=known)
-    write_atomic(config, text)
+    write_atomic(config, draft_config(config, layout, labels, plan(found), patients=known))
     return Started(config, layout, found, known)
 
 

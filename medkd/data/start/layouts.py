@@ -52,7 +52,7 @@ def recognise(folder: Path) -> Layout:
     """
     if not folder.exists():
         raise DataError(f"{folder}: no such folder")
-    for layout in (_medmnist, _decathlon, _nnunet, _bids, _pairs, _classes, dicom_tree.recognise):
+    for layout in (_medmnist, _decathlon, _nnunet, _bids, dicom_tree.recognise, _pairs, _classes):
         found = layout(folder)
         if found:
             return found

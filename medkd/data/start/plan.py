@@ -178,21 +178,23 @@ def _weights(data: Fingerprint) -> Choice:
 
 
 def _schedule(data: Fingerprint) -> Plan:
-    is_small = data.task is Task.CLASSIFICATION and data.shapes.max() < 64
-    batch = 32 if is_small else {2: 4, 3: 2}[data.dims]
+    batch = {2: 4, 3: 2}[data.dims]
+    if data.task is Task.CLASSIFICATION:  # one answer an image, so a batch needs more of them
+        batch = 32 if data.shapes.max() < 64 else 16
     steps = int(np.clip(round(35 * data.cases / batch, -2), 400, 3000))
     every = max(50, steps // 10)
+    rate = 0.002 if data.task is Task.SEGMENTATION else 0.001
     folds = 5 if data.patients >= LEAST_FOR_FOLDS else 1
     return {
         "teacher.train": Choice(
-            {"steps": steps, "batch": batch, "learning_rate": 0.002, "validate_every": every},
+            {"steps": steps, "batch": batch, "learning_rate": rate, "validate_every": every},
             f"about {steps * batch / data.cases:.0f} passes over {data.cases} cases",
         ),
         "student.train": Choice(
             {
                 "steps": 2 * steps,
                 "batch": batch,
-                "learning_rate": 0.004,
+                "learning_rate": 2 * rate,
                 "validate_every": 2 * every,
             },
             "twice the steps at twice the rate: a small network bears both",

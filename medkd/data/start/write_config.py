@@ -10,31 +10,30 @@ from medkd.data.start.layout import Layout
 from medkd.data.start.plan import Choice, Plan
 from medkd.types import Task
 
+WIDTH = 100  # columns
 FLAT = 10_000  # columns: a value stays on its line
 
 
+def is_npz(layout: Layout) -> bool:
+    """Whether medkd reads the data from one file by itself, without a datalist."""
+    return layout.source is not None and layout.source.suffix == ".npz"
+
+
 def draft_config(
-    name: str,
-    folder: Path,
-    layout: Layout,
-    labels: Mapping[str, int],
-    chosen: Plan,
-    *,
-    patients: str,
+    config: Path, layout: Layout, labels: Mapping[str, int], chosen: Plan, *, patients: str
 ) -> str:
     """Return the YAML of a study that runs as it stands.
 
     Args:
-        name: of the study.
-        folder: where config, datalist and card lie.
+        config: where it is to lie, beside datalist and card; its stem is the study's name.
         layout: how the data lie.
         labels: values by name.
         chosen: what follows from the data.
         patients: how they are known.
     """
-    task = layout.task
+    task, folder = layout.task, config.parent.resolve()
     sections = [
-        _head(name, folder, layout),
+        _head(config.stem, folder, layout),
         _data(folder, layout, labels, patients),
         _preprocess(chosen),
         _AUGMENT[task],
@@ -43,7 +42,16 @@ def draft_config(
         _GATES[task],
         _budgets(task, chosen),
     ]
-    return "\n".join(sections)
+    return "\n".join(map(_wrapped, "\n".join(sections).split("\n")))
+
+
+def _wrapped(line: str) -> str:
+    """Put the reason of a long line above it."""
+    values, mark, why = line.partition(" # ")
+    if len(line) <= WIDTH or not mark:
+        return line
+    indent = " " * (len(values) - len(values.lstrip()))
+    return f"{indent}# {why}\n{values}"
 
 
 def _flow(value: Any) -> str:  # noqa: ANN401
@@ -69,16 +77,15 @@ def _head(name: str, folder: Path, layout: Layout) -> str:
 
 
 def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str) -> str:
-    is_npz = layout.source is not None and layout.source.suffix == ".npz"
     root, source = (folder, "cases.csv")
-    if is_npz:
+    if is_npz(layout):
         assert layout.source is not None
         root, source = layout.source.resolve().parent, layout.source.name
-    told = "" if layout.labels and not is_npz else " # TODO: names; values are those of the data"
+    told = "" if layout.labels and not is_npz(layout) else " # TODO: give them their names"
     has_parts = all(row.part for row in layout.rows)
     split = {"column": "split"} if has_parts else {"validation": 0.1, "test": 0.2}
     why = "the data set's own" if has_parts else "by patient, stratified by what labels hold"
-    who = "" if is_npz else f"  patient: patient # {patients}\n"
+    who = "" if is_npz(layout) else f"  patient: patient # {patients}\n"
     return (
         f"data:\n  root: {_flow(str(root))}\n  source: {_flow(source)}\n{who}"
         f"  labels: {_flow(dict(labels))}{told}\n  split: {_flow(split)} # {why}\n"
