@@ -138,7 +138,8 @@ def _known(image: Volume) -> dict[str, Any]:
 def _digest_of(array: np.ndarray) -> str:
     """Identity of values on their grid, whatever type they are stored as."""
     sha = hashlib.sha256(repr(array.shape).encode())
-    sha.update(np.ascontiguousarray(array, dtype=np.float32).data)
+    values = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)  # -0 becomes 0
+    sha.update(values.data)
     return sha.hexdigest()
 
 
