@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.data.splits import labels_kept, problems_of_given, split_cases, split_folds
+from medkd.data.splits import (
+    given_parts,
+    labels_kept,
+    problems_of_given,
+    split_cases,
+    split_folds,
+    strata_of,
+)
 from medkd.errors import DataError
 from medkd.options import SplitOptions
 from medkd.types import Case
@@ -171,3 +179,68 @@ class TestLabelsKept:
     def test_more_than_there_are_is_refused(self):
         with pytest.raises(DataError, match=r"labelled is 13, but 12 training cases have a label"):
             labels_kept(self.CASES, labelled=13, seed=0)
+
+
+class TestStrata:
+    def test_a_rare_structure_has_its_share_of_every_part_and_fold(self):
+        cases = [case(n, n) for n in range(60)]
+        volumes = {f"c{n}": {"organ": 2.0} | ({"lesion": 1.0} if n < 12 else {}) for n in range(60)}
+        strata = strata_of(cases, volumes_ml=volumes)
+        split = split_cases(cases, HALF, strata=strata)
+        ill = {f"c{n}" for n in range(12)}
+        assert [len(ill & set(part)) for part in vars(split).values()] == [6, 3, 3]
+        folds = split_folds(cases, folds=4, seed=0, strata=strata)
+        assert [len(ill & {c.id for c in fold}) for fold in folds] == [3] * 4
+
+    def test_what_all_hold_makes_one_stratum(self):
+        cases = [case(n, n) for n in range(9)]
+        strata = strata_of(cases, volumes_ml={f"c{n}": {"organ": 2.0} for n in range(9)})
+        assert set(strata.values()) == {""}
+        assert split_cases(cases, HALF, strata=strata) == split_cases(cases, HALF)
+
+    def test_attributes_and_thirds_of_numbers_are_balanced(self):
+        cases = [case(n, n, site="n" if n % 4 else "s", age=str(n)) for n in range(80)]
+        split = split_cases(cases, HALF, strata=strata_of(cases, by=("site", "age")))
+        of = {c.id: c.attributes for c in cases}
+        assert sum(of[i]["site"] == "s" for i in split.test) == 5
+        assert abs(sum(float(of[i]["age"]) for i in split.test) / len(split.test) - 39.5) < 8
+
+    @given(cohorts(), st.integers(0, 9))
+    def test_strata_of_one_patient_lose_nobody_and_keep_the_shares(self, cases, seed):
+        strata = {c.patient: c.patient for c in cases}
+        split = split_cases(cases, HALF.model_copy(update={"seed": seed}), strata=strata)
+        assert sorted(i for part in vars(split).values() for i in part) == sorted(strata_ids(cases))
+        patients = len(strata)
+        for part in (split.validation, split.test):
+            assert abs(len(patients_of(cases, part)) - patients / 4) <= 1.5
+
+
+def strata_ids(cases):
+    return [c.id for c in cases]
+
+
+class TestFile:
+    CASES = tuple(case(n, n) for n in range(6))
+    CONTENT = {"train": ["c0", "c1"], "validation": ["c2", "c3"], "test": ["c4", "c5"]}
+    FROM_FILE = SplitOptions(file="split.json")
+
+    def test_another_study_s_split_is_kept(self, tmp_path):
+        (tmp_path / "split.json").write_text(json.dumps(self.CONTENT))
+        given = given_parts(self.CASES, self.FROM_FILE, root=tmp_path)
+        assert problems_of_given(self.CASES, self.FROM_FILE, given) == []
+        split = split_cases(self.CASES, self.FROM_FILE, given=given)
+        assert {part: list(ids) for part, ids in vars(split).items()} == self.CONTENT
+
+    def test_cases_that_it_lacks_or_has_too_many_are_named(self, tmp_path):
+        content = self.CONTENT | {"test": ["c4", "stranger"]}
+        (tmp_path / "split.json").write_text(json.dumps(content))
+        given = given_parts(self.CASES, self.FROM_FILE, root=tmp_path)
+        lines = [f.line for f in problems_of_given(self.CASES, self.FROM_FILE, given)]
+        assert lines[0].startswith("case c5: is in no part")
+        assert "names 1 cases that the datalist lacks: stranger" in lines[1]
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"train": []}', '{"train": 1}'])
+    def test_what_is_no_split_is_refused(self, tmp_path, text):
+        (tmp_path / "split.json").write_text(text)
+        with pytest.raises(DataError, match=r"split\.json"):
+            given_parts(self.CASES, self.FROM_FILE, root=tmp_path)

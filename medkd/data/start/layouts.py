@@ -262,8 +262,8 @@ def _distinct(rows: Sequence[Row]) -> Iterator[Row]:
     for row in rows:
         count[row.case] += 1
     for row in rows:
-        name = f"{row.image.parent.name}_{row.case}" if count[row.case] > 1 else row.case
-        yield row.called(name)
+        folders = [row.part, row.image.parent.name] if row.part else [row.image.parent.name]
+        yield row.called("_".join([*folders, row.case]) if count[row.case] > 1 else row.case)
 
 
 def _classes(folder: Path) -> Layout | None:

@@ -204,5 +204,5 @@ def _schedule(data: Fingerprint) -> Plan:
     }
 
 
-def _times(shape: Sequence[float] | np.ndarray) -> str:
+def _times(shape: Sequence[int] | np.ndarray) -> str:
     return "x".join(f"{edge:g}" for edge in shape)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from medkd.config import load
@@ -42,7 +44,8 @@ def test_a_card_of_other_data_is_named(tmp_path, data_root):
     path = next(path for path in CONFIGS if path.stem == "hippocampus")
     card = tmp_path / "card.md"
     text = (path.parent.parent / "data_cards/hippocampus.md").read_text()
-    card.write_text(text.replace("cases: 208", "cases: 209").replace("digest: b", "digest: 0"))
+    card.write_text(text.replace("cases: 208", "cases: 209"))
+    card.write_text(re.sub(r"digest: \w+", "digest: none", card.read_text()))
     (message,) = found_of(path, tmp_path, f"card={card}")
     assert "cases 209, here 208" in message
-    assert "digest 0" in message
+    assert "digest none, here" in message
