@@ -11,6 +11,7 @@ from medkd.data.quality.survey import survey
 from medkd.study import Study
 from tests.test_configs import CONFIGS
 
+pytestmark = pytest.mark.filterwarnings("ignore:ConjunctiveGraph")  # rdflib, of itself
 CARDS = Path(__file__).parents[2] / "data_cards"
 
 
