@@ -83,30 +83,62 @@ def _checked(
         study.refuse_new()
     check_models(study.config)
     cohort = check_cohort(study)
-    with study.hold(cohort.split):
+    with study.hold(cohort.split, digests=cohort.part_digests):
         yield size_student(study, cohort), cohort
 
 
 @app.command()
-def check(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA_DIR", help="A folder of data, or an npz.")],
+    folder: Annotated[Path, typer.Argument(metavar="STUDY_DIR", help="Where the study is to be.")],
+) -> None:
+    """Write a study for a folder of data: the datalist, a config with its reasons, a data card.
+
+    Example: medkd init ~/data/Task04_Hippocampus hippocampus
+    """
+    from medkd.data.start.init import init as start
+    from medkd.progress import console
+
+    made = start(data, folder)
+    console.print(f"{made.summary}\n{made.config}\nnext: medkd check {made.config}", markup=False)
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    budget: Budget = "quick",
+    card: Annotated[
+        bool, typer.Option("--card", help="Write what the data show into their card.")
+    ] = False,
+    show_augmentation: Annotated[
+        bool, typer.Option("--show-augmentation", help="Draw what training does to a case.")
+    ] = False,
+) -> None:
     """Build every model, read every case and name every problem, before anything is trained.
 
     Example: medkd check configs/hippocampus.yaml
     """
-    from medkd.data.check import check as check_cohort
-    from medkd.data.check import labelled
+    from medkd.data.check import cohort_of
+    from medkd.data.quality import account, survey
     from medkd.progress import console
     from medkd.train.check_models import check_models
 
     study = open_study(config, overrides, budget)
     check_models(study.config)
-    cohort = check_cohort(study)
-    parts = ", ".join(f"{len(ids)} {name}" for name, ids in vars(cohort.split).items())
-    patients = len({case.patient for case in cohort.cases.values()})
-    console.print(f"{len(cohort.cases)} cases of {patients} patients are sound: {parts}")
-    without = len(cohort.cases) - len(labelled(cohort.cases.values()))
-    if without:
-        console.print(f"{without} have no label: they are in train, for distillation alone")
+    found = survey.survey(study, keep=True)
+    page = account.write(study, found)
+    account.show(found)
+    console.print(f"{account.summary(found)}\n{page}")
+    cohort = cohort_of(study, found)
+    if card:
+        from medkd.data.croissant import update_card
+
+        console.print(f"{update_card(study, found)}")
+    if show_augmentation:
+        from medkd.data.show import draw_augmentation
+
+        console.print(f"{draw_augmentation(study, cohort)}")
 
 
 @app.command()

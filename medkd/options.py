@@ -53,6 +53,8 @@ class SplitOptions(Options):
     test: Fraction = 0.2
     seed: int = 0
     column: str | None = None  # a split of your own: a column of train, validation or test
+    file: str | None = None  # or a split.json, such as another study's; its digests are verified
+    stratify: tuple[str, ...] = ()  # columns, volume_ml/STRUCTURE: beside what the labels hold
     labelled: Count | None = None  # hide the labels of all other training cases: what is one worth?
 
 

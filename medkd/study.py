@@ -51,21 +51,28 @@ class Study:
     config: Config
     config_path: Path
 
-    def begin(self, split: Split) -> None:
+    def begin(self, split: Split, *, digests: Mapping[str, str] | None = None) -> None:
         """Write the resolved config and the split into the study's folder.
+
+        Args:
+            split: the case ids of each part.
+            digests: of the content of each part.
 
         Raises:
             StudyError: a teacher is there that was trained on another split.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path, text = self.folder / "split.json", json.dumps(vars(split), indent=1)
-        if path.exists() and path.read_text() != text and self.path("teacher").exists():
+        path, parts = self.folder / "split.json", {k: list(ids) for k, ids in vars(split).items()}
+        written = json.loads(path.read_text()) if path.exists() else parts
+        is_other = any(written.get(part) != ids for part, ids in parts.items())
+        if is_other and self.path("teacher").exists():
             raise StudyError(
                 f"{self.folder}: made with another split of the cases (split.json); delete this "
                 f"folder, or choose another name with --set study.name=NAME"
             )
         write_atomic(self.folder / "config.yaml", config_module.dump(self.config))
-        write_atomic(path, text)
+        content = parts | ({"digests": dict(digests)} if digests else {})
+        write_atomic(path, json.dumps(content, indent=1))
 
     @property
     def folder(self) -> Path:
@@ -122,9 +129,9 @@ class Study:
         """Refuse a study of which nothing has been made yet, before its folder is.
 
         Raises:
-            StudyError: its folder is not there.
+            StudyError: it has not begun.
         """
-        if not self.folder.exists():
+        if not (self.folder / "config.yaml").exists():
             raise StudyError(
                 f"{self.folder}: nothing of this study has been run yet; "
                 f"{self._command_of('teacher')} first, or "
@@ -147,10 +154,10 @@ class Study:
             )
 
     @contextmanager
-    def hold(self, split: Split) -> Iterator[None]:
-        """Lock the study, then begin it, or go on with it."""
+    def hold(self, split: Split, *, digests: Mapping[str, str] | None = None) -> Iterator[None]:
+        """Lock the study, then begin it, or go on with it; arguments as of ``begin``."""
         with self.lock():
-            self.begin(split)
+            self.begin(split, digests=digests)
             yield
 
     @contextmanager

@@ -1,40 +1,70 @@
-"""Splits: patients are dealt to train, validation and test, never cases."""
+"""Splits: patients are dealt to train, validation and test, never cases.
 
+Each stratum of patients is dealt by itself, so that every part holds its share. A stratum too small
+for that joins the others of its kind, in an order that keeps the like together, and each part takes
+every n-th of them (systematic sampling with implicit stratification; Kish 1965).
+"""
+
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from medkd.data.findings import Finding, Level
 from medkd.errors import DataError
 from medkd.options import SplitOptions
 from medkd.seeding import derive_seed
 from medkd.types import Case, Split
 
+LEAST_IN_STRATUM = 3  # patients; of fewer not every part can have one
+MOST_GROUPS = 12  # distinct values of an attribute; numbers with more are cut into thirds
+REMEDY_OF_FILE = "correct the file that data.split.file names, or leave it out"
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 
-def split_cases(cases: Sequence[Case], options: SplitOptions) -> Split:
-    """Deal patients by ``options``, stratified by class where the label is one.
+def split_cases(
+    cases: Sequence[Case],
+    options: SplitOptions,
+    *,
+    given: Mapping[str, str] | None = None,
+    strata: Mapping[str, str] | None = None,
+) -> Split:
+    """Deal patients by ``options``, or keep the split that somebody has ``given``.
 
     Patients with an unlabelled case are all for training: nothing can be validated or tested on
     them. The same cases and seed give the same split, whatever the cases' order.
 
+    Args:
+        cases: of all parts.
+        options: shares and seed.
+        given: the part of each case, as ``given_parts`` returns it.
+        strata: of each patient, as ``strata_of`` returns it; None: by class.
+
     Raises:
         DataError: a part would be empty.
     """
-    parts = _given(cases, options.column) if options.column else _dealt(cases, options)
-    split = Split(**{name: tuple(parts[name]) for name in ("train", "validation", "test")})
-    for name in ("train", "validation", "test"):
-        if not getattr(split, name):
+    given = given_parts(cases, options) if given is None else given
+    dealt = given or _dealt(cases, options, strata_of(cases) if strata is None else strata)
+    parts = {
+        name: tuple(case.id for case in cases if PARTS[dealt[case.id].lower()] == name)
+        for name in ("train", "validation", "test")
+    }
+    for name, ids in parts.items():
+        if not ids:
             patients = len({case.patient for case in cases})
             raise DataError(
                 f"the {name} split is empty ({patients} patients); add cases or change data.split"
             )
-    return split
+    return Split(**parts)
 
 
-def split_folds(cases: Sequence[Case], *, folds: int, seed: int) -> list[list[Case]]:
-    """Deal cases into ``folds`` disjoint lists by patient.
+def split_folds(
+    cases: Sequence[Case], *, folds: int, seed: int, strata: Mapping[str, str] | None = None
+) -> list[list[Case]]:
+    """Deal cases into ``folds`` disjoint lists by patient, each stratum of patients in turn.
 
     Raises:
         DataError: fewer patients than folds.
@@ -45,8 +75,61 @@ def split_folds(cases: Sequence[Case], *, folds: int, seed: int) -> list[list[Ca
             f"teacher.folds is {folds}, but the train split has {len(patients)} patients"
         )
     np.random.default_rng(derive_seed(seed, "folds")).shuffle(patients)
+    patients.sort(key=lambda patient: (strata or {}).get(patient, ""))
     fold_of = {patient: i % folds for i, patient in enumerate(patients)}
     return [[case for case in cases if fold_of[case.patient] == i] for i in range(folds)]
+
+
+def strata_of(
+    cases: Sequence[Case],
+    *,
+    by: Sequence[str] = (),
+    volumes_ml: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, str]:
+    """Return the stratum of each patient: what its cases hold, and the attributes asked for.
+
+    Args:
+        cases: labelled ones say what they hold by their class.
+        by: attributes, or ``volume_ml/STRUCTURE``; numbers of many values are cut into thirds.
+        volumes_ml: of the structures that a case's label map holds, by case id.
+    """
+    volumes_ml = volumes_ml or {}
+    first: dict[str, Case] = {}
+    holds: dict[str, set[str]] = defaultdict(set)
+    for case in sorted(cases, key=lambda case: case.id):
+        first.setdefault(case.patient, case)
+        holds[case.patient] |= volumes_ml.get(case.id, {}).keys()
+    said = {
+        patient: str(case.label)
+        if isinstance(case.label, int)
+        else "+".join(sorted(holds[patient]))
+        for patient, case in first.items()
+    }
+    told = [said, *(_grouped(first, name, volumes_ml) for name in by)]
+    telling = [column for column in told if len(set(column.values())) > 1]
+    return {patient: "/".join(column[patient] for column in telling) for patient in first}
+
+
+def _grouped(
+    first: Mapping[str, Case], name: str, volumes_ml: Mapping[str, Mapping[str, float]]
+) -> dict[str, str]:
+    """Return a group for each patient by one attribute of its first case."""
+    kind, _, structure = name.partition("/")
+    values = {
+        patient: str(volumes_ml.get(case.id, {}).get(structure, 0.0))
+        if kind == "volume_ml"
+        else case.attributes.get(name, "")
+        for patient, case in first.items()
+    }
+    if len(set(values.values())) <= MOST_GROUPS:
+        return values
+    try:
+        numbers = np.array([float(value or "nan") for value in values.values()])
+    except ValueError:
+        return values
+    edges = np.nanquantile(numbers, [1 / 3, 2 / 3])
+    thirds = np.where(np.isnan(numbers), "", np.digitize(numbers, edges).astype(str))
+    return dict(zip(values, map(str, thirds), strict=True))
 
 
 def labels_kept(cases: Sequence[Case], *, labelled: int, seed: int) -> set[str]:
@@ -67,63 +150,121 @@ def labels_kept(cases: Sequence[Case], *, labelled: int, seed: int) -> set[str]:
     return {case.id for case in kept}
 
 
-def problems_of_given(cases: Sequence[Case], options: SplitOptions) -> list[str]:
-    """Return what is wrong with a split that the datalist gives."""
-    if not options.column:
+def given_parts(
+    cases: Sequence[Case], options: SplitOptions, *, root: Path = Path()
+) -> dict[str, str]:
+    """Return the part of each case by the user's own split; empty where there is none.
+
+    Args:
+        cases: whose attributes may tell.
+        options: name a column, or a file as ``split.json`` of another study.
+        root: where a relative file lies.
+
+    Raises:
+        DataError: the file is missing or does not name the three parts.
+    """
+    if options.column:
+        return {case.id: case.attributes.get(options.column, "") for case in cases}
+    if options.file:
+        content = read_split(root / options.file)
+        return {i: part for part in ("train", "validation", "test") for i in content[part]}
+    return {}
+
+
+def read_split(path: Path) -> dict[str, Any]:
+    """Read a ``split.json``: lists of case ids by part, and perhaps their digests.
+
+    Raises:
+        DataError: missing, no JSON, or a part is not a list of ids.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lists = [content[part] for part in ("train", "validation", "test")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a split ({error}); data.split.file names a JSON with the lists train, "
+            f"validation and test of case ids"
+        ) from None
+    if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in lists):
+        raise DataError(f"{path}: train, validation and test are lists of case ids")
+    return content
+
+
+def problems_of_given(
+    cases: Sequence[Case], options: SplitOptions, given: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Return what is wrong with a split that the datalist or a file gives."""
+    given = given_parts(cases, options) if given is None else given
+    if not given:
         return []
     columns = dict.fromkeys(name for case in cases for name in case.attributes)
-    if options.column not in columns:
-        return [
+    if options.column and options.column not in columns:
+        message = (
             f"data.split.column: no column {options.column!r} (has {', '.join(columns) or 'none'} "
-            f"beside case, image, label and patient); add it, or name another"
-        ]
-    problems: list[str] = []
+            f"beside case, image, label and patient)"
+        )
+        return [Finding(None, Level.ERROR, message, "add it, or name another")]
+    problems = [finding for case in cases for finding in _of_one(case, given, options)]
+    problems += _strangers(cases, given)
     side_of: dict[str, tuple[str, str]] = {}
     for case in cases:
-        said = case.attributes.get(options.column, "")
-        if said.lower() not in PARTS:
+        part = PARTS.get(given.get(case.id, "").lower())
+        first, side = side_of.setdefault(case.patient, (case.id, part or ""))
+        if part and side and side != part:
+            message = f"patient {{patients[0]}} is in {part}, and with case {{cases[0]}} in {side}"
+            remedy = "move all cases of a patient to one side"
             problems.append(
-                f"case {case.id}: column {options.column!r} says {said!r}; "
-                f"it may say train, validation or test"
-            )
-            continue
-        if case.label is None and PARTS[said.lower()] != "train":
-            problems.append(
-                f"case {case.id}: has no label and is in {PARTS[said.lower()]}; add the label or "
-                f"move it to train"
-            )
-        first, side = side_of.setdefault(case.patient, (case.id, PARTS[said.lower()]))
-        if side != PARTS[said.lower()]:
-            problems.append(
-                f"case {case.id}: patient {case.patient} is in {PARTS[said.lower()]}, and with "
-                f"case {first} in {side}; move all cases of a patient to one side"
+                Finding(
+                    case.id, Level.ERROR, message, remedy, cases=(first,), patients=(case.patient,)
+                )
             )
     return problems
 
 
-def _given(cases: Sequence[Case], column: str) -> dict[str, list[str]]:
-    parts: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        parts[PARTS[case.attributes[column].lower()]].append(case.id)
-    return parts
+def _of_one(case: Case, given: Mapping[str, str], options: SplitOptions) -> Iterator[Finding]:
+    said = given.get(case.id, "")
+    where = f"column {options.column!r} says {said!r}" if options.column else "is in no part"
+    if said.lower() not in PARTS:
+        remedy = "it may say train, validation or test"
+        yield Finding(case.id, Level.ERROR, where, remedy if options.column else REMEDY_OF_FILE)
+    elif case.label is None and PARTS[said.lower()] != "train":
+        message = f"has no label and is in {PARTS[said.lower()]}"
+        yield Finding(case.id, Level.ERROR, message, "add the label or move it to train")
 
 
-def _dealt(cases: Sequence[Case], options: SplitOptions) -> dict[str, list[str]]:
-    part_of: dict[str, str] = {}
+def _strangers(cases: Sequence[Case], given: Mapping[str, str]) -> Iterator[Finding]:
+    """Name the ids of a split that are no case."""
+    known = {case.id for case in cases}
+    strange = tuple(case_id for case_id in given if case_id not in known)
+    if strange:
+        message = (
+            f"data.split.file names {len(strange)} cases that the datalist lacks: {{cases[0]}}"
+        )
+        yield Finding(None, Level.ERROR, message, REMEDY_OF_FILE, cases=strange)
+
+
+def _dealt(
+    cases: Sequence[Case], options: SplitOptions, stratum_of: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the part of each case."""
     unlabelled = {case.patient for case in cases if case.label is None}
-    cases_with = [case for case in cases if case.patient not in unlabelled]
-    for stratum, patients in sorted(_strata(cases_with).items()):
-        order = sorted(patients)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for patient in sorted({case.patient for case in cases} - unlabelled):
+        strata[stratum_of[patient]].append(patient)
+    part_of: dict[str, str] = {}
+    rest: list[str] = []
+    for stratum, order in sorted(strata.items()):
         np.random.default_rng(derive_seed(options.seed, "split", stratum)).shuffle(order)
+        if len(order) < LEAST_IN_STRATUM and len(strata) > 1:
+            rest += order
+            continue
         tests, validations = (
             _share(len(order), fraction) for fraction in (options.test, options.validation)
         )
         names = ["test"] * tests + ["validation"] * validations
         part_of |= dict(zip(order, names, strict=False))
-    parts: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        parts[part_of.get(case.patient, "train")].append(case.id)
-    return parts
+    part_of |= _systematic(rest, options)
+    return {case.id: part_of.get(case.patient, "train") for case in cases}
 
 
 def _share(patients: int, fraction: float) -> int:
@@ -132,12 +273,14 @@ def _share(patients: int, fraction: float) -> int:
     return max(least, round(patients * fraction))
 
 
-def _strata(cases: Sequence[Case]) -> dict[str, set[str]]:
-    """Patients by the class of their first case; segmentation has one stratum."""
-    stratum_of: dict[str, str] = {}
-    for case in sorted(cases, key=lambda case: case.id):
-        stratum_of.setdefault(case.patient, str(case.label) if isinstance(case.label, int) else "")
-    strata: dict[str, set[str]] = defaultdict(set)
-    for patient, stratum in stratum_of.items():
-        strata[stratum].add(patient)
-    return strata
+def _systematic(order: Sequence[str], options: SplitOptions) -> dict[str, str]:
+    """Give each part every n-th patient of an order that keeps the like together."""
+    owed = {"test": 0.5, "validation": 0.5}
+    part_of = {}
+    for patient in order:
+        owed = {part: due + getattr(options, part) for part, due in owed.items()}
+        part = max(owed, key=owed.__getitem__)
+        if owed[part] >= 1:
+            part_of[patient] = part
+            owed[part] -= 1
+    return part_of

@@ -56,7 +56,8 @@ def externals(config: Config) -> dict[str, ExternalOptions]:
 def parts(study: Study, cohort: Cohort) -> list[list[Case]]:
     """Return, for each fold, the training cases it softens: those whose patients it never saw."""
     train, config = cohort.of(cohort.split.train), study.config
-    dealt = split_folds(labelled(train), folds=config.teacher.folds, seed=config.study.seed)
+    folds, seed = config.teacher.folds, config.study.seed
+    dealt = split_folds(labelled(train), folds=folds, seed=seed, strata=cohort.strata)
     home = {case.patient: number for number, part in enumerate(dealt) for case in part}
     for case in train:
         if case.label is None:  # the fold that never saw the patient; any, if none has

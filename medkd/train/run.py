@@ -51,7 +51,8 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
         return folders
     train = labelled(cohort.of(cohort.split.train))
     folds = study.config.teacher.folds
-    parts = split_folds(train, folds=folds, seed=study.config.study.seed)
+    seed = study.config.study.seed
+    parts = split_folds(train, folds=folds, seed=seed, strata=cohort.strata)
     tracker.params({"folds": folds})
     with _told(cohort, tracker):
         for fold, part in enumerate(parts):

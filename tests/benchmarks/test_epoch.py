@@ -73,7 +73,7 @@ def prepare(folder, teacher):
         )
         save_checkpoint(stage, described.build(), described)
 
-    with study.hold(cohort.split):
+    with study.hold(cohort.split, digests=cohort.part_digests):
         cases = labelled(cohort.of(cohort.split.train))
         inputs = stage_inputs(study, cohort, "teacher/fold-0", cases)
         study.stage("teacher/fold-0", inputs=inputs, make=make)

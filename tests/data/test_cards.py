@@ -17,6 +17,7 @@ def write(tmp_path):
     def write(prose="Mind the gap.\n", **changes):
         head = dict.fromkeys(Head.model_fields, "words")
         head |= {"task": "segmentation", "known_biases": ["one site"], "cases": 3, "patients": None}
+        head["statistics"] = None
         head = {k: v for k, v in (head | changes).items() if v != "absent"}
         path = tmp_path / "card.md"
         path.write_text(f"---\n{yaml.safe_dump(head)}---\n{prose}")

@@ -92,7 +92,7 @@ BAD = {
     "label's affine": (
         "c3-label.nii.gz",
         written(LABEL, MOVED),
-        ["up to 3.00 mm", "c3.nii.gz", "resample the label onto the image"],
+        ["up to 3.00 mm", "resample the label onto the image", "the image's affine"],
     ),
     "label's spacing": (
         "c3-label.nii.gz",

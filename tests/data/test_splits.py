@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medkd.data.splits import labels_kept, problems_of_given, split_cases, split_folds
+from medkd.data.splits import (
+    given_parts,
+    labels_kept,
+    problems_of_given,
+    split_cases,
+    split_folds,
+    strata_of,
+)
 from medkd.errors import DataError
 from medkd.options import SplitOptions
 from medkd.types import Case
@@ -74,7 +82,7 @@ def test_a_patient_with_an_unlabelled_case_is_for_training():
 def test_an_unlabelled_case_in_a_given_test_split_is_named():
     held = replace(UNLABELLED, patient="9", attributes={"part": "test"})
     (problem,) = problems_of_given([case(1, 1, part="train"), held], GIVEN)
-    assert problem == "case u: has no label and is in test; add the label or move it to train"
+    assert problem.line == "case u: has no label and is in test; add the label or move it to train"
 
 
 @pytest.mark.parametrize("rare", [3, 4])
@@ -131,7 +139,7 @@ def test_a_split_of_your_own_is_kept():
 def test_a_patient_on_two_sides_of_your_split_is_named_with_the_remedy():
     cases = [case(0, "ann", part="train"), case(1, "bob", part="val"), case(2, "ann", part="test")]
     (problem,) = problems_of_given(cases, GIVEN)
-    assert problem == (
+    assert problem.line == (
         "case c2: patient ann is in test, and with case c0 in train; "
         "move all cases of a patient to one side"
     )
@@ -140,14 +148,16 @@ def test_a_patient_on_two_sides_of_your_split_is_named_with_the_remedy():
 def test_a_column_that_is_not_there_is_named_once_with_those_that_are():
     cases = [case(number, number, site="north", sex="f") for number in range(9)]
     (problem,) = problems_of_given(cases, GIVEN)
-    assert problem.startswith("data.split.column: no column 'part' (has site, sex beside case,")
+    assert problem.line.startswith(
+        "data.split.column: no column 'part' (has site, sex beside case,"
+    )
 
 
 @pytest.mark.parametrize("attributes", [{"part": ""}, {"part": "holdout"}])
 def test_a_part_that_is_none_is_named(attributes):
     (problem,) = problems_of_given([case(0, 0, **attributes)], GIVEN)
-    assert problem.startswith("case c0: column 'part' says")
-    assert problem.endswith("it may say train, validation or test")
+    assert problem.line.startswith("case c0: column 'part' says")
+    assert problem.line.endswith("it may say train, validation or test")
 
 
 class TestLabelsKept:
@@ -169,3 +179,70 @@ class TestLabelsKept:
     def test_more_than_there_are_is_refused(self):
         with pytest.raises(DataError, match=r"labelled is 13, but 12 training cases have a label"):
             labels_kept(self.CASES, labelled=13, seed=0)
+
+
+class TestStrata:
+    def test_a_rare_structure_has_its_share_of_every_part_and_fold(self):
+        cases = [case(n, n) for n in range(60)]
+        volumes = {f"c{n}": {"organ": 2.0} | ({"lesion": 1.0} if n < 12 else {}) for n in range(60)}
+        strata = strata_of(cases, volumes_ml=volumes)
+        split = split_cases(cases, HALF, strata=strata)
+        ill = {f"c{n}" for n in range(12)}
+        assert [len(ill & set(part)) for part in vars(split).values()] == [6, 3, 3]
+        folds = split_folds(cases, folds=4, seed=0, strata=strata)
+        assert [len(ill & {c.id for c in fold}) for fold in folds] == [3] * 4
+
+    def test_what_all_hold_makes_one_stratum(self):
+        cases = [case(n, n) for n in range(9)]
+        strata = strata_of(cases, volumes_ml={f"c{n}": {"organ": 2.0} for n in range(9)})
+        assert set(strata.values()) == {""}
+        assert split_cases(cases, HALF, strata=strata) == split_cases(cases, HALF)
+
+    def test_attributes_and_thirds_of_numbers_are_balanced(self):
+        cases = [case(n, n, site="n" if n % 4 else "s", age=str(n)) for n in range(80)]
+        split = split_cases(cases, HALF, strata=strata_of(cases, by=("site", "age")))
+        of = {c.id: c.attributes for c in cases}
+        assert abs(sum(of[i]["site"] == "s" for i in split.test) - 5) <= 1
+        assert abs(sum(float(of[i]["age"]) for i in split.test) / len(split.test) - 39.5) < 8
+
+    @given(cohorts(), st.integers(0, 9))
+    def test_strata_of_one_patient_lose_nobody_and_keep_the_shares(self, cases, seed):
+        strata = {c.patient: c.patient for c in cases}
+        split = split_cases(cases, HALF.model_copy(update={"seed": seed}), strata=strata)
+        assert sorted(i for part in vars(split).values() for i in part) == sorted(strata_ids(cases))
+        patients = len(strata)
+        for part in (split.validation, split.test):
+            assert abs(len(patients_of(cases, part)) - patients / 4) <= 1.5
+
+
+def strata_ids(cases):
+    return [c.id for c in cases]
+
+
+CONTENT = {"train": ["c0", "c1"], "validation": ["c2", "c3"], "test": ["c4", "c5"]}
+
+
+class TestFile:
+    CASES = tuple(case(n, n) for n in range(6))
+    FROM_FILE = SplitOptions(file="split.json")
+
+    def test_another_study_s_split_is_kept(self, tmp_path):
+        (tmp_path / "split.json").write_text(json.dumps(CONTENT))
+        given = given_parts(self.CASES, self.FROM_FILE, root=tmp_path)
+        assert problems_of_given(self.CASES, self.FROM_FILE, given) == []
+        split = split_cases(self.CASES, self.FROM_FILE, given=given)
+        assert {part: list(ids) for part, ids in vars(split).items()} == CONTENT
+
+    def test_cases_that_it_lacks_or_has_too_many_are_named(self, tmp_path):
+        content = CONTENT | {"test": ["c4", "stranger"]}
+        (tmp_path / "split.json").write_text(json.dumps(content))
+        given = given_parts(self.CASES, self.FROM_FILE, root=tmp_path)
+        lines = [f.line for f in problems_of_given(self.CASES, self.FROM_FILE, given)]
+        assert lines[0].startswith("case c5: is in no part")
+        assert "names 1 cases that the datalist lacks: stranger" in lines[1]
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"train": []}', '{"train": 1}'])
+    def test_what_is_no_split_is_refused(self, tmp_path, text):
+        (tmp_path / "split.json").write_text(text)
+        with pytest.raises(DataError, match=r"split\.json"):
+            given_parts(self.CASES, self.FROM_FILE, root=tmp_path)

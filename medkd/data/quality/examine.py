@@ -1,0 +1,265 @@
+"""Examine: read one case, say what is wrong with it and keep what the cohort is judged by."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import aff2axcodes
+from pydantic import BaseModel, ConfigDict
+
+from medkd.config import Config
+from medkd.data.findings import Finding, Level
+from medkd.data.quality.perceptual import perceptual_hash
+from medkd.data.reader import read_image, read_label
+from medkd.errors import DataError
+from medkd.types import GRID_TOLERANCE_MM, Case, Volume, grid_distance_mm
+
+SHOWN = 8  # undeclared values of a label map; an image in its place has hundreds
+SATURATED = 0.05  # share of voxels at the largest value, background left out
+NEARLY_EMPTY = 0.001  # share of voxels that differ from the most frequent value
+SAMPLED = 1_000_000  # voxels that percentiles are taken of
+
+
+class Intensities(BaseModel):
+    """How the values of an image are spread, all channels together."""
+
+    model_config = ConfigDict(frozen=True)
+    least: float
+    low: float  # percentile 0.5
+    median: float
+    high: float  # percentile 99.5
+    most: float
+    mean: float
+    std: float
+
+
+class Examined(BaseModel):
+    """What is known of a case once it has been read.
+
+    Attributes:
+        findings: what is wrong with it.
+        image: SHA-256 of the image's files.
+        files: SHA-256 of image and label together.
+        pixels: SHA-256 of the values of the image, however they are stored.
+        answer: SHA-256 of the values of its label map, or its class.
+        perceptual: 32 bytes in hexadecimal that similar images share; None where it has no say.
+        stored: the type of its values.
+        channels: of the image.
+        shape: spatial shape.
+        spacing_mm: of the image's own axes.
+        orientation: axis codes, e.g. RAS; empty in 2D.
+        intensities: how its values are spread; None where it could not be read.
+        voxels: of each value of its label map.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    findings: tuple[Finding, ...] = ()
+    image: str = ""
+    files: str = ""
+    pixels: str = ""
+    answer: str = ""
+    perceptual: str | None = None
+    stored: str = ""
+    channels: int = 0
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    orientation: str = ""
+    intensities: Intensities | None = None
+    voxels: dict[int, int] = {}
+
+    @property
+    def grid(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Shape and spacing from left to right, back to front, foot to head; in 2D as stored."""
+        pairs = ("LR", "PA", "IS") if self.orientation else ()
+        order = [max(map(self.orientation.find, pair)) for pair in pairs] or range(len(self.shape))
+        return tuple(self.shape[i] for i in order), tuple(self.spacing_mm[i] for i in order)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel; in 2D the area of a pixel in cm², one millimetre each way."""
+        return float(np.prod(self.spacing_mm)) / (1000 if len(self.shape) == 3 else 100)
+
+
+def examine(case: Case, config: Config | None = None) -> Examined:
+    """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
+
+    Without a config, which says what to expect, it is read and not judged.
+    """
+    findings: list[Finding] = []
+    known: dict[str, Any] = {}
+    file = case.image
+    try:
+        image = read_image(_there(file))
+        findings += _of_image(case, image, config) if config else ()
+        known = _known(image) | {"answer": str(case.label)}
+        if isinstance(case.label, Path):
+            file = case.label
+            label = read_label(_there(file))
+            known["voxels"] = voxels = _counted(label.array)
+            known["answer"] = _digest_of(label.array)
+            findings += _of_grid(case, image, label)
+            findings += _of_numbers(case, set(voxels), config) if config else ()
+        known["image"], known["files"] = _digests(case)
+    except DataError as error:
+        findings.append(_refused(case, file, error))
+    return Examined(findings=tuple(findings), **known)
+
+
+def _refused(case: Case, file: Path, error: DataError) -> Finding:
+    """Take a reader's error apart: it begins with the file and ends with the remedy."""
+    said = str(error).removeprefix(f"{file}: ")
+    message, _, remedy = said.rpartition("; ")
+    return Finding(case.id, Level.ERROR, message or said, remedy if message else "", file)
+
+
+def _there(path: Path) -> Path:
+    """Return the path of a file that is there."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; correct its path in the datalist, or data.root")
+    return path
+
+
+def _known(image: Volume) -> dict[str, Any]:
+    array = image.array
+    return {
+        "pixels": _digest_of(array),
+        "perceptual": _perceptual(array),
+        "stored": array.dtype.name,
+        "channels": len(array),
+        "shape": image.shape,
+        "spacing_mm": image.spacing_mm,
+        "orientation": "".join(map(str, aff2axcodes(image.affine))) if image.dims == 3 else "",
+        "intensities": _intensities(array) if np.isfinite(array).all() else None,
+    }
+
+
+def _digest_of(array: np.ndarray) -> str:
+    """Identity of values on their grid, whatever type they are stored as."""
+    sha = hashlib.sha256(repr(array.shape).encode())
+    values = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)  # -0 becomes 0
+    sha.update(values.data)
+    return sha.hexdigest()
+
+
+def _perceptual(array: np.ndarray) -> str | None:
+    hashed = perceptual_hash(array) if np.isfinite(array).all() else None
+    return hashed.hex() if hashed else None
+
+
+def _intensities(array: np.ndarray) -> Intensities:
+    values = array.ravel()
+    sample = values[:: max(1, values.size // SAMPLED)].astype(np.float64)
+    low, median, high = (float(v) for v in np.percentile(sample, [0.5, 50, 99.5]))
+    return Intensities(
+        least=float(values.min()),
+        low=low,
+        median=median,
+        high=high,
+        most=float(values.max()),
+        mean=float(sample.mean()),
+        std=float(sample.std()),
+    )
+
+
+def _counted(label: np.ndarray) -> dict[int, int]:
+    values, counts = np.unique(label, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
+    def found(level: Level, message: str, remedy: str) -> Finding:
+        return Finding(case.id, level, message, remedy, case.image)
+
+    array, wanted = image.array, config.preprocess.channels
+    if image.dims != config.dims:
+        axes = f"{image.dims} spatial axes, preprocess.window has {config.dims}"
+        yield found(Level.ERROR, axes, "correct the window, or remove the case")
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        yield found(Level.ERROR, f"{bad} voxels are NaN or infinite", "repair or remove the case")
+    elif array.min() == array.max():
+        yield found(Level.ERROR, f"every voxel is {array.flat[0]}", "remove the case")
+    else:
+        for message, remedy in _of_values(array):
+            yield found(Level.WARNING, message, remedy)
+    if len(array) not in {1, wanted} and not (wanted == 1 and len(array) == 3):
+        message = f"{len(array)} channels, preprocess.channels is {wanted}"
+        remedy = f"set preprocess.channels: {len(array)}, or correct the image"
+        yield found(Level.ERROR, message, remedy)
+
+
+def _of_values(array: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Say whether values pile up where a detector, a window or an export has cut them off."""
+    values = array.ravel()
+    values = values[:: max(1, values.size // SAMPLED)]
+    lowest, highest = values.min(), values.max()
+    above = values[values > lowest]
+    if above.size < NEARLY_EMPTY * values.size:
+        yield (
+            f"nearly empty: {above.size / values.size:.2%} of its voxels differ from {lowest}",
+            "look at it, and remove it if it shows nothing",
+        )
+        return
+    at_top = float((above == highest).mean())
+    if at_top > SATURATED and (above < highest).any():
+        yield (
+            f"saturated: {at_top:.0%} of its voxels above the background are {highest}",
+            "export it again without cutting values off, or remove it",
+        )
+
+
+def _of_grid(case: Case, image: Volume, label: Volume) -> Iterator[Finding]:
+    assert isinstance(case.label, Path)
+    if label.shape != image.shape:
+        message = f"label grid {label.shape}, image grid {image.shape}"
+        yield Finding(case.id, Level.ERROR, message, "resample the label", case.label)
+    elif label.affine.shape == image.affine.shape:
+        apart = grid_distance_mm(label, image.affine)
+        if apart > GRID_TOLERANCE_MM:
+            message = (
+                f"lies up to {apart:.2f} mm from its image (spacing {_mm(label)} and {_mm(image)} "
+                f"mm)"
+            )
+            remedy = (
+                "resample the label onto the image, or give it the image's affine if their voxels "
+                "do lie on one another"
+            )
+            yield Finding(case.id, Level.ERROR, message, remedy, case.label)
+
+
+def _of_numbers(case: Case, values: set[int], config: Config) -> Iterator[Finding]:
+    assert isinstance(case.label, Path)
+    unknown = sorted(values - set(config.label_values))
+    if unknown:
+        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        message = (
+            f"holds the values {unknown[:SHOWN]}{more} that data.labels does not declare "
+            f"({dict(config.data.labels)})"
+        )
+        yield Finding(case.id, Level.ERROR, message, "declare or correct them", case.label)
+
+
+def _mm(volume: Volume) -> str:
+    return "x".join(f"{v:.3g}" for v in volume.spacing_mm)
+
+
+def _digests(case: Case) -> tuple[str, str]:
+    sha = hashlib.sha256()
+    for path in files_of(case.image):
+        sha.update(path.read_bytes())
+    image = sha.hexdigest()
+    if not isinstance(case.label, Path):
+        return image, f"{image}-{case.label}"
+    for path in files_of(case.label):
+        sha.update(path.read_bytes())
+    return image, sha.hexdigest()
+
+
+def files_of(path: Path) -> Sequence[Path]:
+    """Return the files that an image consists of: a DICOM folder's, or both of a pair."""
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.is_file())
+    pair = [path.with_suffix(s) for s in (".hdr", ".img")]  # either name stands for both
+    return pair if path.suffix in {".hdr", ".img"} else [path]

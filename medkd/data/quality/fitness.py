@@ -1,0 +1,67 @@
+"""Fitness: whether the parts of a split can carry the study, asked hours before it would end."""
+
+from collections.abc import Iterator, Mapping
+
+from medkd.config import Config
+from medkd.data.findings import Finding, Level
+from medkd.data.groups import misgrouped
+from medkd.data.quality.examine import Examined
+from medkd.data.splits import split_folds
+from medkd.errors import DataError
+from medkd.types import Case, Split, Task
+
+
+def unfit(
+    config: Config, cases: Mapping[str, Case], examined: Mapping[str, Examined], split: Split
+) -> Iterator[Finding]:
+    """Yield what would end a study: too few patients, a class or structure unseen."""
+    train = [cases[i] for i in split.train if cases[i].label is not None]
+    if not train:
+        message = "no case of the train split has a label; the teacher needs some"
+        yield Finding(None, Level.ERROR, message)
+        return
+    try:
+        split_folds(train, folds=config.teacher.folds, seed=config.study.seed)
+    except DataError as error:
+        yield Finding(None, Level.ERROR, str(error))
+    test = [cases[case_id] for case_id in split.test]
+    for named in config.evaluate.subgroups:
+        for line in misgrouped(test, named):
+            yield Finding(None, Level.ERROR, line)
+    if config.task is Task.CLASSIFICATION:
+        yield from _unseen_classes(config, cases, split)
+    else:
+        yield from _unseen_structures(config, examined, split)
+    yield from _gaps(config)
+
+
+def _unseen_classes(config: Config, cases: Mapping[str, Case], split: Split) -> Iterator[Finding]:
+    for part, ids in vars(split).items():
+        seen = {cases[case_id].label for case_id in ids}
+        for name, value in config.data.labels.items():
+            if value not in seen:
+                message = f"no case of class {name!r} in the {part} split"
+                yield Finding(None, Level.ERROR, message, "add cases or change data.split")
+
+
+def _unseen_structures(
+    config: Config, examined: Mapping[str, Examined], split: Split
+) -> Iterator[Finding]:
+    """Name a structure that no training case holds: nobody could learn it."""
+    present = set().union(*(examined[case_id].voxels for case_id in split.train))
+    for name, value in config.data.labels.items():
+        if value not in present:
+            message = f"no case of the train split holds {name!r} (data.labels says value {value})"
+            remedy = "correct data.labels or leave it out, add such cases, or change data.split"
+            yield Finding(None, Level.ERROR, message, remedy)
+
+
+def _gaps(config: Config) -> Iterator[Finding]:
+    """Name the holes in the numbering of the structures; a forgotten one leaves such a hole."""
+    values = [value for value in config.label_values if value]
+    missed = sorted(set(range(1, max(values, default=0))) - set(values))
+    if missed and config.task is Task.SEGMENTATION and len(values) > 1:
+        shown = ", ".join(map(str, missed[:8])) + (", …" if len(missed) > 8 else "")
+        message = f"the label values {values} leave out {shown}"
+        remedy = "see that no structure was forgotten; medkd itself does not need them in a row"
+        yield Finding(None, Level.NOTE, message, remedy)

@@ -1,0 +1,1 @@
+"""Start: a study from a folder of data."""

@@ -1,0 +1,133 @@
+"""DICOM tree: series of images, and the SEG or RTSTRUCT objects that refer to them.
+
+Cases and patients get running numbers: the ids in the headers stay in the headers.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from medkd.data.start.layout import Layout, Row
+from medkd.errors import DataError
+from medkd.types import Task
+
+REFERENCES = ("SEG", "RTSTRUCT")
+TAGS = [
+    *("SeriesInstanceUID", "Modality", "PatientID", "Manufacturer", "SegmentSequence"),
+    *("ReferencedSeriesSequence", "StructureSetROISequence", "ReferencedFrameOfReferenceSequence"),
+]
+MAGIC_AT, MAGIC = 128, b"DICM"
+
+
+@dataclass(frozen=True)
+class _Object:
+    """What a DICOM file says of itself."""
+
+    path: Path
+    series: str
+    modality: str
+    patient: str
+    maker: str
+    refers_to: tuple[str, ...]  # series
+    names: tuple[str, ...]  # of its segments or regions
+
+
+def recognise(folder: Path) -> Layout | None:
+    """Return the image series that a SEG or RTSTRUCT below the folder refers to.
+
+    Raises:
+        DataError: such objects, but no image series of theirs; or series that share a folder.
+    """
+    if not folder.is_dir():
+        return None
+    objects = list(_objects(folder))
+    references = [found for found in objects if found.modality in REFERENCES]
+    if not references:
+        return None
+    series: dict[str, list[_Object]] = defaultdict(list)
+    for found in objects:
+        if found.modality not in REFERENCES:
+            series[found.series].append(found)
+    rows = list(_rows(references, series))
+    if not rows:
+        raise DataError(f"{folder}: SEG or RTSTRUCT, but not the image series they refer to")
+    names = sorted({name for found in references for name in found.names})
+    modalities = {of[0].modality for of in series.values()}
+    return Layout(
+        name="DICOM with SEG or RTSTRUCT",
+        task=Task.SEGMENTATION,
+        rows=tuple(rows),
+        labels={name: number for number, name in enumerate(names, start=1)},
+        modality=", ".join(sorted(modalities)),
+        title=folder.name,
+    )
+
+
+def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterator[Row]:
+    patients = sorted({found.patient for found in references})
+    number = 0
+    for reference in references:
+        for uid in dict.fromkeys(reference.refers_to):
+            if uid in series:
+                number += 1
+                image = series[uid][0]
+                attributes = {"modality": image.modality, "manufacturer": image.maker}
+                yield Row(
+                    f"case_{number:03d}",
+                    _place(series[uid]),
+                    reference.path,
+                    patient=f"patient_{patients.index(reference.patient) + 1:03d}",
+                    attributes=attributes,
+                )
+
+
+def _place(files: list[_Object]) -> Path:
+    """Return a multi-frame file, or the folder of a series."""
+    return files[0].path if len(files) == 1 else files[0].path.parent
+
+
+def _objects(folder: Path) -> Iterator[_Object]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith(".") and _is_dicom(path):
+            try:
+                yield _object(path, dcmread(path, stop_before_pixels=True, specific_tags=TAGS))
+            except (InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
+                continue  # named by the check, if a case needs it
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
+
+
+def _object(path: Path, header: Dataset) -> _Object:
+    return _Object(
+        path=path,
+        series=str(header.SeriesInstanceUID),
+        modality=str(header.get("Modality", "")),
+        patient=str(header.get("PatientID", "")),
+        maker=str(header.get("Manufacturer", "")),
+        refers_to=tuple(_referred(header)),
+        names=tuple(_names(header)),
+    )
+
+
+def _referred(header: Any) -> Iterator[str]:  # noqa: ANN401
+    for item in header.get("ReferencedSeriesSequence", ()):
+        yield str(item.SeriesInstanceUID)
+    for frame in header.get("ReferencedFrameOfReferenceSequence", ()):
+        for study in frame.get("RTReferencedStudySequence", ()):
+            for item in study.get("RTReferencedSeriesSequence", ()):
+                yield str(item.SeriesInstanceUID)
+
+
+def _names(header: Any) -> Iterator[str]:  # noqa: ANN401
+    for item in header.get("SegmentSequence", ()):
+        yield str(item.SegmentLabel)
+    for item in header.get("StructureSetROISequence", ()):
+        yield str(item.ROIName)

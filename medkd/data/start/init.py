@@ -1,0 +1,198 @@
+"""Init: a study from a folder of data; the datalist, a config with reasons, and a card.
+
+What a machine can know comes from reading every case once. What only people know is marked TODO.
+"""
+
+import csv
+import io
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data.quality.examine import Examined, examine
+from medkd.data.quality.kinship import kinships, proposed
+from medkd.data.start.card import draft_card
+from medkd.data.start.fingerprint import Fingerprint, fingerprint
+from medkd.data.start.layout import Layout, Row
+from medkd.data.start.layouts import recognise
+from medkd.data.start.medmnist_file import unpacked
+from medkd.data.start.plan import plan
+from medkd.data.start.write_config import draft_config, is_npz
+from medkd.errors import DataError, StudyError
+from medkd.progress import progress
+from medkd.study import write_atomic
+from medkd.types import Case, Task
+
+PATIENT_COLUMNS = ("patient", "subject", "participant", "person", "group")
+COVERED = 0.9  # of the cases have to be in a table that is taken for theirs
+
+
+@dataclass(frozen=True)
+class Started:
+    """What ``init`` has written.
+
+    Attributes:
+        config: the study's YAML file.
+        layout: how the data lay.
+        data: what they are like.
+        patients: how the patients are known.
+    """
+
+    config: Path
+    layout: Layout
+    data: Fingerprint
+    patients: str
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a few lines."""
+        found = self.data
+        sizes = "x".join(f"{edge:g}" for edge in np.median(found.shapes, axis=0))
+        return (
+            f"{self.layout.name}: {found.cases} cases of {found.patients} patients, "
+            f"{found.task}, median {sizes} voxels\npatients: {self.patients}"
+        )
+
+
+def init(data: Path, folder: Path) -> Started:
+    """Write ``cases.csv``, ``NAME.yaml`` and ``card.md`` for a folder of data.
+
+    Args:
+        data: a data set in one of the layouts of ``medkd.data.start.layouts``.
+        folder: where the study is to lie; its name is the study's.
+
+    Raises:
+        DataError: of no layout that is known, or nothing that can be read.
+        StudyError: the folder holds a study already.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).strip("_.-") or "study"
+    config = folder / f"{name}.yaml"
+    if config.exists():
+        raise StudyError(f"{config}: there is a study already; choose another folder")
+    with tempfile.TemporaryDirectory() as unpacking:
+        layout = recognise(data)
+        if not layout.rows:
+            layout = unpacked(layout, Path(unpacking))
+        return _started(layout, data, config)
+
+
+def _started(layout: Layout, data: Path, config: Path) -> Started:
+    """Read every case and write what follows from them."""
+    rows = _with_tables(layout.rows, data)
+    cases = {row.case: _case(row) for row in rows}
+    if len(cases) < len(rows):
+        raise DataError(f"{data}: two cases go by one name; rename their files")
+    examined = _examined(list(cases.values()))
+    labels = dict(layout.labels) or _labels(layout.task, examined)
+    rows, known = _with_patients(rows, cases, examined)
+    found = fingerprint({row.case: _case(row) for row in rows}, examined, labels)
+    folder = config.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_npz(layout):
+        write_atomic(folder / "cases.csv", _table(rows))
+    write_atomic(folder / "card.md", draft_card(layout, found, data=data))
+    write_atomic(config, draft_config(config, layout, labels, plan(found), patients=known))
+    return Started(config, layout, found, known)
+
+
+def _case(row: Row) -> Case:
+    return Case(row.case, row.image, row.label, row.patient or row.case, row.attributes)
+
+
+def _examined(cases: Sequence[Case]) -> dict[str, Examined]:
+    with ThreadPoolExecutor() as pool:
+        seen = pool.map(examine, cases)
+        shown = progress(seen, "read", total=len(cases))
+        return dict(zip([case.id for case in cases], shown, strict=True))
+
+
+def _labels(task: Task, examined: Mapping[str, Examined]) -> dict[str, int]:
+    """Name the structures that occur by their values, where nothing tells their names."""
+    values = sorted({value for found in examined.values() for value in found.voxels if value})
+    if task is Task.SEGMENTATION and not values:
+        raise DataError("no label map holds anything but 0; a study needs a structure to learn")
+    return {"foreground" if len(values) == 1 else f"structure_{v}": v for v in values}
+
+
+def _with_tables(rows: Sequence[Row], data: Path) -> list[Row]:
+    """Add the columns of a CSV or TSV in the folder that has a row for the cases."""
+    found = list(rows)
+    for path in sorted([*data.glob("*.csv"), *data.glob("*.tsv")]) if data.is_dir() else ():
+        found = _joined(found, path)
+    return found
+
+
+def _joined(rows: list[Row], path: Path) -> list[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            table = [{k: v or "" for k, v in line.items() if k} for line in _lines(file, delimiter)]
+    except (UnicodeDecodeError, csv.Error):
+        return rows
+    for column in table[0] if table else ():
+        told = {Path(line[column]).name.partition(".")[0]: line for line in table}
+        keys = [next((key for key in _keys(row) if key in told), None) for row in rows]
+        if sum(key is not None for key in keys) >= COVERED * len(rows):
+            return [
+                replace(row, attributes={**_others(told[key], column), **row.attributes})
+                if key is not None
+                else row
+                for row, key in zip(rows, keys, strict=True)
+            ]
+    return rows
+
+
+def _lines(file: io.TextIOBase, delimiter: str) -> list[dict[str, str]]:
+    return [dict(line) for line in csv.DictReader(file, delimiter=delimiter, restval="")]
+
+
+def _keys(row: Row) -> tuple[str, ...]:
+    """Names by which a table may know a case: its own, its file's, its patient's."""
+    return row.case, row.image.name.partition(".")[0], *([row.patient] if row.patient else [])
+
+
+def _others(line: Mapping[str, str], column: str) -> dict[str, str]:
+    taken = {column, "case", "image", "label", "file"}
+    return {key: value for key, value in line.items() if key not in taken}
+
+
+def _with_patients(
+    rows: Sequence[Row], cases: Mapping[str, Case], examined: Mapping[str, Examined]
+) -> tuple[list[Row], str]:
+    """Give each case a patient, and say how it is known."""
+    if all(row.patient for row in rows):
+        return list(rows), "named by the data set"
+    for word in PATIENT_COLUMNS:
+        for column in dict.fromkeys(name for row in rows for name in row.attributes):
+            if word in column.lower() and all(row.attributes.get(column) for row in rows):
+                told = [replace(row, patient=row.attributes[column]) for row in rows]
+                return told, f"by the column {column} of a table beside the data"
+    found = list(kinships(cases, examined))
+    of_case = proposed(list(cases), found)
+    told = [replace(row, patient=of_case[row.case]) for row in rows]
+    if found:
+        return told, f"inferred, correct it if you know better: {found[0].evidence}"
+    return told, "TODO: nobody tells, each case is taken for a patient; correct the column patient"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Return the datalist as CSV; files by their whole paths."""
+    attributes = list(dict.fromkeys(name for row in rows for name in row.attributes))
+    attributes = [name for name in attributes if name not in {"patient", "split"}]
+    has_parts = all(row.part for row in rows)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["case", "image", "label", "patient", *(["split"] if has_parts else []), *attributes]
+    )
+    for row in rows:
+        label = row.label.resolve() if isinstance(row.label, Path) else row.label
+        line = [row.case, row.image.resolve(), "" if label is None else label, row.patient]
+        line += [row.part] if has_parts else []
+        table.writerow([*line, *(row.attributes.get(name, "") for name in attributes)])
+    return text.getvalue()

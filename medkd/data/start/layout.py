@@ -1,0 +1,57 @@
+"""Layout: what a folder of data holds, case by case, once its arrangement is understood."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medkd.types import Task
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case.
+
+    Attributes:
+        case: its id.
+        image: the image's file or DICOM folder.
+        label: the label map's file, a class index, or None.
+        patient: empty where the layout does not tell.
+        part: train, validation or test, where the layout says so.
+        attributes: whatever else it tells.
+    """
+
+    case: str
+    image: Path
+    label: Path | int | None
+    patient: str = ""
+    part: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def called(self, case: str) -> "Row":
+        """Return it under another id."""
+        return replace(self, case=case)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set as it lies on disk.
+
+    Attributes:
+        name: of the layout.
+        task: what it was made for.
+        rows: the cases; empty for a MedMNIST file, which medkd reads by itself.
+        labels: values by name; empty where nothing tells the names.
+        modality: as the data set says.
+        licence: as the data set says.
+        title: of the data set.
+        source: the file that lists the cases, where there is one.
+    """
+
+    name: str
+    task: Task
+    rows: tuple[Row, ...] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
+    modality: str = ""
+    licence: str = ""
+    title: str = ""
+    source: Path | None = None

@@ -1,0 +1,159 @@
+"""Write config: a plan as the YAML file of a study, each value with its reason."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medkd.data.start.layout import Layout
+from medkd.data.start.plan import Choice, Plan
+from medkd.types import Task
+
+WIDTH = 100  # columns
+FLAT = 10_000  # columns: a value stays on its line
+
+
+def is_npz(layout: Layout) -> bool:
+    """Whether medkd reads the data from one file by itself, without a datalist."""
+    return layout.source is not None and layout.source.suffix == ".npz"
+
+
+def draft_config(
+    config: Path, layout: Layout, labels: Mapping[str, int], chosen: Plan, *, patients: str
+) -> str:
+    """Return the YAML of a study that runs as it stands.
+
+    Args:
+        config: where it is to lie, beside datalist and card; its stem is the study's name.
+        layout: how the data lie.
+        labels: values by name.
+        chosen: what follows from the data.
+        patients: how they are known.
+    """
+    task, folder = layout.task, config.parent.resolve()
+    sections = [
+        _head(config.stem, folder, layout),
+        _data(folder, layout, labels, patients),
+        _preprocess(chosen),
+        _AUGMENT[task],
+        _networks(chosen),
+        _distill(chosen),
+        _GATES[task],
+        _budgets(task, chosen),
+    ]
+    return "\n".join(map(_wrapped, "\n".join(sections).split("\n")))
+
+
+def _wrapped(line: str) -> str:
+    """Put the reason of a long line above it."""
+    values, mark, why = line.partition(" # ")
+    if len(line) <= WIDTH or not mark:
+        return line
+    indent = " " * (len(values) - len(values.lstrip()))
+    return f"{indent}# {why}\n{values}"
+
+
+def _flow(value: Any) -> str:  # noqa: ANN401
+    text = yaml.safe_dump(value, default_flow_style=True, width=FLAT, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _line(key: str, choice: Choice, *, indent: int = 2) -> str:
+    why = f" # {choice.why}" if choice.why else ""
+    return f"{' ' * indent}{key}: {_flow(choice.value)}{why}\n"
+
+
+def _head(name: str, folder: Path, layout: Layout) -> str:
+    return (
+        f"# Written by medkd init for data that lie as: {layout.name}.\n"
+        f"# Lines marked TODO ask for what only people know.\n"
+        f"#   medkd check {name}.yaml\n"
+        f"#   python pipelines/{layout.task}.py {name}.yaml\n"
+        f"study: {_flow({'name': name, 'root': str(folder / 'runs')})}\n"
+        f"task: {layout.task}\n"
+        f"card: card.md # TODO: fill it in before the report goes to review\n"
+    )
+
+
+def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str) -> str:
+    root, source = (folder, "cases.csv")
+    if is_npz(layout):
+        assert layout.source is not None
+        root, source = layout.source.resolve().parent, layout.source.name
+    told = "" if layout.labels and not is_npz(layout) else " # TODO: give them their names"
+    has_parts = all(row.part for row in layout.rows)
+    split = {"column": "split"} if has_parts else {"validation": 0.1, "test": 0.2}
+    why = "the data set's own" if has_parts else "by patient, stratified by what labels hold"
+    who = "" if is_npz(layout) else f"  patient: patient # {patients}\n"
+    return (
+        f"data:\n  root: {_flow(str(root))}\n  source: {_flow(source)}\n{who}"
+        f"  labels: {_flow(dict(labels))}{told}\n  split: {_flow(split)} # {why}\n"
+    )
+
+
+def _preprocess(chosen: Plan) -> str:
+    keys = ("channels", "orientation", "size", "spacing_mm", "intensity", "window")
+    lines = [
+        _line(key, chosen[f"preprocess.{key}"]) for key in keys if f"preprocess.{key}" in chosen
+    ]
+    return "preprocess:\n" + "".join(lines)
+
+
+_AUGMENT = {
+    Task.SEGMENTATION: (
+        "augment: # no flips: whether left and right may be exchanged is for you to say\n"
+        "  rotate_degrees: 15\n  scale: 0.15\n  contrast: 0.2\n  gamma: 0.3\n  noise_std: 0.1\n"
+    ),
+    Task.CLASSIFICATION: (
+        "augment: # no flips: whether left and right may be exchanged is for you to say\n"
+        "  rotate_degrees: 10\n  scale: 0.1\n  translate: 0.05\n  contrast: 0.2\n  gamma: 0.2\n"
+        "  noise_std: 0.05\n"
+    ),
+}
+_GATES = {
+    Task.SEGMENTATION: (
+        "gates: # TODO: the least you would show a reviewer: {figure: dice, at_least: 0.8}\n"
+        "  - {figure: dice, minus: teacher, at_least: -0.02}\n"
+        "  - {figure: network_ms, over: teacher, at_most: 0.2}\n"
+    ),
+    Task.CLASSIFICATION: (
+        "gates: # TODO: the least you would show a reviewer: {figure: auroc, at_least: 0.9}\n"
+        "  - {figure: auroc, minus: teacher, at_least: -0.02}\n"
+        "  - {figure: network_ms, over: teacher, at_most: 0.2}\n"
+    ),
+}
+
+
+def _networks(chosen: Plan) -> str:
+    return "\n".join(
+        f"{role}:\n" + "".join(_line(key, chosen[f"{role}.{key}"]) for key in ("model", "train"))
+        for role in ("teacher", "student")
+    )
+
+
+def _distill(chosen: Plan) -> str:
+    weights = chosen["distill.class_weights"]
+    loss = {"name": "pixel_kd", "temperature": 2}
+    loss |= {"class_weights": weights.value} if weights.value else {}
+    return (
+        "distill: # temperature 2: at 1 a calibrated teacher is sure of nearly everything\n"
+        + _line("losses", Choice([loss], weights.why))
+        + "  warmup_steps: 200 # a network that knows nothing yet learns from labels first\n"
+    )
+
+
+def _budgets(task: Task, chosen: Plan) -> str:
+    """Write the window of two CPU cores, and what a GPU can bear beyond it."""
+    folds, steps, small = (chosen[key] for key in ("full.folds", "full.steps", "quick.window"))
+    quick = {"preprocess": {"window": small.value}} if small.why else {}
+    why = f" # {small.why}: a smaller window" if small.why else ""
+    teacher: dict[str, Any] = {"folds": folds.value, "train": {"steps": steps.value}}
+    if "full.teacher.model" in chosen:
+        teacher["model"] = chosen["full.teacher.model"].value
+    student = {"train": {"steps": 2 * steps.value}}
+    return (
+        f"budgets:\n  quick: {_flow(quick)}{why}\n"
+        f"  full: # one GPU; {folds.why}\n"
+        f"    teacher: {_flow(teacher)}\n    student: {_flow(student)}\n"
+    )

@@ -1,0 +1,60 @@
+from dataclasses import replace
+
+import pytest
+
+from medkd.data.quality.balance import balance, unbalanced
+from medkd.types import Split
+
+
+@pytest.fixture
+def made(cohort):
+    """Sixty cases; the first twenty are tested."""
+    cases, examined = cohort(60)
+    ids = list(cases)
+    return (
+        cases,
+        examined,
+        Split(train=tuple(ids[30:]), validation=tuple(ids[20:30]), test=tuple(ids[:20])),
+    )
+
+
+def with_column(cases, name, value):
+    return {
+        case_id: replace(case, attributes={name: value(number)})
+        for number, (case_id, case) in enumerate(cases.items())
+    }
+
+
+def found(made, config, **column):
+    cases, examined, split = made
+    for name, value in column.items():
+        cases = with_column(cases, name, value)
+    rows = balance(cases, examined, split, config)
+    return rows, [finding.message for finding in unbalanced(rows)]
+
+
+def test_structures_and_attributes_are_counted_by_part(made, config):
+    rows, _ = found(made, config, site=lambda n: "north" if n % 2 else "south")
+    assert [row.what for row in rows] == ["organ", "lesion", "site: north", "site: south"]
+    assert rows[2].counts == {"train": 15, "validation": 5, "test": 10}
+    assert rows[2].of == {"train": 30, "validation": 10, "test": 20}
+
+
+def test_a_site_that_train_lacks_is_named(made, config):
+    _, said = found(made, config, site=lambda n: "north" if n < 5 else "south")
+    assert "site: north: in test, but in no training case" in said
+
+
+def test_a_shift_beyond_chance_is_named_and_chance_is_not(made, config):
+    _, said = found(made, config, sex=lambda n: "f" if n < 18 or n == 40 else "m")
+    assert [text.split(":")[0] for text in said] == ["sex", "sex"]
+    assert "90% of test" in said[0]
+    assert found(made, config, sex=lambda n: "f" if n % 3 else "m")[1] == []
+
+
+@pytest.mark.parametrize(
+    "value", [lambda n: f"n{n}", lambda n: "1956-03-04" if n % 2 else "1957-03-04", lambda _: "x"]
+)
+def test_names_dates_and_constants_are_no_groups(made, config, value):
+    rows, _ = found(made, config, column=value)
+    assert [row.what for row in rows] == ["organ", "lesion"]

@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medkd.data import images, nifti
+from medkd.data.findings import Level
+from medkd.data.quality.examine import Examined, examine
+from medkd.types import Case
+
+RNG = np.random.default_rng(0)
+NOISE = RNG.normal(size=(12, 10, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A sound case, whose label holds 1 and 5."""
+    label = np.zeros(NOISE.shape, np.uint8)
+    label[:3], label[3] = 1, 5
+    nifti.write(tmp_path / "a.nii.gz", NOISE, affine=np.diag([1, 2, 3, 1.0]))
+    nifti.write(tmp_path / "a-label.nii.gz", label, affine=np.diag([1, 2, 3, 1.0]))
+    return Case("a", tmp_path / "a.nii.gz", tmp_path / "a-label.nii.gz", "p")
+
+
+def test_what_is_known_of_a_case_are_numpy_s_numbers(case, config):
+    found = examine(case, config)
+    assert found.findings == ()
+    assert (found.shape, found.spacing_mm, found.orientation) == ((12, 10, 8), (1, 2, 3), "RAS")
+    assert found.voxels == {0: 8 * 80, 1: 3 * 80, 5: 80}
+    assert found.voxel_ml == pytest.approx(0.006)
+    assert found.intensities.median == pytest.approx(float(np.median(NOISE)), rel=1e-6)
+    assert (found.intensities.least, found.intensities.most) == (NOISE.min(), NOISE.max())
+
+
+def test_it_outlives_the_way_through_json(case, config):
+    found = examine(case, config)
+    assert Examined.model_validate_json(found.model_dump_json()) == found
+
+
+def test_pixels_are_the_same_however_they_are_stored(case, config, tmp_path):
+    whole = np.rint(100 * NOISE)
+    for name, dtype in (("i", np.int16), ("f", np.float64)):
+        nifti.write(tmp_path / f"{name}.nii", whole.astype(dtype), affine=np.eye(4))
+    one, other = (
+        examine(replace(case, image=tmp_path / f"{name}.nii", label=None)) for name in "if"
+    )
+    assert one.pixels == other.pixels
+    assert one.image != other.image
+    assert examine(case, config).pixels != one.pixels
+
+
+PILED = {
+    "saturated": (np.clip(NOISE, None, 0.5), "saturated: 3"),
+    "nearly empty": (np.where(np.arange(NOISE.size).reshape(NOISE.shape) == 7, 5, 0), "nearly e"),
+}
+
+
+@pytest.mark.parametrize("kind", list(PILED))
+def test_values_that_pile_up_are_a_warning(case, config, kind):
+    array, message = PILED[kind]
+    larger = np.tile(array, (3, 3, 3)) if kind == "saturated" else np.pad(array, 4)
+    nifti.write(case.image, larger.astype(np.float32), affine=np.eye(4))
+    (finding,) = examine(replace(case, label=None), config).findings
+    assert finding.level is Level.WARNING
+    assert finding.message.startswith(message)
+
+
+@pytest.mark.parametrize("array", [NOISE, (NOISE > 0).astype(np.uint8)], ids=["noise", "a shape"])
+def test_noise_and_shapes_are_not_saturated(case, config, array):
+    nifti.write(case.image, array, affine=np.diag([1, 2, 3, 1.0]))
+    assert examine(case, config).findings == ()
+
+
+def test_a_reader_s_error_is_taken_apart(case, config):
+    case.image.write_bytes(case.image.read_bytes()[:200])
+    (finding,) = examine(case, config).findings
+    assert (finding.level, finding.file) == (Level.ERROR, case.image)
+    assert finding.message.startswith("truncated")
+    assert "a.nii.gz" not in finding.anonymous(lambda kind, _: kind)["message"]
+    assert finding.remedy == "copy it again"
+
+
+def test_axes_are_given_by_anatomy(tmp_path):
+    turned = np.zeros((4, 4))
+    turned[0, 2], turned[1, 0], turned[2, 1], turned[3, 3] = 3, -1, 2, 1
+    nifti.write(tmp_path / "t.nii", RNG.normal(size=(10, 8, 12)), affine=turned)
+    found = examine(Case("t", tmp_path / "t.nii", None, "p"))
+    assert found.orientation == "PSR"
+    assert found.grid == ((12, 10, 8), (3, 1, 2))
+    images.write(tmp_path / "t.png", RNG.integers(0, 255, (10, 8), dtype=np.uint8))
+    assert examine(Case("t", tmp_path / "t.png", None, "p")).grid == ((10, 8), (1, 1))

@@ -1,0 +1,104 @@
+import csv
+
+import pytest
+import yaml
+
+from medkd.config import load
+from medkd.data.cards import read_card
+from medkd.data.check import check
+from medkd.data.quality.survey import survey
+from medkd.data.start.init import init
+from medkd.errors import DataError, StudyError
+from medkd.study import Study
+from medkd.track.tracker import NullTracker
+from medkd.train.check_models import check_models
+from medkd.train.run import train_baseline
+
+LAYOUTS = [
+    *("Decathlon", "nnU-Net raw", "BIDS derivative", "MedMNIST", "images and masks", "flat"),
+    *("class folders", "parted"),
+]
+SHORT = ["steps=2", "batch=2", "workers=0", "validate_every=1"]
+
+
+def opened(path, *overrides):
+    return Study(load(path, overrides=overrides), config_path=path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_study_of_every_layout_runs_as_it_stands(lay_out, tmp_path, layout):
+    made = init(lay_out(layout, tmp_path / "data"), tmp_path / "my study")
+    short = [f"student.train.{text}" for text in SHORT]
+    study = opened(made.config, *short)
+    assert study.config.study.name == "my_study"
+    check_models(study.config)
+    cohort = check(study)
+    with study.hold(cohort.split, digests=cohort.part_digests):
+        train_baseline(study, cohort, tracker=NullTracker())
+    assert study.is_complete("baseline")
+    assert not survey(study).errors
+
+
+def test_what_people_know_is_marked_and_what_the_data_tell_is_filled_in(lay_out, tmp_path):
+    made = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s")
+    card = read_card(tmp_path / "s/card.md")
+    assert (card.name, card.modality, card.licence) == ("Balls", "MRI", "CC0")
+    assert (card.cases, card.patients) == (12, 6)
+    assert {"consent", "intended_use", "reference_standard", "prose"} <= set(card.todos)
+    warnings = [finding.message for finding in survey(opened(made.config)).findings]
+    assert any("the data card does not say yet" in message for message in warnings)
+
+
+def test_values_of_the_config_carry_their_reasons(lay_out, tmp_path):
+    text = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s").config.read_text()
+    assert "spacing_mm: [1.0, 1.0, 1.0] # the spacing of all images" in text
+    assert "labels: {ball: 1, core_of_it: 2}\n" in text
+    assert max(map(len, text.splitlines())) < 140
+
+
+def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):
+    made = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s")
+    assert "column patient_id" in made.patients
+    with (tmp_path / "s/cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["patient"] for row in rows][:4] == ["p0", "p0", "p1", "p1"]
+    assert {row["site"] for row in rows} == {"n"}
+
+
+def test_where_nobody_tells_the_patients_it_is_said(lay_out, tmp_path):
+    made = init(lay_out("images and masks", tmp_path / "data"), tmp_path / "s")
+    assert made.patients.startswith("TODO: nobody tells")
+    assert "TODO: nobody tells" in made.config.read_text()
+    assert yaml.safe_load(made.config.read_text())["data"]["labels"] == {"foreground": 255}
+
+
+def test_ages_of_bids_participants_are_attributes(lay_out, tmp_path):
+    made = init(lay_out("BIDS derivative", tmp_path / "data"), tmp_path / "s")
+    cases = check(opened(made.config)).cases
+    assert cases["sub-03_ses-2"].attributes["age"] == "43"
+    assert cases["sub-03_ses-2"].patient == "sub-03"
+
+
+def test_a_study_that_is_there_is_not_overwritten(lay_out, tmp_path):
+    data = lay_out("flat", tmp_path / "data")
+    init(data, tmp_path / "s")
+    with pytest.raises(StudyError, match="there is a study already"):
+        init(data, tmp_path / "s")
+
+
+def test_a_folder_of_nothing_leaves_nothing_behind(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="no data set that medkd knows"):
+        init(tmp_path / "data", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.data
+def test_hippocampus_is_proposed_what_nnunet_plans(data_root, tmp_path):
+    made = init(data_root / "hippocampus", tmp_path / "hippocampus")
+    config = load(made.config)
+    assert config.preprocess.spacing_mm == (1, 1, 1)
+    assert config.preprocess.window == (40, 56, 40)
+    assert config.preprocess.intensity == "zscore"
+    assert made.data.patients == 135
+    assert check(opened(made.config)).split

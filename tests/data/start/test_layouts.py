@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from medkd.data.start.layouts import recognise
+from medkd.errors import DataError
+from medkd.types import Task
+
+NAMES = {
+    "Decathlon": {"ball": 1, "core_of_it": 2},
+    "nnU-Net raw": {"ball": 1, "core": 2},
+    "BIDS derivative": {"ball": 1, "core": 2},
+    "images and masks": {},
+    "class folders": {"large_one": 0, "small": 1},
+}
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_a_layout_is_recognised_by_what_lies_there(lay_out, tmp_path, name):
+    found = recognise(lay_out(name, tmp_path / "anything"))
+    assert found.name == name
+    assert found.labels == NAMES[name]
+    assert len(found.rows) == (24 if name == "class folders" else 12)
+    assert all(row.image.is_file() for row in found.rows)
+    is_map = found.task is Task.SEGMENTATION
+    assert all(row.label.is_file() if is_map else row.label in {0, 1} for row in found.rows)
+
+
+def test_sessions_of_a_bids_subject_are_one_patient(lay_out, tmp_path):
+    found = recognise(lay_out("BIDS derivative", tmp_path / "b"))
+    assert {row.patient for row in found.rows} == {f"sub-{n:02d}" for n in range(6)}
+    assert {row.attributes["session"] for row in found.rows} == {"ses-1", "ses-2"}
+    assert all(row.case in row.image.name and row.case in row.label.name for row in found.rows)
+
+
+def test_masks_among_the_images_are_told_by_their_names(lay_out, tmp_path):
+    found = recognise(lay_out("flat", tmp_path / "f"))
+    assert [(row.image.name, row.label.name) for row in found.rows][:2] == [
+        ("d0.png", "d0_seg.png"),
+        ("d1.png", "d1_seg.png"),
+    ]
+
+
+def test_folders_of_parts_make_the_split(lay_out, tmp_path):
+    found = recognise(lay_out("parted", tmp_path / "p"))
+    assert {row.part for row in found.rows} == {"train", "validation", "test"}
+    assert len({row.case for row in found.rows}) == len(found.rows) == 24
+
+
+def test_an_image_without_a_mask_is_unlabelled(lay_out, tmp_path):
+    folder = lay_out("images and masks", tmp_path / "u")
+    (folder / "masks/c3_mask.png").unlink()
+    assert [row.case for row in recognise(folder).rows if row.label is None] == ["c3"]
+
+
+@pytest.mark.data
+def test_dicom_series_go_with_the_structures_that_refer_to_them(data_root):
+    found = recognise(data_root / "dicom/series")
+    assert found.name == "DICOM with SEG or RTSTRUCT"
+    names = [row.image.parent.name for row in found.rows]
+    assert names == ["sts_008_ct", "sts_008_mr", "sts_008_pet", "sts_025_mr"]
+    assert all(row.label.name == "rtstruct.dcm" for row in found.rows)
+    assert all(row.label.parent.name == name for row, name in zip(found.rows, names, strict=True))
+    assert [row.patient for row in found.rows] == ["patient_001"] * 3 + ["patient_002"]
+    assert "GTV_Mass_CT" in found.labels
+    assert not any("STS" in text for row in found.rows for text in (row.case, row.patient))
+
+
+REFUSED = {
+    "nothing": ({}, "no data set that medkd knows"),
+    "regions": (
+        {"channel_names": {"0": "T1"}, "labels": {"whole": [1, 2]}, "training": None},
+        "stands for several values",
+    ),
+    "channels": ({"channel_names": {"0": "T1", "1": "T2"}}, "stack them into one 4D file"),
+    "no image": ({"training": [{"label": "a"}]}, "names no image"),
+}
+
+
+@pytest.mark.parametrize("kind", list(REFUSED))
+def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path, kind):
+    told, message = REFUSED[kind]
+    (tmp_path / "imagesTr").mkdir()
+    if told:
+        (tmp_path / "dataset.json").write_text(json.dumps(told))
+    with pytest.raises(DataError, match=message):
+        recognise(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        recognise(tmp_path / "nowhere")
