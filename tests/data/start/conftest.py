@@ -105,9 +105,9 @@ def classes(folder):
 
 
 def parted(folder):
-    for part in ("train", "val", "test"):
+    for first, part in enumerate(("train", "val", "test")):
         for n in range(8):
-            picture(folder / part / ("small", "large")[n % 2] / f"e{n}.png", seed=n + len(part))
+            picture(folder / part / ("small", "large")[n % 2] / f"e{n}.png", seed=8 * first + n)
 
 
 MAKERS = {
