@@ -231,7 +231,7 @@ def _of_grid(case: Case, image: Volume, label: Volume) -> Iterator[Finding]:
 
 def _of_numbers(case: Case, values: set[int], config: Config) -> Iterator[Finding]:
     assert isinstance(case.label, Path)
-    unknown = sorted(values - set(config.label_values))
+    unknown = sorted(values - {*config.label_values, config.data.ignore})
     if unknown:
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         message = (

@@ -32,6 +32,14 @@ def test_what_is_known_of_a_case_are_numpy_s_numbers(case, config):
     assert (found.intensities.least, found.intensities.most) == (NOISE.min(), NOISE.max())
 
 
+def test_the_value_of_voxels_that_nobody_has_judged_is_declared(case, config):
+    data = config.data.model_copy(update={"labels": {"organ": 1}})
+    undeclared = config.model_copy(update={"data": data})
+    assert "values [5]" in examine(case, undeclared).findings[0].message
+    known = undeclared.model_copy(update={"data": data.model_copy(update={"ignore": 5})})
+    assert examine(case, known).findings == ()
+
+
 def test_it_outlives_the_way_through_json(case, config):
     found = examine(case, config)
     assert Examined.model_validate_json(found.model_dump_json()) == found
