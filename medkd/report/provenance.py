@@ -98,5 +98,5 @@ def _options(tree: Mapping[str, Any], *, caption: str) -> Table:
 
 
 def _is_filled_in(value: object) -> bool:
-    unsaid = value in (None, [], (), {})
-    return not unsaid and str(value).strip().lower() not in {"", "todo", "tbd", "?"}
+    unsaid, said = value in (None, [], (), {}), str(value).strip().lower()
+    return not unsaid and said not in {"", "tbd", "?"} and not said.startswith("todo")
