@@ -13,7 +13,7 @@ import typer
 from medkd import __version__
 from medkd.errors import MedkdError
 from medkd.extras import naming_extras
-from medkd.types import Role
+from medkd.types import Role, Variant
 
 if TYPE_CHECKING:
     from medkd.data.check import Cohort
@@ -169,16 +169,28 @@ def distill(config: ConfigPath, overrides: Overrides = None, budget: Budget = "q
 
 
 @app.command()
-def export(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
-    """Write releases/teacher, releases/student and releases/baseline.
+def export(
+    config: ConfigPath,
+    variant: Annotated[
+        list[Variant] | None, typer.Option(help="May be repeated; the config's if left out.")
+    ] = None,
+    role: Annotated[
+        list[Role] | None,
+        typer.Option(help="May be repeated; the student, and in ONNX all three, if left out."),
+    ] = None,
+    overrides: Overrides = None,
+    budget: Budget = "quick",
+) -> None:
+    """Write releases/teacher, releases/baseline, releases/student and the student's variants.
 
-    Example: medkd export configs/hippocampus.yaml
+    Example: medkd export configs/hippocampus.yaml --variant int8 --variant bundle
     """
-    from medkd.export.release import export as write_release
+    from medkd.export.release import export_all
+    from medkd.progress import console
 
     with _checked(config, overrides, budget) as (study, cohort):
-        for role in Role:
-            write_release(study, cohort, role=role)
+        folders = export_all(study, cohort, variants=variant or (), roles=role or ())
+    console.print("\n".join(map(str, folders)))
 
 
 @app.command()

@@ -16,8 +16,7 @@ from medkd.data.datalist import tells_patients
 from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.reader import read_image, read_label
 from medkd.device.latency import measure_latency
-from medkd.device.manifest import MANIFEST, read_manifest, sha256
-from medkd.device.predictor import WEIGHTS
+from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest, sha256
 from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
 from medkd.evaluate.claims import claims
@@ -40,9 +39,10 @@ from medkd.results import (
     Report,
     RoleResult,
     SizingPoint,
+    VariantResult,
 )
 from medkd.study import Study, write_atomic
-from medkd.types import Case, Role, Task
+from medkd.types import Case, Role, Task, Variant
 
 FURTHER = "further.json"
 COMPARISONS, ENVIRONMENT, CLAIMS = "comparisons.json", "environment.json", "claims.json"
@@ -283,12 +283,22 @@ def _report(
         test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
         overlays=tuple(overlays),
         **json.loads((study.path("evaluation") / FURTHER).read_text()),
+        variants=_variants(study),
         sizing=_sizing(study),
         config=shareable(config),
         card=_card(study),
         environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
         digests={"data set": cohort.digest_of(everyone), **releases},
         notes=_notes(study, cohort),
+    )
+
+
+def _variants(study: Study) -> tuple[VariantResult, ...]:
+    """What became of every variant, by the order of roles and variants."""
+    names = [variant.of(role) for role in Role for variant in Variant]
+    found = [study.path(f"releases/{name}") / PARITY for name in names]
+    return tuple(
+        VariantResult.model_validate_json(path.read_text()) for path in found if path.exists()
     )
 
 
