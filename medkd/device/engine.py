@@ -17,8 +17,8 @@ from medkd.types import Runtime
 BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags
 
 
-# from a batch of windows to logits [batch, classes, *window] or [batch, classes]; ReleaseError where
-# the windows have another shape than the network's
+# from a batch of windows to logits, [batch, classes, *window] or [batch, classes]; refuses windows
+# of another shape than the network's with a ReleaseError
 Engine = Callable[[np.ndarray], np.ndarray]
 
 

@@ -57,6 +57,13 @@ def export_bundle(
     write_atomic(folder / "docs" / "README.md", _readme(config, role))
 
 
+def open_bundle(folder: Path) -> nn.Module:
+    """Return a bundle's network, on the CPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # MONAI reads nothing newer
+        return torch.jit.load(folder / WEIGHTS, map_location="cpu")
+
+
 def _save_torchscript(network: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of a tracer, about Python values that are constants here
@@ -182,8 +189,9 @@ def _intensity(options: PreprocessOptions, dims: int) -> list[dict[str, Any]]:
 def _postprocessing(config: Config, *, temperature: float) -> list[dict[str, Any]]:
     softmax = _on("pred", "Lambdad", func=f"$lambda x: torch.softmax(x / {temperature!r}, dim=0)")
     if config.task is Task.CLASSIFICATION:
-        saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", overwrite=True)
-        return [softmax, saved]
+        meta = "image_meta_dict"  # holds the file's name
+        saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", meta_keys=meta)
+        return [softmax, _on("image", "FromMetaTensord"), saved]
     inverted = _on(
         "pred",
         "Invertd",
@@ -237,15 +245,14 @@ def _metadata(config: Config, *, role: str) -> dict[str, Any]:
         "is_patch_data": is_map,
         "channel_def": classes,
     }
-    needed = ("nibabel", "pillow")
+    needed = {name: metadata.version(name) for name in ("nibabel", "pillow")}
     return {
         "version": metadata.version("medkd"),
         "changelog": {metadata.version("medkd"): "released by medkd"},
         "monai_version": metadata.version("monai"),
         "pytorch_version": metadata.version("torch").partition("+")[0],
         "numpy_version": metadata.version("numpy"),
-        "required_packages_version": {name: metadata.version(name) for name in needed},
-        "optional_packages_version": {"pytorch-ignite": "0.5", "fire": "0.7"},
+        "required_packages_version": needed | {"pytorch-ignite": "0.5.5", "fire": "0.7.1"},
         "name": f"{config.study.name} {role}",
         "task": f"{config.task} of {', '.join(config.data.labels)}",
         "description": f"The {role} of the study {config.study.name}; its logits are the output.",

@@ -14,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from torch import nn
 
@@ -309,8 +308,7 @@ def _bundle_form(release: _Release, folder: Path) -> Iterator[_Form]:
         role=release.role,
         temperature=release.temperature,
     )
-    engine = in_torch(torch.jit.load(folder / bundle.WEIGHTS, map_location="cpu"))
-    yield _Form(bundle.WEIGHTS, {TORCHSCRIPT: engine})
+    yield _Form(bundle.WEIGHTS, {TORCHSCRIPT: in_torch(bundle.open_bundle(folder))})
 
 
 FORMS: dict[Variant, Callable[[_Release, Path], Iterator[_Form]]] = {
