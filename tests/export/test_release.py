@@ -135,6 +135,7 @@ class TestVariants:
     def test_fp32_answers_exactly_and_int8_nearly(self, variants):
         found = {v: read_manifest(folder).parity for v, folder in variants.items()}
         exact = [*found[Variant.ONNX].values(), found[Variant.OPENVINO]["openvino"]]
+        temperature = exact[0].temperature
         for parity in (*exact, *found[Variant.BUNDLE].values()):
             assert parity.largest_logit_difference < 1e-4 * max(1, parity.largest_logit)
             assert parity.agreement > 0.9999
@@ -173,9 +174,7 @@ class TestVariants:
                 for name in (*NAMES, str(released[0].folder.parent)):
                     assert name.encode() not in path.read_bytes(), f"{name} in {path.name}"
 
-    def test_weights_that_openvino_reads_beside_the_named_file_are_digested(
-        self, variants, tmp_path
-    ):
+    def test_what_openvino_reads_beside_the_named_file_is_digested(self, variants, tmp_path):
         for path in variants[Variant.OPENVINO].iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / "model.bin").write_bytes(b"\0" * 64)
@@ -209,7 +208,8 @@ def test_one_that_loses_too_much_leaves_the_reason_and_harms_no_other(make_study
     with pytest.raises(ReleaseError, match=r"not released: it loses 0\.0200 dice"):
         load(folder)
     load(study.path("releases/baseline"), threads=1)
-    assert folder not in export_all(study, cohort, variants=["openvino"], roles=["baseline"])
+    openvino = {"variants": [Variant.OPENVINO], "roles": [Role.BASELINE]}
+    assert folder not in export_all(study, cohort, **openvino)
 
 
 def test_a_runtime_that_loses_too_much_is_left_out_alone(make_study, monkeypatch):
