@@ -135,7 +135,6 @@ class TestVariants:
     def test_fp32_answers_exactly_and_int8_nearly(self, variants):
         found = {v: read_manifest(folder).parity for v, folder in variants.items()}
         exact = [*found[Variant.ONNX].values(), found[Variant.OPENVINO]["openvino"]]
-        temperature = exact[0].temperature
         for parity in (*exact, *found[Variant.BUNDLE].values()):
             assert parity.largest_logit_difference < 1e-4 * max(1, parity.largest_logit)
             assert parity.agreement > 0.9999
