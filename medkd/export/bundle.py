@@ -19,7 +19,7 @@ from medkd.config import Config
 from medkd.models.stock import definition_of
 from medkd.options import LARGEST_LABEL, PreprocessOptions
 from medkd.study import write_atomic
-from medkd.types import Task
+from medkd.types import Task, Temperature
 
 WEIGHTS = "models/model.ts"
 FILES = {3: "*.nii.gz", 2: "*.png"}
@@ -32,7 +32,7 @@ def export_bundle(
     config: Config,
     *,
     role: str,
-    temperature: float,
+    temperature: Temperature,
 ) -> None:
     """Write a MONAI bundle.
 
@@ -72,7 +72,7 @@ def _save_torchscript(network: nn.Module, path: Path, *, shape: Sequence[int]) -
 
 
 def _inference(
-    config: Config, definition: dict[str, Any] | None, *, temperature: float
+    config: Config, definition: dict[str, Any] | None, *, temperature: Temperature
 ) -> dict[str, Any]:
     files = f"$sorted(glob.glob(os.path.join(@dataset_dir, '{FILES[config.dims]}')))"
     loaded = (
@@ -186,8 +186,8 @@ def _intensity(options: PreprocessOptions, dims: int) -> list[dict[str, Any]]:
     return [clip, normalise]
 
 
-def _postprocessing(config: Config, *, temperature: float) -> list[dict[str, Any]]:
-    softmax = _on("pred", "Lambdad", func=f"$lambda x: torch.softmax(x / {temperature!r}, dim=0)")
+def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[str, Any]]:
+    softmax = _on("pred", "Lambdad", func=f"$lambda x: {_calibrated(config, temperature)}")
     if config.task is Task.CLASSIFICATION:
         meta = "image_meta_dict"  # holds the file's name
         saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", meta_keys=meta)
@@ -219,6 +219,15 @@ def _postprocessing(config: Config, *, temperature: float) -> list[dict[str, Any
     turned = _on("pred", "Lambdad", func="$lambda x: x.transpose(1, 2)")  # MONAI writes columns
     steps = [softmax, inverted, _on("pred", "AsDiscreted", argmax=True), labels]
     return [*steps, saved] if config.dims == 3 else [*steps, turned, saved]
+
+
+def _calibrated(config: Config, temperature: Temperature) -> str:
+    """Return the expression of the calibrated probabilities of logits ``x``."""
+    if isinstance(temperature, float):
+        return f"torch.softmax(x / {temperature!r}, dim=0)"
+    axes = (-1, *[1] * (config.dims if config.task is Task.SEGMENTATION else 0))
+    values = f"torch.tensor({list(temperature)}, device=x.device).reshape({axes})"
+    return f"torch.softmax(torch.log_softmax(x, dim=0) / {values}, dim=0)"
 
 
 def _metadata(config: Config, *, role: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.labels import class_indices
 from medkd.data.reader import read_image, read_label
 from medkd.device.predictor import Predictor
 from medkd.metrics.conformal import missed_shares, risk_threshold, set_threshold
@@ -48,8 +49,7 @@ def _told(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
     if config.task is Task.CLASSIFICATION:
         return probabilities
     assert isinstance(case.label, Path)
-    values = np.array(config.label_values)
-    label = np.searchsorted(values, read_label(case.label).array[0])
+    label = class_indices(read_label(case.label).array[0], config)
     return np.stack(
         [missed_shares(probabilities[i], label == i) for i in range(1, len(config.classes))]
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.loaders import PatchDataset, load_samples
+from medkd.data.loaders import PatchDataset
+from medkd.data.samples import load_samples
 from medkd.device.engine import openvino
 from medkd.extras import require
 from medkd.options import AugmentOptions

@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from medkd.config import Config
-from medkd.data.loaders import Sample
-from medkd.device.predictor import softmax
+from medkd.data.labels import of_judged_voxels
+from medkd.data.samples import Sample
+from medkd.device.predictor import softmax, tempered
 from medkd.device.window import Network, predict_windows
 from medkd.metrics.calibration import CalibrationBins
 from medkd.metrics.overlap import dice
 from medkd.metrics.statistics import bootstrap_difference
-from medkd.metrics.temperature import fit_temperature
+from medkd.metrics.temperature import fit_class_temperatures, fit_temperature
 from medkd.progress import progress
 from medkd.results import Parity
 from medkd.seeding import derive_seed
-from medkd.types import Task
+from medkd.types import UNLABELLED, Task, Temperature
 
 VOXELS = 200_000  # drawn over all cases, for temperature and calibration error
 WINDOWS_AT_ONCE = 2  # torch computes a single small volume much slower
@@ -32,7 +33,7 @@ def compare(
     samples: Sequence[Sample],
     config: Config,
     *,
-    temperature: float,
+    temperature: Temperature,
 ) -> dict[str, Parity]:
     """Compare what is released with the network as trained.
 
@@ -120,13 +121,16 @@ class _Tally:
         self.same += int((answer == expected.argmax(axis=0)).sum())
         self.voxels += answer.size
         self.figures.append(self._figure(answer, label, len(logits)))
-        drawn = self._rng.permutation(answer.size)[: max(1, VOXELS // of)]
+        judged = np.flatnonzero(label != UNLABELLED)
+        drawn = self._rng.permutation(judged)[: max(1, VOXELS // of)]
         self._drawn.append((logits.reshape(len(logits), -1).T[drawn], label.reshape(-1)[drawn]))
 
-    def parity(self, trained: "_Tally", samples: Sequence[Sample], *, temperature: float) -> Parity:
+    def parity(
+        self, trained: "_Tally", samples: Sequence[Sample], *, temperature: Temperature
+    ) -> Parity:
         """Return how the cases were answered, beside the network as trained."""
         classes = self._config.task is Task.CLASSIFICATION
-        fitted = self._temperature()
+        fitted = self._temperature(by_class=not isinstance(temperature, float))
         return Parity(
             largest_logit_difference=self.difference,
             largest_logit=self.size,
@@ -146,19 +150,21 @@ class _Tally:
             ece=self.ece(fitted),
         )
 
-    def _temperature(self) -> float:
+    def _temperature(self, *, by_class: bool) -> Temperature:
         logits, labels = map(np.concatenate, zip(*self._drawn, strict=True))
-        return fit_temperature(logits, labels.astype(np.int64))
+        fit = fit_class_temperatures if by_class else fit_temperature
+        return fit(logits, labels.astype(np.int64))
 
-    def ece(self, temperature: float) -> float:
+    def ece(self, temperature: Temperature) -> float:
         """Return the expected calibration error at a temperature."""
         bins = CalibrationBins()
         for logits, labels in self._drawn:
-            bins.update(softmax(logits.T / np.float32(temperature)), labels.astype(np.int64))
+            bins.update(softmax(tempered(logits.T, temperature)), labels.astype(np.int64))
         return bins.ece
 
 
 def _mean_dice(answer: np.ndarray, label: np.ndarray, classes: int) -> float:
+    (answer,) = of_judged_voxels(answer, reference=label)
     return float(np.mean([dice(answer == i, label == i) for i in range(1, classes)]))
 
 

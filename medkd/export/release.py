@@ -19,7 +19,7 @@ from torch import nn
 
 from medkd.config import Config, shareable
 from medkd.data.check import Cohort
-from medkd.data.loaders import Sample, load_samples
+from medkd.data.samples import Sample, load_samples
 from medkd.device.choice import CHOICE
 from medkd.device.engine import Engine, lacks, open_engine
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, Manifest, read_manifest, sha256
@@ -35,7 +35,7 @@ from medkd.predict.teachers import Member, load_member, stages, weights_among
 from medkd.progress import console
 from medkd.results import Parity, VariantResult
 from medkd.study import STAGE_FILE, Study, digest, write_atomic
-from medkd.types import Case, Role, Runtime, Variant
+from medkd.types import Case, Role, Runtime, Temperature, Variant
 
 TORCHSCRIPT = "torchscript"  # what computes a bundle
 NO_PART = {STAGE_FILE, MANIFEST, CHOICE}  # of what a manifest vouches for
@@ -246,7 +246,7 @@ class _Release:
         return [load_member(self.study, member) for member in self.members]
 
     @property
-    def temperature(self) -> float:
+    def temperature(self) -> Temperature:
         """That calibrates the network; an ensemble's members have theirs inside."""
         return self._loaded[0].temperature if len(self.members) == 1 else 1.0
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.data.loaders import load_samples
+from medkd.data.samples import load_samples
 from medkd.device.engine import open_engine
 from medkd.export.onnx import export_onnx
 from medkd.export.openvino import calibration_windows, export_openvino, quantise

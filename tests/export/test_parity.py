@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.data.loaders import load_samples
+from medkd.data.samples import load_samples
 from medkd.export.parity import compare, in_torch, lost, why_refused
 from medkd.metrics.overlap import dice
 from medkd.predict.infer import predict_log_probabilities
