@@ -13,7 +13,7 @@ import typer
 from medkd import __version__
 from medkd.errors import MedkdError
 from medkd.extras import naming_extras
-from medkd.types import Role, Variant
+from medkd.types import Role, Runtime, Variant
 
 if TYPE_CHECKING:
     from medkd.data.check import Cohort
@@ -232,6 +232,9 @@ def predict(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a folder of them.")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A file or a folder.")],
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="The one measured to be fastest here if left out.")
+    ] = None,
 ) -> None:
     """Answer for a file or a folder: masks on each image's own grid, or class probabilities.
 
@@ -240,7 +243,7 @@ def predict(
     from medkd.device.answer import answer
     from medkd.progress import console
 
-    summary = answer(release, source, target)
+    summary = answer(release, source, target, runtime=runtime)
     flagged = f", {len(summary.unlike)} of them unlike usual" if summary.unlike else ""
     console.print(
         f"{len(summary.written)} answered{flagged}, {len(summary.failed)} failed; {target}"
