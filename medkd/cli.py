@@ -13,7 +13,7 @@ import typer
 from medkd import __version__
 from medkd.errors import MedkdError
 from medkd.extras import naming_extras
-from medkd.types import Role
+from medkd.types import Role, Runtime, Variant
 
 if TYPE_CHECKING:
     from medkd.data.check import Cohort
@@ -201,16 +201,28 @@ def distill(config: ConfigPath, overrides: Overrides = None, budget: Budget = "q
 
 
 @app.command()
-def export(config: ConfigPath, overrides: Overrides = None, budget: Budget = "quick") -> None:
-    """Write releases/teacher, releases/student and releases/baseline.
+def export(
+    config: ConfigPath,
+    variant: Annotated[
+        list[Variant] | None, typer.Option(help="May be repeated; the config's if left out.")
+    ] = None,
+    role: Annotated[
+        list[Role] | None,
+        typer.Option(help="May be repeated; the student, and in ONNX all three, if left out."),
+    ] = None,
+    overrides: Overrides = None,
+    budget: Budget = "quick",
+) -> None:
+    """Write releases/teacher, releases/baseline, releases/student and the student's variants.
 
-    Example: medkd export configs/hippocampus.yaml
+    Example: medkd export configs/hippocampus.yaml --variant int8 --variant bundle
     """
-    from medkd.export.release import export as write_release
+    from medkd.export.release import export_all
+    from medkd.progress import console
 
     with _checked(config, overrides, budget) as (study, cohort):
-        for role in Role:
-            write_release(study, cohort, role=role)
+        folders = export_all(study, cohort, variants=variant or (), roles=role or ())
+    console.print("\n".join(map(str, folders)))
 
 
 @app.command()
@@ -305,6 +317,9 @@ def predict(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a folder of them.")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A file or a folder.")],
+    runtime: Annotated[
+        Runtime | None, typer.Option(help="The one measured to be fastest here if left out.")
+    ] = None,
 ) -> None:
     """Answer for a file or a folder: masks on each image's own grid, or class probabilities.
 
@@ -313,7 +328,7 @@ def predict(
     from medkd.device.answer import answer
     from medkd.progress import console
 
-    summary = answer(release, source, target)
+    summary = answer(release, source, target, runtime=runtime)
     flagged = f", {len(summary.unlike)} of them unlike usual" if summary.unlike else ""
     console.print(
         f"{len(summary.written)} answered{flagged}, {len(summary.failed)} failed; {target}"

@@ -22,6 +22,7 @@ from medkd.options import (
     DataOptions,
     DistillOptions,
     EvaluateOptions,
+    ExportOptions,
     GateOptions,
     LatencyOptions,
     NamedOptions,
@@ -49,6 +50,7 @@ class Config(Options):
     teacher: TeacherOptions
     student: StudentOptions
     distill: DistillOptions
+    export: ExportOptions = ExportOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     latency: LatencyOptions = LatencyOptions()
     gates: tuple[GateOptions, ...] = ()
@@ -71,6 +73,13 @@ class Config(Options):
             raise ValueError("data.ignore: a class is of the whole image; leave its label empty")
         if self.data.ignore in values:
             raise ValueError(f"data.ignore: {self.data.ignore} is one of data.labels")
+        return self
+
+    @model_validator(mode="after")
+    def _codes_are_of_labels(self) -> "Config":
+        if unknown := sorted(self.data.codes.keys() - self.data.labels.keys()):
+            known = ", ".join(self.data.labels)
+            raise ValueError(f"data.codes: {unknown} are not in data.labels; known: {known}")
         return self
 
     @model_validator(mode="after")

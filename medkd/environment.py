@@ -14,6 +14,8 @@ PACKAGES = (
     "mlflow",
     "onnx",
     "onnxruntime",
+    "openvino",
+    "nncf",
     "numpy",
     "scipy",
     "nibabel",
@@ -27,13 +29,18 @@ def environment() -> dict[str, Any]:
         "medkd": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _cpuinfo("model name") or platform.processor(),
+        "processor": processor(),
         "processor_flags": sorted(cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni"}),
         "cores": os.cpu_count(),
         "memory_gib": round(memory_bytes() / 2**30, 1),
         "load_average": os.getloadavg()[0],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    return _cpuinfo("model name") or platform.processor()
 
 
 def cpu_flags() -> set[str]:

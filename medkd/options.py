@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medkd.types import Role
+from medkd.types import Role, Variant
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -67,6 +67,23 @@ class PhantomOptions(Options):
     spacing_mm: tuple[Positive, ...] = (1.0, 1.0, 2.0)
 
 
+class Code(Options):
+    """A concept by its code (DICOM PS3.3 section 8.8)."""
+
+    value: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)] = "SCT"  # SNOMED CT; DCM, FMA, …
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+ANATOMICAL_STRUCTURE = Code(value="91723000", meaning="Anatomical Structure")
+
+
+class CodeOptions(Code):
+    """What a structure or class is, for systems that do not know the study's own name of it."""
+
+    category: Code = ANATOMICAL_STRUCTURE  # DICOM PS3.16 CID 7150
+
+
 class DataOptions(Options):
     """Which cases a study is about."""
 
@@ -79,6 +96,7 @@ class DataOptions(Options):
     patient: str = "patient"  # the column of patient ids
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
+    codes: dict[str, CodeOptions] = {}  # by class name; releases carry them
     split: SplitOptions = SplitOptions()
     memory_gib: Positive | None = None  # of preprocessed cases, more go to disk; null: half of all
     store: str | None = None  # a folder for those, which studies may share; null: the study's own
@@ -319,6 +337,24 @@ class EvaluateOptions(Options):
     least_in_group: Count = 20  # patients; of fewer nothing is estimated
     overlays: Count = 3  # worst cases with a picture; best and median come on top
     stress_cases: Annotated[int, Field(ge=0)] = 20  # test cases that are made worse; 0: none
+
+
+class ExportOptions(Options):
+    """In which forms the student is released, and what each may lose.
+
+    What is lost is judged on the validation split, against the network as it was trained, by the
+    less favourable end of the interval: of Dice, or of the share of images that are classified
+    right.
+    """
+
+    variants: tuple[Variant, ...] = (Variant.ONNX, Variant.OPENVINO, Variant.INT8)
+    may_lose: dict[Variant, NotNegative] = {}
+    calibration_cases: Count = 64  # training cases from which int8 takes the ranges of its values
+    licence: str | None = None  # of the releases; an SPDX identifier or a sentence
+
+    def loss_allowed(self, variant: Variant) -> float:
+        """Return what a variant may lose."""
+        return self.may_lose.get(variant, 0.003 if variant is Variant.INT8 else 0.001)
 
 
 class LatencyOptions(Options):

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medkd.errors import StudyError
-from medkd.types import Role, Task, Temperature
+from medkd.types import Role, Task, Temperature, Variant
 
 SCHEMA = 1
 CURVE = "curve.json"  # of the stage that sizes the student
@@ -56,6 +56,68 @@ class Interval(Result):
     high: float | None = None
     cases: int
     patients: int
+
+
+class Parity(Result):
+    """How a released network answers on the validation cases, beside the one that was trained.
+
+    Attributes:
+        largest_logit_difference: of any voxel and class.
+        largest_logit: of the network as trained.
+        agreement: share of voxels (or images) whose likeliest class is the same.
+        figure: dice, mean over structures; or accuracy.
+        trained: the figure of the network as trained.
+        difference: released minus trained, paired by case.
+        trained_temperature: that calibrates the network as trained.
+        trained_ece: its calibration error there.
+        temperature: fitted anew to what was released.
+        ece: its calibration error there.
+    """
+
+    largest_logit_difference: float
+    largest_logit: float
+    agreement: float
+    figure: str
+    trained: float
+    difference: Interval
+    trained_temperature: Temperature
+    trained_ece: float
+    temperature: Temperature
+    ece: float
+
+
+class Conformal(Result):
+    """Thresholds of a conformal promise (see ``medkd.metrics.conformal``), by validation cases.
+
+    Attributes:
+        promised: the share of a structure that the mask of all voxels above its threshold finds,
+            on average over images; or how often the set of classes above it holds the truth.
+        thresholds: of the calibrated probability, by structure; of a classifier, one for all
+            classes.
+        cases: it was calibrated on.
+    """
+
+    promised: float
+    thresholds: dict[str, float]
+    cases: int
+
+
+class VariantResult(Result):
+    """A variant of a role's release, or why there is none.
+
+    Attributes:
+        may_lose: the gate.
+        parity: by runtime; "torchscript" of a bundle.
+        refused: why a runtime does not serve it; where none does, nothing was released.
+        size_mib: of what the device reads; None if nothing was released.
+    """
+
+    role: Role
+    variant: Variant
+    may_lose: float
+    parity: dict[str, Parity]
+    refused: dict[str, str] = {}
+    size_mib: float | None = None
 
 
 class CaseScores(Result):
@@ -388,6 +450,7 @@ class Report(Result):
     promises: dict[Role, tuple[Promise, ...]] = {}
     stress: tuple[StressCurve, ...] = ()
     guard: GuardResult | None = None  # where the releases have one
+    variants: tuple[VariantResult, ...] = ()  # of the releases, and what each lost
     sizing: tuple[SizingPoint, ...] = ()  # where the student was sized by a latency budget
     config: dict[str, Any]
     card: dict[str, Any] | None

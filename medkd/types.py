@@ -1,4 +1,4 @@
-"""The nouns of medkd: Case, Split, Volume, Task, Role.
+"""The nouns of medkd: Case, Split, Volume, Task, Role, Variant, Runtime.
 
 Arrays are channels first: an image is ``[channels, *space]``, a label map ``[*space]`` with one
 integer per voxel. World coordinates are millimetres in RAS+ (NIfTI's convention); a 2D image has
@@ -42,6 +42,32 @@ class Role(StrEnum):
     TEACHER = "teacher"
     BASELINE = "baseline"  # the student trained on labels alone
     STUDENT = "student"  # the distilled student
+
+
+class Variant(StrEnum):
+    """The forms in which a network is released."""
+
+    ONNX = "onnx"  # fp32, for every runtime
+    OPENVINO = "openvino"  # fp32 weights; fp32 or bf16 is chosen on the device
+    INT8 = "int8"  # OpenVINO with 8-bit weights and activations
+    BUNDLE = "bundle"  # for MONAI's own tools
+
+    def of(self, role: Role) -> str:
+        """Return the name of its folder among the releases.
+
+        Example:
+            >>> Variant.ONNX.of(Role.TEACHER), Variant.INT8.of(Role.STUDENT)
+            ('teacher', 'student-int8')
+        """
+        return str(role) if self is Variant.ONNX else f"{role}-{self}"
+
+
+class Runtime(StrEnum):
+    """What computes a release's network on a device, and how precisely."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    OPENVINO_BF16 = "openvino-bf16"  # where the processor has it
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ where it was; delete a stage's folder to redo it.
 from medkd.cli import Budget, ConfigPath, Overrides, conclude, open_study, run_pipeline
 from medkd.data.check import check
 from medkd.evaluate.run import evaluate
-from medkd.export.release import export
+from medkd.export.release import export_all
 from medkd.export.sizing import size_student
 from medkd.results import Report
 from medkd.study import Study
@@ -38,9 +38,8 @@ def run(study: Study) -> Report:
             train_baseline(study, cohort, tracker=runs[Role.BASELINE])
             distill(study, cohort, tracker=runs[Role.STUDENT])
 
-            # folders that a device can run without torch
-            for role in Role:
-                export(study, cohort, role=role)
+            # folders that a device can run without torch, each compared with its network
+            export_all(study, cohort)
 
             # the one place where the test split is opened
             report = evaluate(study, cohort, quiet=runs.quiet)

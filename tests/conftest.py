@@ -95,6 +95,7 @@ def tiny_values(root, *, dims, task):
         "teacher": named["teacher"] | {"train": train},
         "student": named["student"] | {"train": train},
         "distill": {"losses": [{"name": "pixel_kd"}]},
+        "export": {"variants": ["onnx"]},
         "evaluate": {"bootstrap": 50, "overlays": 1, "least_patients": 1},
         "latency": {"queries": 2, "threads": 1},
         "gates": [{"figure": "parameters", "over": "teacher", "at_most": 0.9}],
@@ -158,17 +159,15 @@ def make_study(make_config):
 @pytest.fixture(scope="session")
 def released(make_study):
     """A 3D segmentation study with its three releases, and its cohort; ids and files hold NAMES."""
-    from medkd.export.release import export
+    from medkd.export.release import export_all
     from medkd.track.tracker import NullTracker
     from medkd.train.run import distill, train_baseline, train_teacher
     from medkd.train.soften import soften
-    from medkd.types import Role
 
     study, cohort = make_study("student.temperature=by_class", disclosing=True)
     train_teacher(study, cohort, tracker=NullTracker())
     soften(study, cohort)
     train_baseline(study, cohort, tracker=NullTracker())
     distill(study, cohort, tracker=NullTracker())
-    for role in Role:
-        export(study, cohort, role=role)
+    export_all(study, cohort)
     return study, cohort

@@ -241,3 +241,17 @@ def test_what_is_shared_names_no_place_on_this_machine(make_config):
     shared = shareable(load(path, overrides=[f"data.image={path.parent}/{{case}}.nii.gz"]))
     assert str(path.parent) not in json.dumps(shared)
     assert shared["teacher"] == load(path).model_dump(mode="json")["teacher"]
+
+
+def test_codes_are_of_labels_and_fit_dicom(values, load_values):
+    code = {"value": "5366008", "meaning": "Hippocampus"}
+    values["data"]["codes"] = {"core": code}
+    assert load_values(values).data.codes["core"].scheme == "SCT"
+    values["data"]["codes"] = {"liver": code}
+    with pytest.raises(
+        ConfigError, match=r"data\.codes: \['liver'\] are not in data\.labels; known"
+    ):
+        load_values(values)
+    values["data"]["codes"] = {"core": code | {"value": "1" * 17}}
+    with pytest.raises(ConfigError, match=r"data\.codes\.core\.value"):
+        load_values(values)

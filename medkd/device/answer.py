@@ -20,7 +20,7 @@ from medkd.device.predictor import Clock, Prediction, Predictor, load
 from medkd.errors import DataError, MedkdError
 from medkd.progress import console, progress
 from medkd.study import write_atomic
-from medkd.types import Task, Volume
+from medkd.types import Runtime, Task, Volume
 
 Row = dict[str, str | float]
 
@@ -40,7 +40,7 @@ class Summary:
     unlike: dict[str, str]
 
 
-def answer(release: Path, source: Path, target: Path) -> Summary:
+def answer(release: Path, source: Path, target: Path, *, runtime: Runtime | None = None) -> Summary:
     """Answer for a file or a folder.
 
     Segmentation writes one mask an image: to ``target`` itself, or into it if it is a folder or
@@ -51,7 +51,7 @@ def answer(release: Path, source: Path, target: Path) -> Summary:
         ReleaseError: the release cannot be used.
         DataError: the input does not exist or holds no image.
     """
-    predictor = load(release)
+    predictor = load(release, runtime=runtime)
     if predictor.manifest.task is Task.CLASSIFICATION:
         return _classify(predictor, source, target)
     inputs = _inputs(source)

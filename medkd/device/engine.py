@@ -1,30 +1,69 @@
-"""Engine: the network of a release, run by ONNX Runtime."""
+"""Engine: the network of a release, run by ONNX Runtime or OpenVINO."""
 
 import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
+from medkd.environment import cpu_flags
 from medkd.errors import ReleaseError
+from medkd.extras import installing, require
+from medkd.types import Runtime
+
+BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags
 
 
-class Engine:
-    """Logits for batches of windows, on a fixed number of threads."""
+# from a batch of windows to logits, [batch, classes, *window] or [batch, classes]; refuses windows
+# of another shape than the network's with a ReleaseError
+Engine = Callable[[np.ndarray], np.ndarray]
+
+
+def open_engine(weights: Path, runtime: Runtime, *, threads: int | None = None) -> Engine:
+    """Load a network.
+
+    Args:
+        weights: an ONNX file, or an OpenVINO ``.xml`` beside its ``.bin``; one input, one output.
+        runtime: what computes it. ONNX Runtime reads ONNX alone.
+        threads: all cores if None.
+
+    Raises:
+        ReleaseError: the runtime is not installed, or cannot load the file.
+    """
+    if runtime is Runtime.ONNXRUNTIME:
+        return OnnxRuntime(weights, threads=threads)
+    return OpenVino(weights, threads=threads, bf16=runtime is Runtime.OPENVINO_BF16)
+
+
+def lacks(runtime: Runtime) -> str | None:
+    """Return what this machine needs before it can use a runtime; None if nothing."""
+    if runtime is Runtime.ONNXRUNTIME:
+        return None
+    if "openvino" not in sys.modules and find_spec("openvino") is None:
+        return f"OpenVINO, which is not installed; {installing('openvino')}"
+    if runtime is Runtime.OPENVINO_BF16 and not cpu_flags() & BF16:
+        return "a processor that computes in bf16"
+    return None
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class OnnxRuntime:
+    """An ``Engine`` by ONNX Runtime."""
 
     def __init__(self, weights: Path, *, threads: int | None = None) -> None:
-        """Load the network.
-
-        Args:
-            weights: an ONNX file with one input and one output.
-            threads: all cores if None.
-
-        Raises:
-            ReleaseError: ONNX Runtime cannot load the file.
-        """
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # a device shares its cores with other programs: waiting threads must sleep, not spin
@@ -38,15 +77,47 @@ class Engine:
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
-        """Return logits ``[batch, classes, *window]`` (or ``[batch, classes]``).
-
-        Raises:
-            ReleaseError: the network does not take windows of this shape.
-        """
+        """Return logits; see ``Engine``."""
         try:
             return self._session.run(None, {self._input: windows})[0]
         except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base class
-            shape = self._session.get_inputs()[0].shape
-            raise ReleaseError(
-                f"the network takes windows of {shape}, not {list(windows.shape)} ({error})"
-            ) from None
+            raise _misfit(self._session.get_inputs()[0].shape, windows, error) from None
+
+
+class OpenVino:
+    """An ``Engine`` by OpenVINO; in fp32, or in bf16 (int8 stays int8 in both)."""
+
+    def __init__(self, weights: Path, *, threads: int | None = None, bf16: bool = False) -> None:
+        precision = "bf16" if bf16 else "f32"
+        options = {"NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
+        options["INFERENCE_NUM_THREADS"] = threads or cores()
+        core = openvino().Core()
+        try:
+            self._network = core.compile_model(core.read_model(weights), "CPU", options)
+        except RuntimeError as error:
+            raise ReleaseError(f"{weights}: OpenVINO cannot load it ({error})") from None
+
+    def __call__(self, windows: np.ndarray) -> np.ndarray:
+        """Return logits; see ``Engine``."""
+        try:
+            return self._network(windows)[0]
+        except RuntimeError as error:
+            raise _misfit(self._network.input(0).partial_shape, windows, error) from None
+
+
+def openvino() -> ModuleType:
+    """Import OpenVINO (or what is built on it) without its telemetry.
+
+    On import it tells Google Analytics that it was, from a process of its own, unless the module
+    that does so cannot be imported. Its documented switch is a file in the user's home.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return require("openvino", extra="openvino")
+
+
+def _misfit(shape: object, windows: np.ndarray, error: Exception) -> ReleaseError:
+    given = list(windows.shape)
+    return ReleaseError(f"the network takes windows of {shape}, not {given} ({error})")

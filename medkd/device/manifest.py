@@ -8,12 +8,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.device.guard import Guard
 from medkd.errors import ReleaseError
-from medkd.options import PreprocessOptions
+from medkd.options import CodeOptions, PreprocessOptions
+from medkd.results import Conformal, Parity, VariantResult
 from medkd.study import sha256
-from medkd.types import Task, Temperature
+from medkd.types import Runtime, Task, Temperature, Variant
 
 MANIFEST = "manifest.json"
-VERSION = 1
+PARITY = "parity.json"  # there too where a variant was refused, and has no manifest
+WEIGHTS = "model.onnx"
+VERSION = 2
 
 
 class Manifest(BaseModel):
@@ -22,17 +25,24 @@ class Manifest(BaseModel):
     Attributes:
         version: of this format.
         role: which of the study's three models this is.
+        variant: the form it is released in.
+        runtimes: what may compute it, the default first: on each it was compared with the network
+            as trained. Empty for a MONAI bundle.
+        weights: the file that a runtime opens.
         task: what it answers.
         classes: names in the order of the network's channels.
         label_values: the value that stands for each class in a mask.
+        codes: what classes are, by name, where the study says so.
         preprocess: from the image's grid to the network's; window and overlap.
         temperature: the network's output is divided by it before the softmax; where there is one a
             class, its log-probabilities are.
+        conformal: thresholds of the calibrated probabilities that keep a promise.
         model: name and options of the network.
         parameters: number of trainable values.
         macs: multiply-accumulates of one window.
         study: digest of the study's config, data and split.
-        parity: how far the exported network is from the trained one.
+        parity: by runtime, how far what is released is from the network as trained.
+        licence: under which it may be used; None if the study does not say.
         guard: knows the images that this release was made for.
         files: SHA-256 of every file of the release by its name.
     """
@@ -41,16 +51,22 @@ class Manifest(BaseModel):
 
     version: int = VERSION
     role: str
+    variant: Variant = Variant.ONNX
+    runtimes: tuple[Runtime, ...] = (Runtime.ONNXRUNTIME,)
+    weights: str = WEIGHTS
     task: Task
     classes: tuple[str, ...]
     label_values: tuple[int, ...]
+    codes: dict[str, CodeOptions] = {}
     preprocess: PreprocessOptions
     temperature: Temperature
+    conformal: Conformal | None = None
     model: dict[str, Any]
     parameters: int
     macs: int
     study: dict[str, str]
-    parity: dict[str, float]
+    parity: dict[str, Parity] = {}
+    licence: str | None = None
     guard: Guard | None = None
     files: dict[str, str]
 
@@ -64,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ReleaseError(f"{folder}: not a release (no {MANIFEST}); medkd export makes one")
+        raise ReleaseError(f"{folder}: {_why_not(folder)}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         found = values.get("version")
@@ -77,7 +93,32 @@ def read_manifest(folder: Path) -> Manifest:
         raise ReleaseError(f"{path}: damaged ({error}); export the release again") from None
     for name, digest in manifest.files.items():
         _verify(folder, name, digest)
+    if undigested := sorted(set(weights_files(manifest.weights)) - manifest.files.keys()):
+        raise ReleaseError(
+            f"{folder}: its manifest has no digest of {', '.join(undigested)}; export it again"
+        )
     return manifest
+
+
+def weights_files(weights: str) -> tuple[str, ...]:
+    """Return the files that a runtime reads when it opens one.
+
+    Example:
+        >>> weights_files("model.onnx"), weights_files("model.xml")
+        (('model.onnx',), ('model.xml', 'model.bin'))
+    """
+    if not weights.endswith(".xml"):
+        return (weights,)
+    return weights, weights.removesuffix(".xml") + ".bin"
+
+
+def _why_not(folder: Path) -> str:
+    """Say why a folder is no release."""
+    try:
+        result = VariantResult.model_validate_json((folder / PARITY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"not a release (no {MANIFEST}); medkd export makes one"
+    return f"not released: {'; '.join(result.refused.values())}"
 
 
 def _verify(folder: Path, name: str, digest: str) -> None:

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.preprocess import Grid, from_grid, preprocess
-from medkd.device.engine import Engine
+from medkd.device.choice import choose
+from medkd.device.engine import Engine, open_engine
 from medkd.device.guard import Finding, describe
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_windows
-from medkd.errors import ReleaseError
-from medkd.types import Task, Temperature, Volume
-
-WEIGHTS = "model.onnx"
+from medkd.types import Runtime, Task, Temperature, Volume
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,10 @@ class Predictor:
         ``mask = load("releases/student").predict(read_image(path)).mask``
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine, *, windows_at_once: int = 1) -> None:
         self.manifest = manifest
         self._engine = engine
+        self._windows_at_once = windows_at_once
 
     def predict(self, volume: Volume, *, with_probabilities: bool = False) -> Prediction:
         """Answer for one image.
@@ -80,7 +79,13 @@ class Predictor:
         if self.manifest.task is Task.CLASSIFICATION:
             return self._engine(array[None])[0]
         options = self.manifest.preprocess
-        return predict_windows(self._engine, array, window=options.window, overlap=options.overlap)
+        return predict_windows(
+            self._engine,
+            array,
+            window=options.window,
+            overlap=options.overlap,
+            windows_at_once=self._windows_at_once,
+        )
 
     def _mask(self, logits: np.ndarray, probabilities: np.ndarray | None, grid: Grid) -> np.ndarray:
         values = np.asarray(self.manifest.label_values)
@@ -90,17 +95,28 @@ class Predictor:
         return values[from_grid(logits.argmax(axis=0)[None], grid, order=0)[0]]
 
 
-def load(release: str | Path, *, threads: int | None = None) -> Predictor:
+def load(
+    release: str | Path, *, runtime: Runtime | None = None, threads: int | None = None
+) -> Predictor:
     """Verify a release folder and load it.
 
+    What is left open, and how many windows are computed at once, is chosen by measuring at the
+    first use on a machine.
+
+    Args:
+        release: the folder.
+        runtime: what computes the network, one of the manifest's.
+        threads: of the network.
+
     Raises:
-        ReleaseError: the folder is no release, or differs from its manifest.
+        ReleaseError: the folder is no release, differs from its manifest, or needs a runtime that
+            is not installed.
     """
     folder = Path(release)
     manifest = read_manifest(folder)
-    if WEIGHTS not in manifest.files:
-        raise ReleaseError(f"{folder}: its manifest has no digest of {WEIGHTS}; export it again")
-    return Predictor(manifest, Engine(folder / WEIGHTS, threads=threads))
+    choice = choose(folder, manifest, runtime=runtime, threads=threads)
+    engine = open_engine(folder / manifest.weights, choice.runtime, threads=choice.threads)
+    return Predictor(manifest, engine, windows_at_once=choice.windows_at_once)
 
 
 TINY = 1e-12  # a probability of 0 has no logarithm

@@ -13,8 +13,7 @@ from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
 from medkd.device.latency import measure_latency
-from medkd.device.manifest import MANIFEST, read_manifest, sha256
-from medkd.device.predictor import WEIGHTS
+from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest, sha256
 from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
 from medkd.evaluate.claims import claims
@@ -39,12 +38,13 @@ from medkd.results import (
     RoleResult,
     SizingPoint,
     Subgroup,
+    VariantResult,
     Verdict,
     worst_gaps,
 )
 from medkd.statement import complete, write_report
 from medkd.study import Study, write_atomic
-from medkd.types import Role, Task
+from medkd.types import Role, Task, Variant
 
 FURTHER = "further.json"
 COMPARISONS, ENVIRONMENT, CLAIMS = "comparisons.json", "environment.json", "claims.json"
@@ -237,12 +237,22 @@ def _report(
         overlays=tuple(overlays),
         **further,
         gaps=worst_gaps([Subgroup(**group) for group in further["subgroups"]]),
+        variants=_variants(study),
         sizing=_sizing(study),
         config=shareable(config),
         card=_card(study),
         environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
         digests={"data set": cohort.digest_of(everyone), **releases},
         notes=_notes(study, cohort),
+    )
+
+
+def _variants(study: Study) -> tuple[VariantResult, ...]:
+    """What became of every variant, by the order of roles and variants."""
+    names = [variant.of(role) for role in Role for variant in Variant]
+    found = [study.path(f"releases/{name}") / PARITY for name in names]
+    return tuple(
+        VariantResult.model_validate_json(path.read_text()) for path in found if path.exists()
     )
 
 

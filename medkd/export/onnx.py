@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medkd.device.engine import Engine
+from medkd.device.engine import OnnxRuntime
 from medkd.errors import ReleaseError
 from medkd.extras import require
 
@@ -48,17 +48,16 @@ def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
     program.save(path)
 
 
-def parity(model: nn.Module, path: Path, *, shape: Sequence[int]) -> dict[str, float]:
-    """Compare the file in ONNX Runtime with the network in torch, at batch 1 and 2.
+def verify_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> float:
+    """Compare the file in ONNX Runtime with the network in torch, on noise, at batch 1 and 2.
 
     Returns:
-        The largest difference of a logit, the largest logit, and the share of voxels whose
-        likeliest class agrees.
+        The largest difference of a logit, as a share of the largest logit (or of 1).
 
     Raises:
         ReleaseError: they differ by more than rounding.
     """
-    engine = Engine(path)
+    engine = OnnxRuntime(path)
     inputs = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.cpu().eval()(inputs).float().numpy()
@@ -69,9 +68,4 @@ def parity(model: nn.Module, path: Path, *, shape: Sequence[int]) -> dict[str, f
             f"{path}: ONNX Runtime's logits differ by {difference:.3g} from torch's (largest "
             f"{size:.3g}); the exported network is not the trained one"
         )
-    agreement = float((actual.argmax(axis=1) == expected.argmax(axis=1)).mean())
-    return {
-        "largest_logit_difference": difference,
-        "largest_logit": size,
-        "argmax_agreement": agreement,
-    }
+    return difference / max(size, 1)

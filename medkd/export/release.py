@@ -1,85 +1,95 @@
-"""Release: a folder a device can run: weights, and a manifest with the SHA-256 of every file."""
+"""Release: a folder a device can run: weights, and a manifest with the SHA-256 of every file.
 
-from collections.abc import Mapping, Sequence
+A network is released in several variants. Each is compared with the network as trained on the
+validation cases; one that loses more than its gate leaves ``parity.json`` with the reason, and no
+weights.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from torch import nn
 
 from medkd.config import Config, shareable
 from medkd.data.check import Cohort
-from medkd.device.manifest import MANIFEST, Manifest, sha256
-from medkd.device.predictor import WEIGHTS
+from medkd.data.samples import Sample, load_samples
+from medkd.device.choice import CHOICE
+from medkd.device.engine import Engine, lacks, open_engine
+from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, Manifest, read_manifest, sha256
+from medkd.device.predictor import Predictor
 from medkd.distill.teacher import FrozenTeacher
+from medkd.export import bundle, openvino
+from medkd.export.conformal import conformal_thresholds
 from medkd.export.guard import guard_of
-from medkd.export.onnx import export_onnx, parity
+from medkd.export.onnx import export_onnx, verify_onnx
+from medkd.export.parity import compare, in_torch, why_refused
 from medkd.models.cost import macs, parameters
 from medkd.predict.teachers import Member, load_member, stages, weights_among
 from medkd.progress import console
-from medkd.study import Study, digest, write_atomic
-from medkd.types import Role
+from medkd.results import Parity, VariantResult
+from medkd.study import STAGE_FILE, Study, digest, write_atomic
+from medkd.types import Case, Role, Runtime, Temperature, Variant
+
+TORCHSCRIPT = "torchscript"  # what computes a bundle
+NO_PART = {STAGE_FILE, MANIFEST, CHOICE}  # of what a manifest vouches for
 
 
-def export(study: Study, cohort: Cohort, *, role: Role) -> Path | None:
-    """Write ``releases/<role>``; return the folder, or None for a teacher without a network.
+def export_all(
+    study: Study,
+    cohort: Cohort,
+    *,
+    variants: Sequence[Variant] = (),
+    roles: Sequence[Role] = (),
+) -> list[Path]:
+    """Write releases of a study; return the folders of those that may be used.
+
+    Args:
+        study: whose networks are trained.
+        cohort: its checked cases.
+        variants: those of the config if empty.
+        roles: if empty, the student in all variants, and all three in ONNX.
+
+    Raises:
+        StudyError: a role has not been trained yet.
+        ReleaseError: an exported network is not the trained one.
+    """
+    folders = []
+    for variant in variants or dict.fromkeys((Variant.ONNX, *study.config.export.variants)):
+        for role in roles or (Role if variant is Variant.ONNX else (Role.STUDENT,)):
+            folder = export(study, cohort, role=role, variant=variant)
+            folders += [folder] if folder and (folder / MANIFEST).exists() else []
+    return folders
+
+
+def export(
+    study: Study, cohort: Cohort, *, role: Role, variant: Variant = Variant.ONNX
+) -> Path | None:
+    """Write one release; return its folder, or None for a teacher without a network.
+
+    A variant that is refused has a folder too, with ``parity.json`` alone.
 
     Raises:
         StudyError: the role has not been trained yet.
-        ReleaseError: the exported network answers differently from the trained one.
+        ReleaseError: the exported network is not the trained one.
     """
     if role is Role.TEACHER and not study.config.teacher.is_portable:
         return None
     members = stages(study.config) if role is Role.TEACHER else [str(role)]
-    inputs: dict[str, object] = {
-        "weights": [study.stage_digest(member) for member in members],
-        "labels": study.config.data.labels,
-        "preprocess": study.config.preprocess.model_dump(),
-        "images": [cohort.images[i] for i in (*cohort.split.train, *cohort.split.validation)],
-    }
-    if role is Role.TEACHER and len(members) > 1:
-        inputs["weight of each"] = weights_among(study.config, members)
-
-    def make(folder: Path) -> None:
-        _write(study, cohort, role, members, folder)
-
-    return study.stage(f"releases/{role}", inputs=inputs, make=make)
-
-
-def _write(study: Study, cohort: Cohort, role: Role, members: Sequence[str], folder: Path) -> None:
-    config = study.config
-    loaded = [load_member(study, member) for member in members]
-    # temperature 1 inside the graph: a single network's temperature is the manifest's business
-    single = len(loaded) == 1
-    network = FrozenTeacher(
-        [member.network.cpu() for member in loaded if member.network],
-        temperatures=[1.0 if single else member.temperature for member in loaded],
-        weights=None if single else weights_among(config, members),
-    )
-    console.print(f"export {role}")
-    write_release(
-        folder,
-        network,
-        config,
-        role=role,
-        model=loaded[0].model | ({} if single else {"members": len(loaded)}),
-        said={
-            "temperature": loaded[0].temperature if single else 1.0,
-            "study": _provenance(study, cohort, loaded),
-            "guard": guard_of(study, cohort),
-        },
-    )
+    release = _Release(study, cohort, role, variant, members)
+    return study.stage(f"releases/{variant.of(role)}", inputs=release.inputs, make=release.make)
 
 
 def write_release(
-    folder: Path,
-    network: nn.Module,
-    config: Config,
-    *,
-    role: str,
-    model: Mapping[str, object],
-    said: Mapping[str, Any] | None = None,
+    folder: Path, network: nn.Module, config: Config, *, role: str, model: Mapping[str, object]
 ) -> None:
-    """Write weights and manifest of a network into ``folder``.
+    """Write weights and manifest of a network that nothing is known of but its speed.
 
     Args:
         folder: the release's.
@@ -87,27 +97,273 @@ def write_release(
         config: of the study.
         role: which of the three models it is.
         model: its name and options.
-        said: what else the manifest says; it is calibrated by nothing unless told.
 
     Raises:
-        ReleaseError: the exported network answers differently from the one given.
+        ReleaseError: the exported network is not the one given.
     """
+    _write_onnx(network, folder / WEIGHTS, config)
+    manifest = _manifest(network, config, role=role, model=dict(model), temperature=1.0)
+    _seal(folder, manifest)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A variant whose files are written, before it is known whether it may be released.
+
+    Attributes:
+        weights: the file that is opened.
+        engines: by what computes it.
+        runtimes: those of a device.
+    """
+
+    weights: str
+    engines: dict[str, Engine]
+    runtimes: tuple[Runtime, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A form, and what the validation cases said of it."""
+
+    form: _Form
+    parity: dict[str, Parity]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> list[str]:
+        """What may compute it."""
+        return [name for name in self.parity if name not in self.refused]
+
+
+@dataclass(frozen=True)
+class _Release:
+    """One role in one variant, from its checkpoints to its folder."""
+
+    study: Study
+    cohort: Cohort
+    role: Role
+    variant: Variant
+    members: Sequence[str]
+
+    @property
+    def inputs(self) -> dict[str, object]:
+        config, split = self.study.config, self.cohort.split
+        given: dict[str, object] = {
+            "weights": [self.study.stage_digest(member) for member in self.members],
+            "labels": config.data.labels,
+            "codes": {name: code.model_dump() for name, code in config.data.codes.items()},
+            "preprocess": config.preprocess.model_dump(),
+            "training images": [self.cohort.images[i] for i in split.train],
+            "validation cases": self.cohort.digest_of(split.validation),
+            "export": [config.export.licence, self._may_lose, config.evaluate.promised],
+            "seed": config.study.seed,
+        }
+        if self.variant is Variant.INT8:
+            given["calibration"] = config.export.calibration_cases
+        if len(self.members) > 1:
+            given["weight of each"] = weights_among(config, self.members)
+        return given
+
+    def make(self, folder: Path) -> None:
+        """Write the variant, judge it, and release it or leave the reason."""
+        name = self.variant.of(self.role)
+        console.print(f"export {name}")
+        judged = self._best_form(folder)
+        for runtime, reason in judged.refused.items():
+            console.print(f"[yellow]{name} is not released[/] for {runtime}: {escape(reason)}")
+        self._tell(folder, judged)
+        if judged.accepted:
+            self._seal(folder, judged)
+
+    def _best_form(self, folder: Path) -> _Judged:
+        """Return the first form that may be released; of those that may not, the last verdict."""
+        _empty(folder)
+        for form in FORMS[self.variant](self, folder):
+            judged = self._judge(form)
+            if judged.accepted:
+                break
+            _empty(folder)
+        return judged
+
+    def _judge(self, form: _Form) -> _Judged:
+        released = compare(
+            self.network,
+            form.engines,
+            self._validation,
+            self.study.config,
+            temperature=self.temperature,
+        )
+        reasons = {
+            name: why_refused(parity, may_lose=self._may_lose) for name, parity in released.items()
+        }
+        return _Judged(form, released, {name: why for name, why in reasons.items() if why})
+
+    def _tell(self, folder: Path, judged: _Judged) -> None:
+        size = sum(path.stat().st_size for path in _files(folder)) / 2**20
+        result = VariantResult(
+            role=self.role,
+            variant=self.variant,
+            may_lose=self._may_lose,
+            parity=judged.parity,
+            refused=judged.refused,
+            size_mib=size if judged.accepted else None,
+        )
+        write_atomic(folder / PARITY, result.model_dump_json(indent=1))
+
+    def _seal(self, folder: Path, judged: _Judged) -> None:
+        first = judged.accepted[0]
+        is_int8 = self.variant is Variant.INT8  # its confidence is not the trained network's
+        temperature = judged.parity[first].temperature if is_int8 else self.temperature
+        config, single = self.study.config, len(self.members) == 1
+        manifest = _manifest(
+            self.network,
+            config,
+            role=self.role,
+            model=self._loaded[0].model | ({} if single else {"members": len(self.members)}),
+            temperature=temperature,
+            variant=self.variant,
+            weights=judged.form.weights,
+            runtimes=tuple(each for each in judged.form.runtimes if each in judged.accepted),
+            parity={name: judged.parity[name] for name in judged.accepted},
+            study=_provenance(self.study, self.cohort, self._loaded),
+            guard=guard_of(self.study, self.cohort),
+        )
+        predictor = Predictor(manifest, judged.form.engines[first])
+        cases = self.cohort.of(self.cohort.split.validation)
+        conformal = conformal_thresholds(predictor, cases, config)
+        _seal(folder, manifest.model_copy(update={"conformal": conformal}))
+
+    @property
+    def _may_lose(self) -> float:
+        return self.study.config.export.loss_allowed(self.variant)
+
+    @cached_property
+    def _validation(self) -> list[Sample]:
+        return load_samples(self.cohort.of(self.cohort.split.validation), self.study.config)
+
+    @cached_property
+    def _loaded(self) -> list[Member]:
+        return [load_member(self.study, member) for member in self.members]
+
+    @property
+    def temperature(self) -> Temperature:
+        """That calibrates the network; an ensemble's members have theirs inside."""
+        return self._loaded[0].temperature if len(self.members) == 1 else 1.0
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """As trained, in evaluation mode."""
+        networks = [member.network.cpu().eval() for member in self._loaded if member.network]
+        if len(self.members) == 1:  # its temperature is the manifest's business
+            return networks[0]
+        return FrozenTeacher(
+            networks,
+            temperatures=[member.temperature for member in self._loaded],
+            weights=weights_among(self.study.config, self.members),
+        )
+
+    @property
+    def training_cases(self) -> list[Case]:
+        """Those that a variant may be fitted to."""
+        return self.cohort.of(self.cohort.split.train)
+
+    @contextmanager
+    def onnx(self) -> Iterator[Path]:
+        """Lend the network as an ONNX file, the released one where there is one."""
+        released = self.study.path(f"releases/{Variant.ONNX.of(self.role)}")
+        if (released / MANIFEST).is_file() and self.study.is_complete(f"releases/{self.role}"):
+            read_manifest(released)
+            yield released / WEIGHTS
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            _write_onnx(self.network, Path(scratch) / WEIGHTS, self.study.config)
+            yield Path(scratch) / WEIGHTS
+
+
+def _onnx_form(release: _Release, folder: Path) -> Iterator[_Form]:
+    _write_onnx(release.network, folder / WEIGHTS, release.study.config)
+    yield _form(folder, WEIGHTS, Runtime.ONNXRUNTIME, Runtime.OPENVINO)
+
+
+def _openvino_form(release: _Release, folder: Path) -> Iterator[_Form]:
+    with release.onnx() as onnx:
+        openvino.export_openvino(onnx, folder / openvino.WEIGHTS)
+    yield _form(folder, openvino.WEIGHTS, Runtime.OPENVINO, Runtime.OPENVINO_BF16)
+
+
+def _int8_forms(release: _Release, folder: Path) -> Iterator[_Form]:
+    """Quantise in seconds, and thoroughly only if that lost too much."""
+    windows = openvino.calibration_windows(release.training_cases, release.study.config)
+    for thorough in (False, True):
+        with release.onnx() as onnx:
+            openvino.quantise(onnx, folder / openvino.WEIGHTS, windows, thorough=thorough)
+        yield _form(folder, openvino.WEIGHTS, Runtime.OPENVINO)
+
+
+def _bundle_form(release: _Release, folder: Path) -> Iterator[_Form]:
+    bundle.export_bundle(
+        release.network,
+        folder,
+        release.study.config,
+        role=release.role,
+        temperature=release.temperature,
+    )
+    yield _Form(bundle.WEIGHTS, {TORCHSCRIPT: in_torch(bundle.open_bundle(folder))})
+
+
+FORMS: dict[Variant, Callable[[_Release, Path], Iterator[_Form]]] = {
+    Variant.ONNX: _onnx_form,
+    Variant.OPENVINO: _openvino_form,
+    Variant.INT8: _int8_forms,
+    Variant.BUNDLE: _bundle_form,
+}
+
+
+def _form(folder: Path, weights: str, *runtimes: Runtime) -> _Form:
+    """Open what was written in each of the runtimes that this machine has."""
+    here = tuple(each for each in runtimes if lacks(each) is None)
+    return _Form(weights, {each: open_engine(folder / weights, each) for each in here}, here)
+
+
+def _write_onnx(network: nn.Module, path: Path, config: Config) -> None:
     shape = (config.preprocess.channels, *config.preprocess.window)
-    export_onnx(network, folder / WEIGHTS, shape=shape)
-    manifest = Manifest(
-        role=role,
+    export_onnx(network, path, shape=shape)
+    verify_onnx(network, path, shape=shape)
+
+
+def _manifest(network: nn.Module, config: Config, **said: Any) -> Manifest:  # noqa: ANN401
+    window = (1, config.preprocess.channels, *config.preprocess.window)
+    return Manifest(
         task=config.task,
         classes=config.classes,
         label_values=config.label_values,
+        codes=config.data.codes,
         preprocess=config.preprocess,
-        model=dict(model),
         parameters=parameters(network),
-        macs=macs(network, (1, *shape)),
-        parity=parity(network, folder / WEIGHTS, shape=shape),
-        files={WEIGHTS: sha256(folder / WEIGHTS)},
-        **{"temperature": 1.0, "study": {}, **(said or {})},
+        macs=macs(network, window),
+        licence=config.export.licence,
+        files={},
+        **{"study": {}, **said},
     )
-    write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1))
+
+
+def _seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, with the digest of every other file."""
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in _files(folder)}
+    sealed = manifest.model_copy(update={"files": files})
+    write_atomic(folder / MANIFEST, sealed.model_dump_json(indent=1))
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in NO_PART)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in NO_PART:
+            path.unlink()
 
 
 def _provenance(study: Study, cohort: Cohort, trained: Sequence[Member]) -> dict[str, str]:

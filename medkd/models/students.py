@@ -9,6 +9,8 @@ from monai.networks.nets.flexible_unet import FlexibleUNet
 from monai.networks.nets.unet import UNet
 from torch import nn
 
+from medkd.models.stock import altered, stock
+
 
 def plain_unet(
     in_channels: int,
@@ -23,7 +25,8 @@ def plain_unet(
     ``first_stride`` 2 never computes at full resolution, which is fastest; 1 does, which pays where
     structures are a few voxels thick.
     """
-    return UNet(
+    return stock(
+        UNet,
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=classes,
@@ -52,7 +55,7 @@ def separable_unet(
         in_channels, classes, spatial_dims, channels=channels, first_stride=first_stride
     )
     _separate(network)
-    return network
+    return altered(network)
 
 
 def _separate(module: nn.Module) -> None:
@@ -85,7 +88,8 @@ def basic_unet(
     features: Sequence[int] = (8, 8, 16, 32, 64, 8),
 ) -> nn.Module:
     """Return a U-Net of five levels with two convolutions each; the last width is the head's."""
-    return BasicUNet(
+    return stock(
+        BasicUNet,
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=classes,
@@ -120,7 +124,8 @@ def efficientnet(
     in_channels: int, classes: int, spatial_dims: int, *, variant: str = "efficientnet-b0"
 ) -> nn.Module:
     """Return an EfficientNet for classification, untrained."""
-    return EfficientNetBN(
+    return stock(
+        EfficientNetBN,
         model_name=variant,
         pretrained=False,
         spatial_dims=spatial_dims,

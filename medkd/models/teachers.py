@@ -8,6 +8,7 @@ from monai.networks.nets.segresnet import SegResNet
 from torch import Tensor, nn
 
 from medkd.extras import require
+from medkd.models.stock import stock
 
 
 def dynunet(
@@ -20,7 +21,8 @@ def dynunet(
 ) -> nn.Module:
     """Return nnU-Net's plain network: two convolutions a level, strided down, transposed up."""
     levels = len(filters)
-    return DynUNet(
+    return stock(
+        DynUNet,
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=classes,
@@ -36,7 +38,8 @@ def segresnet(
     in_channels: int, classes: int, spatial_dims: int, *, init_filters: int = 32
 ) -> nn.Module:
     """Return the residual encoder-decoder of Myronenko 2018."""
-    return SegResNet(
+    return stock(
+        SegResNet,
         spatial_dims=spatial_dims,
         init_filters=init_filters,
         in_channels=in_channels,
@@ -57,7 +60,8 @@ def swin_unetr(
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     require("einops", extra="train")
-    return SwinUNETR(
+    return stock(
+        SwinUNETR,
         in_channels=in_channels,
         out_channels=classes,
         feature_size=feature_size,
@@ -80,7 +84,8 @@ def mednext(
     """Return MedNeXt (Roy et al. 2023); the defaults make its size S."""
     from monai.networks.nets.mednext import MedNeXt
 
-    return MedNeXt(
+    return stock(
+        MedNeXt,
         spatial_dims=spatial_dims,
         init_filters=init_filters,
         in_channels=in_channels,
@@ -150,13 +155,14 @@ def densenet(
     blocks: Sequence[int] = (6, 12, 24, 16),
 ) -> nn.Module:
     """Return a DenseNet; the defaults make DenseNet-121."""
-    return DenseNet(
+    return stock(
+        DenseNet,
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=classes,
         init_features=init_features,
         growth_rate=growth_rate,
-        block_config=tuple(blocks),
+        block_config=list(blocks),
     )
 
 
@@ -176,7 +182,8 @@ def resnet(
     """
     from monai.networks.nets.resnet import ResNet
 
-    return ResNet(
+    return stock(
+        ResNet,
         block="basic",
         layers=list(blocks),
         block_inplanes=list(widths),

@@ -155,6 +155,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "guard": robustness.guard(report),
         "latency": costs.latency(report),
         "sizing": costs.sizing(report),
+        "variants": costs.variants(report),
         "models": costs.models(report),
         "releases": costs.releases(report),
         "per_case": cases.per_case(report),

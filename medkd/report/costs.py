@@ -23,7 +23,7 @@ from medkd.report.wording import (
     three_digits,
     title,
 )
-from medkd.results import Latency, Percentiles, Report, RoleResult
+from medkd.results import Latency, Parity, Percentiles, Report, RoleResult
 
 N = TypeVar("N", int, float)
 
@@ -99,6 +99,43 @@ def sizing(report: Report) -> Table:
     caption = f"The student was sized to answer 9 of 10 images within {budget} ms on this machine."
     head = heads("Network", "Parameters", "File to file, p90", "Network, p50", "")
     return Table(caption, head, tuple(rows))
+
+
+def variants(report: Report) -> Table:
+    """Return what each released variant lost beside the network as trained."""
+    rows = [
+        (
+            Cell(result.variant.of(result.role), runtime),
+            Cell(f"{parity.difference.value:+.4f}", f"{parity.figure}, {_interval(parity)}"),
+            Cell(f"{100 * parity.agreement:.2f} %"),
+            Cell(three_digits(parity.largest_logit_difference)),
+            Cell(f"{parity.ece:.4f}", f"as trained {parity.trained_ece:.4f}"),
+            _known(result.size_mib, _mebibytes),
+            Cell("not released", result.refused[runtime], mood="bad")
+            if runtime in result.refused
+            else Cell("released", mood="good"),
+        )
+        for result in report.variants
+        for runtime, parity in result.parity.items()
+    ]
+    caption = "Released networks beside the networks as trained, on the validation cases."
+    head = heads(
+        "Release",
+        "Difference",
+        "Same class",
+        "Largest logit difference",
+        "ECE, fitted anew",
+        "Size",
+        "",
+    )
+    return Table(caption, head, tuple(rows))
+
+
+def _interval(parity: Parity) -> str:
+    low, high = parity.difference.low, parity.difference.high
+    if low is None or high is None:
+        return "no interval"
+    return f"{low:+.4f} to {high:+.4f}"
 
 
 def models(report: Report) -> Table:

@@ -14,8 +14,7 @@ from scipy import ndimage
 from medkd.data import nifti
 from medkd.device.answer import answer
 from medkd.device.latency import measure_latency
-from medkd.device.manifest import MANIFEST, Manifest, sha256
-from medkd.device.predictor import WEIGHTS
+from medkd.device.manifest import MANIFEST, WEIGHTS, Manifest, sha256
 from medkd.export.onnx import export_onnx
 from medkd.models.checkpoint import Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters

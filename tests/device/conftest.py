@@ -6,8 +6,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from medkd.device.manifest import MANIFEST, Manifest, sha256
-from medkd.device.predictor import WEIGHTS
+from medkd.device.manifest import MANIFEST, WEIGHTS, Manifest, sha256
 from medkd.export.onnx import export_onnx
 from medkd.options import PreprocessOptions
 from medkd.types import Task

@@ -1,11 +1,23 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from medkd.device.engine import Engine
+from medkd.device import engine
+from medkd.device.engine import BF16, lacks, open_engine
+from medkd.environment import cpu_flags
 from medkd.errors import ReleaseError
 from medkd.export.onnx import export_onnx
+from medkd.export.openvino import export_openvino
+from medkd.types import Runtime
+
+SHAPE = (2, 6, 7, 8)
+FP32 = [Runtime.ONNXRUNTIME, Runtime.OPENVINO]
+NAMES = {Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.OPENVINO: "OpenVINO"}
 
 
 @pytest.fixture(scope="module")
@@ -14,32 +26,106 @@ def exported(tmp_path_factory):
         nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 3, 1)
     ).eval()
     path = tmp_path_factory.mktemp("engine") / "model.onnx"
-    export_onnx(network, path, shape=(2, 6, 7, 8))
+    export_onnx(network, path, shape=SHAPE)
+    export_openvino(path, path.with_suffix(".xml"))
     return network, path
 
 
-@pytest.mark.parametrize("threads", [None, 1, 2])
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_answers_as_the_network_in_torch(exported, batch, threads):
-    network, path = exported
-    windows = np.random.default_rng(0).normal(size=(batch, 2, 6, 7, 8)).astype(np.float32)
+def answers(network, path, runtime, *, batch=2, threads=None):
+    windows = np.random.default_rng(0).normal(size=(batch, *SHAPE)).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(windows)).numpy()
-    np.testing.assert_allclose(Engine(path, threads=threads)(windows), expected, atol=1e-5)
+    return open_engine(path, runtime, threads=threads)(windows), expected
 
 
-def test_windows_of_another_shape_are_refused(exported):
-    with pytest.raises(ReleaseError, match=r"takes windows of .*6, 7, 8.*not \[1, 2, 5, 7, 8\]"):
-        Engine(exported[1])(np.zeros((1, 2, 5, 7, 8), np.float32))
+@pytest.mark.parametrize("runtime", FP32)
+@pytest.mark.parametrize("threads", [None, 1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_answers_as_the_network_in_torch(exported, batch, threads, runtime):
+    actual, expected = answers(*exported, runtime, batch=batch, threads=threads)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def test_openvinos_own_format_answers_the_same(exported):
+    network, path = exported
+    actual, expected = answers(network, path.with_suffix(".xml"), Runtime.OPENVINO)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.skipif(not cpu_flags() & BF16, reason="the processor has no bf16")
+def test_bf16_is_near(exported):
+    actual, expected = answers(*exported, Runtime.OPENVINO_BF16)
+    np.testing.assert_allclose(actual, expected, atol=0.1)
+    assert np.abs(actual - expected).max() > 1e-5, "computed in fp32"
+
+
+@pytest.mark.parametrize("runtime", FP32)
+def test_windows_of_another_shape_are_refused(exported, runtime):
+    with pytest.raises(ReleaseError, match=r"windows of .*6,\s?7,\s?8.*not \[1, 2, 5, 7, 8\]"):
+        open_engine(exported[1], runtime)(np.zeros((1, 2, 5, 7, 8), np.float32))
+
+
+@pytest.mark.parametrize("runtime", FP32)
 @pytest.mark.parametrize("content", [b"", b"not a network"])
-def test_what_is_no_network_is_refused(tmp_path, content):
+def test_what_is_no_network_is_refused(tmp_path, content, runtime):
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ReleaseError, match=r"model\.onnx: ONNX Runtime cannot load it"):
-        Engine(tmp_path / "model.onnx")
+    with pytest.raises(ReleaseError, match=rf"model\.onnx: {NAMES[runtime]} cannot load it"):
+        open_engine(tmp_path / "model.onnx", runtime)
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(ReleaseError, match=r"gone\.onnx: ONNX Runtime cannot load it"):
-        Engine(tmp_path / "gone.onnx")
+@pytest.mark.parametrize("runtime", FP32)
+def test_a_missing_file_is_refused(tmp_path, runtime):
+    with pytest.raises(ReleaseError, match=rf"gone\.onnx: {NAMES[runtime]} cannot load it"):
+        open_engine(tmp_path / "gone.onnx", runtime)
+
+
+def test_what_a_runtime_lacks_is_said(monkeypatch):
+    assert lacks(Runtime.ONNXRUNTIME) is None
+    monkeypatch.setattr(engine, "cpu_flags", set)
+    assert lacks(Runtime.OPENVINO_BF16) == "a processor that computes in bf16"
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    assert "pip install '.[openvino]'" in lacks(Runtime.OPENVINO)
+
+
+QUIET = "from medkd.device.engine import openvino; openvino(); import openvino.tools.ovc"
+QUANTISED = """
+from medkd.export.onnx import export_onnx
+from medkd.export.openvino import quantise
+import numpy, pathlib, torch
+folder = pathlib.Path(sys.argv[2])
+export_onnx(torch.nn.Conv2d(1, 2, 3).eval(), folder / "model.onnx", shape=(1, 8, 8))
+windows = [numpy.ones((1, 1, 8, 8), numpy.float32)]
+quantise(folder / "model.onnx", folder / "model.xml", windows, thorough=False)
+"""
+WATCHED = """
+import os, sys, time
+def watch(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.connect", "socket.sendto"):
+        with open(sys.argv[1], "a") as file:
+            file.write(event + "\\n")
+        raise OSError("the network is closed")
+sys.addaudithook(watch)
+"""
+
+
+def connections(code, folder):
+    """Run code and return what it tried to reach, in this process and those that it forks."""
+    seen = folder / "seen"
+    environment = {k: v for k, v in os.environ.items() if k not in {"CI", "NNCF_CI", "NNCF_DEV"}}
+    command = [sys.executable, "-c", f"{WATCHED}\n{code}\ntime.sleep(3)", seen, folder]
+    home = environment | {"HOME": str(folder)}
+    done = subprocess.run(command, env=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return seen.read_text() if seen.exists() else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [QUIET, QUANTISED])
+def test_openvino_and_nncf_call_nobody(tmp_path, code):
+    assert connections(code, tmp_path) == ""
+
+
+@pytest.mark.slow
+def test_openvino_by_itself_calls_home_and_would_be_seen(tmp_path):
+    assert "socket" in connections("import openvino.tools.ovc", tmp_path)

@@ -4,18 +4,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medkd.data.reader import read_image
+from medkd.data.reader import read_image, read_label
 from medkd.data.samples import load_samples
-from medkd.device.manifest import read_manifest
+from medkd.device.manifest import PARITY, read_manifest
 from medkd.device.predictor import load
 from medkd.errors import ReleaseError, StudyError
 from medkd.export import release
-from medkd.export.release import export
+from medkd.export.release import export, export_all
+from medkd.metrics.conformal import missed_shares, risk_threshold
 from medkd.metrics.temperature import apply_temperature
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.predict.infer import predict_log_probabilities
-from medkd.types import Role
+from medkd.results import VariantResult
+from medkd.types import Role, Runtime, Variant
 from tests.conftest import NAMES
 
 CHECKPOINTS = {Role.TEACHER: "teacher/fold-0", Role.BASELINE: "baseline", Role.STUDENT: "student"}
@@ -25,7 +27,11 @@ CHECKPOINTS = {Role.TEACHER: "teacher/fold-0", Role.BASELINE: "baseline", Role.S
 class TestRelease:
     def test_the_manifest_holds_the_digest_of_every_other_file(self, released, role):
         folder = released[0].path(f"releases/{role}")
-        others = {path.name for path in folder.iterdir()} - {"manifest.json", "stage.json"}
+        others = {path.name for path in folder.iterdir()} - {
+            "manifest.json",
+            "stage.json",
+            "runtime.json",
+        }
         files = read_manifest(folder).files
         assert set(files) == others
         for name, digest in files.items():
@@ -97,3 +103,165 @@ def test_a_role_that_was_not_trained_is_refused(make_study):
     study, cohort = make_study(dims=2)
     with pytest.raises(StudyError, match="baseline: this stage has not been run yet"):
         export(study, cohort, role=Role.BASELINE)
+
+
+@pytest.fixture(scope="module")
+def variants(released):
+    """The folders of the student's variants, whatever an untrained network loses."""
+    study, cohort = released
+    return {v: export(allowing(study, 1.0), cohort, role=Role.STUDENT, variant=v) for v in Variant}
+
+
+def allowing(study, loss):
+    """Return the study with another gate for int8."""
+    options = study.config.export.model_copy(update={"may_lose": {Variant.INT8: loss}})
+    return replace(study, config=study.config.model_copy(update={"export": options}))
+
+
+@pytest.mark.slow
+class TestVariants:
+    def test_each_has_a_folder_with_what_it_lost(self, released, variants):
+        study, cohort = released
+        for variant, folder in variants.items():
+            assert folder == study.path(f"releases/{variant.of(Role.STUDENT)}")
+            result = VariantResult.model_validate_json((folder / PARITY).read_text())
+            manifest = read_manifest(folder)
+            assert manifest.variant is variant
+            assert manifest.parity == result.parity
+            for parity in result.parity.values():
+                assert parity.difference.cases == len(cohort.split.validation)
+                assert parity.figure == "dice"
+
+    def test_fp32_answers_exactly_and_int8_nearly(self, variants):
+        found = {v: read_manifest(folder).parity for v, folder in variants.items()}
+        exact = [*found[Variant.ONNX].values(), found[Variant.OPENVINO]["openvino"]]
+        for parity in (*exact, *found[Variant.BUNDLE].values()):
+            assert parity.largest_logit_difference < 1e-4 * max(1, parity.largest_logit)
+            assert parity.agreement > 0.9999
+            assert parity.temperature == pytest.approx(
+                found[Variant.ONNX]["onnxruntime"].temperature
+            )
+        (int8,) = found[Variant.INT8].values()
+        assert int8.largest_logit_difference > 0
+        assert int8.agreement > 0.9
+
+    def test_int8_keeps_its_own_temperature_and_the_others_the_networks(self, released, variants):
+        _, trained = load_checkpoint(released[0].path("student"))
+        for variant, folder in variants.items():
+            manifest = read_manifest(folder)
+            if variant is Variant.INT8:
+                assert manifest.temperature == manifest.parity["openvino"].temperature
+            else:
+                assert manifest.temperature == trained.temperature
+
+    @pytest.mark.parametrize("variant", [Variant.ONNX, Variant.OPENVINO, Variant.INT8])
+    def test_a_device_loads_it_with_each_runtime_it_names(self, released, variants, variant):
+        case = released[1].of(released[1].split.test)[0]
+        manifest = read_manifest(variants[variant])
+        assert manifest.runtimes
+        for runtime in manifest.runtimes:
+            mask = load(variants[variant], runtime=runtime).predict(read_image(case.image)).mask
+            assert mask.shape == read_image(case.image).shape
+
+    def test_a_bundle_sends_its_user_to_monai(self, variants):
+        with pytest.raises(ReleaseError, match=r"python -m monai\.bundle run"):
+            load(variants[Variant.BUNDLE])
+
+    def test_no_variant_names_a_case_a_patient_or_a_path(self, released, variants):
+        for folder in variants.values():
+            for path in (p for p in folder.rglob("*") if p.is_file()):
+                for name in (*NAMES, str(released[0].folder.parent)):
+                    assert name.encode() not in path.read_bytes(), f"{name} in {path.name}"
+
+    def test_what_openvino_reads_beside_the_named_file_is_digested(self, variants, tmp_path):
+        for path in variants[Variant.OPENVINO].iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "model.bin").write_bytes(b"\0" * 64)
+        with pytest.raises(ReleaseError, match=r"model\.bin: differs from the SHA-256"):
+            load(tmp_path)
+
+
+def test_one_that_loses_too_much_leaves_the_reason_and_harms_no_other(make_study, monkeypatch):
+    study, cohort = trained_study(make_study)
+    real = release.compare
+
+    def worse(trained, engines, samples, config, *, temperature):
+        found = real(trained, engines, samples, config, temperature=temperature)
+        lost = {"value": -0.02, "low": -0.03, "high": -0.01}
+        return {
+            name: parity.model_copy(
+                update={"difference": parity.difference.model_copy(update=lost)}
+            )
+            for name, parity in found.items()
+        }
+
+    export(study, cohort, role=Role.BASELINE)
+    monkeypatch.setattr(release, "compare", worse)
+    folder = export(study, cohort, role=Role.BASELINE, variant=Variant.OPENVINO)
+    assert {path.name for path in folder.iterdir()} == {"stage.json", PARITY}
+    result = VariantResult.model_validate_json((folder / PARITY).read_text())
+    assert (
+        "loses 0.0200 dice on the validation split, by its interval up to 0.0300"
+        in (result.refused["openvino"])
+    )
+    with pytest.raises(ReleaseError, match=r"not released: it loses 0\.0200 dice"):
+        load(folder)
+    load(study.path("releases/baseline"), threads=1)
+    openvino = {"variants": [Variant.OPENVINO], "roles": [Role.BASELINE]}
+    assert folder not in export_all(study, cohort, **openvino)
+
+
+def test_a_runtime_that_loses_too_much_is_left_out_alone(make_study, monkeypatch):
+    study, cohort = trained_study(make_study)
+    real = release.why_refused
+    monkeypatch.setattr(
+        release,
+        "why_refused",
+        lambda parity, *, may_lose: real(parity, may_lose=may_lose) if first(parity) else "too far",
+    )
+    seen = []
+
+    def first(parity):
+        seen.append(parity)
+        return len(seen) == 1
+
+    manifest = read_manifest(export(study, cohort, role=Role.BASELINE))
+    assert manifest.runtimes == (Runtime.ONNXRUNTIME,)
+    assert list(manifest.parity) == ["onnxruntime"]
+
+
+def trained_study(make_study):
+    from medkd.track.tracker import NullTracker
+    from medkd.train.run import train_baseline
+
+    study, cohort = make_study(dims=2)
+    train_baseline(study, cohort, tracker=NullTracker())
+    return study, cohort
+
+
+def test_its_conformal_thresholds_are_those_of_its_answers_to_the_validation_cases(released):
+    study, cohort = released
+    folder = study.path("releases/student")
+    predictor, shares = load(folder), []
+    for case in cohort.of(cohort.split.validation):
+        answer = predictor.predict(read_image(case.image), with_probabilities=True).probabilities
+        label = np.searchsorted(study.config.label_values, read_label(case.label).array[0])
+        shares.append([missed_shares(answer[i], label == i) for i in (1, 2)])
+    conformal = read_manifest(folder).conformal
+    assert conformal.cases == len(cohort.split.validation)
+    for index, name in enumerate(study.config.classes[1:]):
+        expected = risk_threshold(np.array(shares)[:, index], risk=1 - conformal.promised)
+        assert conformal.thresholds[name] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_release_carries_codes_and_licence(make_study):
+    codes = "data.codes={core: {value: '5366008', meaning: Hippocampus}}"
+    study, cohort = make_study(codes, "export.licence=CC-BY-4.0", dims=2)
+    from medkd.track.tracker import NullTracker
+    from medkd.train.run import train_baseline
+
+    train_baseline(study, cohort, tracker=NullTracker())
+    manifest = read_manifest(export(study, cohort, role=Role.BASELINE))
+    assert manifest.licence == "CC-BY-4.0"
+    assert manifest.codes["core"].scheme == "SCT"
+    assert manifest.codes["core"].category.meaning == "Anatomical Structure"

@@ -1,7 +1,7 @@
 from medkd.options import COSTS
 from medkd.report import costs
-from medkd.results import SizingPoint
-from medkd.types import Role
+from medkd.results import Interval, Parity, SizingPoint, VariantResult
+from medkd.types import Role, Variant
 
 
 def test_a_role_without_latency_is_not_measured(classification):
@@ -48,3 +48,29 @@ def test_the_widths_that_were_tried_are_shown_and_the_chosen_one_stands_out(segm
 def test_a_gate_may_name_every_cost_that_is_measured_and_no_other(segmentation):
     result = segmentation.roles[Role.TEACHER]
     assert result.costs.keys() | result.failures.keys() == COSTS
+
+
+def test_a_variant_is_shown_with_what_it_lost_and_why_it_was_refused(segmentation):
+    parity = Parity(
+        largest_logit_difference=2.2,
+        largest_logit=25,
+        agreement=0.9996,
+        figure="dice",
+        trained=0.88,
+        difference=Interval(value=-0.0042, low=-0.006, high=0.001, cases=9, patients=9),
+        trained_temperature=1.4,
+        trained_ece=0.0031,
+        temperature=1.5,
+        ece=0.0033,
+    )
+    result = VariantResult(
+        role=Role.STUDENT,
+        variant=Variant.INT8,
+        may_lose=0.003,
+        parity={"openvino": parity},
+        refused={"openvino": "it loses too much"},
+    )
+    (row,) = costs.variants(segmentation.model_copy(update={"variants": (result,)})).rows
+    assert (row[0].text, row[0].below) == ("student-int8", "openvino")
+    assert (row[1].text, row[1].below) == ("-0.0042", "dice, -0.0060 to +0.0010")
+    assert (row[-1].text, row[-1].below) == ("not released", "it loses too much")

@@ -1,0 +1,286 @@
+"""Bundle: a network as a MONAI bundle, which MONAI's own tools run without medkd.
+
+``configs/inference.json`` says in MONAI's transforms what ``medkd.data.preprocess`` and the
+predictor do; ``models/model.ts`` is the network as TorchScript, and ``models/model.pt`` its weights
+for ``network_def`` where MONAI has a class of it (MONAI Label asks for that).
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medkd.config import Config
+from medkd.models.stock import definition_of
+from medkd.options import LARGEST_LABEL, PreprocessOptions
+from medkd.study import write_atomic
+from medkd.types import Task, Temperature
+
+WEIGHTS = "models/model.ts"
+FILES = {3: "*.nii.gz", 2: "*.png"}
+CONFIGS = "--config_file configs/inference.json --meta_file configs/metadata.json"
+
+
+def export_bundle(
+    network: nn.Module,
+    folder: Path,
+    config: Config,
+    *,
+    role: str,
+    temperature: Temperature,
+) -> None:
+    """Write a MONAI bundle.
+
+    Args:
+        network: in evaluation mode.
+        folder: to write into.
+        config: of the study.
+        role: of the network in the study.
+        temperature: that calibrates its logits.
+    """
+    for name in ("configs", "models", "docs"):
+        (folder / name).mkdir(exist_ok=True)
+    shape = (config.preprocess.channels, *config.preprocess.window)
+    _save_torchscript(network, folder / WEIGHTS, shape=shape)
+    definition = definition_of(network)
+    if definition is not None:
+        torch.save(network.state_dict(), folder / "models" / "model.pt")
+    inference = _inference(config, definition, temperature=temperature)
+    described = _metadata(config, role=role)
+    write_atomic(folder / "configs" / "inference.json", json.dumps(inference, indent=1))
+    write_atomic(folder / "configs" / "metadata.json", json.dumps(described, indent=1))
+    write_atomic(folder / "docs" / "README.md", _readme(config, role))
+
+
+def open_bundle(folder: Path) -> nn.Module:
+    """Return a bundle's network, on the CPU."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # MONAI reads nothing newer
+        return torch.jit.load(folder / WEIGHTS, map_location="cpu")
+
+
+def _save_torchscript(network: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of a tracer, about Python values that are constants here
+        traced = torch.jit.trace(network.cpu().eval(), torch.zeros(2, *shape), check_trace=False)
+        torch.jit.save(traced, path)
+
+
+def _inference(
+    config: Config, definition: dict[str, Any] | None, *, temperature: Temperature
+) -> dict[str, Any]:
+    files = f"$sorted(glob.glob(os.path.join(@dataset_dir, '{FILES[config.dims]}')))"
+    loaded = (
+        "$torch.jit.load(os.path.join(@bundle_root, 'models', 'model.ts'), map_location=@device)"
+    )
+    return {
+        "imports": [
+            "$import glob",
+            "$import os",
+            "$import torch",
+            "$import numpy",
+            "$import monai",
+        ],
+        "bundle_root": ".",
+        "dataset_dir": "$os.path.join(@bundle_root, 'images')",
+        "output_dir": "$os.path.join(@bundle_root, 'eval')",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "network_def": definition or loaded,
+        "network": loaded,
+        "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(config)},
+        "dataset": {
+            "_target_": "Dataset",
+            "data": f"$[{{'image': path}} for path in {files[1:]}]",
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 1,
+            "shuffle": False,
+            "num_workers": 0,
+        },
+        "inferer": _inferer(config),
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": _postprocessing(config, temperature=temperature),
+        },
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "postprocessing": "@postprocessing",
+        },
+        "initialize": ["$monai.utils.set_determinism(seed=0)"],
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _inferer(config: Config) -> dict[str, Any]:
+    if config.task is Task.CLASSIFICATION:
+        return {"_target_": "SimpleInferer"}
+    return {
+        "_target_": "SlidingWindowInferer",
+        "roi_size": list(config.preprocess.window),
+        "sw_batch_size": 2,
+        "overlap": config.preprocess.overlap,
+        "mode": "gaussian",
+    }
+
+
+def _on(key: str, target: str, **arguments: object) -> dict[str, Any]:
+    return {"_target_": target, "keys": key, **arguments}
+
+
+def _preprocessing(config: Config) -> list[dict[str, Any]]:
+    options = config.preprocess
+    steps = [*_loading(options)]
+    if config.dims == 3 and options.orientation:
+        steps.append(_on("image", "Orientationd", axcodes=options.orientation, labels=None))
+    if options.spacing_mm:
+        steps.append(
+            _on(
+                "image",
+                "Spacingd",
+                pixdim=list(options.spacing_mm),
+                mode="bilinear",
+                padding_mode="border",
+            )
+        )
+    if options.size:
+        size = list(options.size)
+        kind = {2: "bilinear", 3: "trilinear"}[config.dims]
+        steps.append(_on("image", "Resized", spatial_size=size, mode=kind, align_corners=True))
+    return steps + _intensity(options, config.dims)
+
+
+def _loading(options: PreprocessOptions) -> list[dict[str, Any]]:
+    if len(options.window) == 3:
+        return [_on("image", "LoadImaged", ensure_channel_first=True)]
+    mode = "L" if options.channels == 1 else "RGB"
+    reader = (
+        f"$monai.data.PILReader(converter=lambda i: i.convert('{mode}'), reverse_indexing=False)"
+    )
+    channel = "no_channel" if options.channels == 1 else -1
+    return [
+        _on("image", "LoadImaged", reader=reader),
+        _on("image", "EnsureChannelFirstd", channel_dim=channel),
+    ]
+
+
+def _intensity(options: PreprocessOptions, dims: int) -> list[dict[str, Any]]:
+    if options.intensity == "unit":
+        return [_on("image", "ScaleIntensityRanged", a_min=0, a_max=255, b_min=0, b_max=1)]
+    apart = dims == 3  # the channels of a volume are measurements, those of a picture are colours
+    normalise = _on("image", "NormalizeIntensityd", channel_wise=apart)
+    if options.intensity == "zscore":
+        return [normalise]
+    clip = _on("image", "ClipIntensityPercentilesd", lower=0.5, upper=99.5, channel_wise=apart)
+    return [clip, normalise]
+
+
+def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[str, Any]]:
+    softmax = _on("pred", "Lambdad", func=f"$lambda x: {_calibrated(config, temperature)}")
+    if config.task is Task.CLASSIFICATION:
+        meta = "image_meta_dict"  # holds the file's name
+        saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", meta_keys=meta)
+        return [softmax, _on("image", "FromMetaTensord"), saved]
+    inverted = _on(
+        "pred",
+        "Invertd",
+        transform="@preprocessing",
+        orig_keys="image",
+        nearest_interp=False,
+        to_tensor=True,
+    )
+    values = list(config.label_values)
+    labels = _on(
+        "pred", "MapLabelValued", orig_labels=list(range(len(values))), target_labels=values
+    )
+    kind = "uint8" if values[-1] < 256 else "uint16"
+    assert values[-1] <= LARGEST_LABEL
+    saved = _on(
+        "pred",
+        "SaveImaged",
+        output_dir="@output_dir",
+        output_postfix="",
+        separate_folder=False,
+        resample=False,
+        output_dtype=f"$numpy.{kind}",
+        output_ext=FILES[config.dims][1:],
+    )
+    turned = _on("pred", "Lambdad", func="$lambda x: x.transpose(1, 2)")  # MONAI writes columns
+    steps = [softmax, inverted, _on("pred", "AsDiscreted", argmax=True), labels]
+    return [*steps, saved] if config.dims == 3 else [*steps, turned, saved]
+
+
+def _calibrated(config: Config, temperature: Temperature) -> str:
+    """Return the expression of the calibrated probabilities of logits ``x``."""
+    if isinstance(temperature, float):
+        return f"torch.softmax(x / {temperature!r}, dim=0)"
+    axes = (-1, *[1] * (config.dims if config.task is Task.SEGMENTATION else 0))
+    values = f"torch.tensor({list(temperature)}, device=x.device).reshape({axes})"
+    return f"torch.softmax(torch.log_softmax(x, dim=0) / {values}, dim=0)"
+
+
+def _metadata(config: Config, *, role: str) -> dict[str, Any]:
+    classes = {str(index): name for index, name in enumerate(config.classes)}
+    window = list(config.preprocess.window)
+    is_map = config.task is Task.SEGMENTATION
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "num_channels": config.preprocess.channels,
+        "spatial_shape": window,
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": is_map,
+        "channel_def": {str(i): f"channel {i}" for i in range(config.preprocess.channels)},
+    }
+    answer = {
+        "type": "image" if is_map else "probabilities",
+        "format": "segmentation" if is_map else "classes",
+        "num_channels": len(config.classes),
+        "spatial_shape": window if is_map else [],
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": is_map,
+        "channel_def": classes,
+    }
+    needed = {name: metadata.version(name) for name in ("nibabel", "pillow")}
+    return {
+        "version": metadata.version("medkd"),
+        "changelog": {metadata.version("medkd"): "released by medkd"},
+        "monai_version": metadata.version("monai"),
+        "pytorch_version": metadata.version("torch").partition("+")[0],
+        "numpy_version": metadata.version("numpy"),
+        "required_packages_version": needed | {"pytorch-ignite": "0.5.5", "fire": "0.7.1"},
+        "name": f"{config.study.name} {role}",
+        "task": f"{config.task} of {', '.join(config.data.labels)}",
+        "description": f"The {role} of the study {config.study.name}; its logits are the output.",
+        "authors": "not stated",
+        "copyright": config.export.licence or "not stated",
+        "intended_use": "research; not a medical device",
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": answer}},
+    }
+
+
+def _readme(config: Config, role: str) -> str:
+    return f"""# {config.study.name}, {role}
+
+A MONAI bundle: {config.task} of {", ".join(config.data.labels)}. With
+`pip install 'monai[fire,ignite,nibabel,pillow]'` it answers for every `{FILES[config.dims]}` of a
+folder:
+
+    python -m monai.bundle run {CONFIGS} \\
+        --dataset_dir IMAGES --output_dir ANSWERS
+
+`manifest.json` holds the SHA-256 of every file, and how the study's validation cases were answered.
+"""

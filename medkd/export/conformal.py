@@ -1,0 +1,55 @@
+"""Conformal: the thresholds of a release's promise, by its own answers to the validation cases."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medkd.config import Config
+from medkd.data.labels import class_indices
+from medkd.data.reader import read_image, read_label
+from medkd.device.predictor import Predictor
+from medkd.metrics.conformal import missed_shares, risk_threshold, set_threshold
+from medkd.progress import progress
+from medkd.results import Conformal
+from medkd.types import Case, Task
+
+SET = "set"  # the one threshold of a classifier
+
+
+def conformal_thresholds(
+    predictor: Predictor, validation: Sequence[Case], config: Config
+) -> Conformal:
+    """Return the thresholds that keep ``evaluate.promised``.
+
+    Args:
+        predictor: of the calibrated release.
+        validation: cases that it was not trained on.
+        config: of the study.
+    """
+    shown = progress(validation, "conformal thresholds", total=len(validation))
+    said = [_told(predictor, case, config) for case in shown]
+    promised = config.evaluate.promised
+    if config.task is Task.CLASSIFICATION:
+        labels = np.array([int(str(case.label)) for case in validation])
+        thresholds = {SET: set_threshold(np.stack(said), labels, coverage=promised)}
+    else:
+        shares = np.stack(said)
+        thresholds = {
+            name: risk_threshold(shares[:, index], risk=1 - promised)
+            for index, name in enumerate(config.classes[1:])
+        }
+    return Conformal(promised=promised, thresholds=thresholds, cases=len(validation))
+
+
+def _told(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
+    """Return the probabilities ``[classes]``, or the shares missed ``[structures, thresholds]``."""
+    probabilities = predictor.predict(read_image(case.image), with_probabilities=True).probabilities
+    assert probabilities is not None
+    if config.task is Task.CLASSIFICATION:
+        return probabilities
+    assert isinstance(case.label, Path)
+    label = class_indices(read_label(case.label).array[0], config)
+    return np.stack(
+        [missed_shares(probabilities[i], label == i) for i in range(1, len(config.classes))]
+    )

@@ -1,0 +1,158 @@
+"""MONAI's own command line is the judge, where medkd cannot be imported."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from medkd.config import load as load_config
+from medkd.data import images, nifti
+from medkd.data.datalist import read_datalist
+from medkd.data.reader import read_image
+from medkd.device import load
+from medkd.export.bundle import export_bundle, open_bundle
+from medkd.export.release import write_release
+from medkd.models.zoo import build_for
+from medkd.study import Study
+
+CONFIGS = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+WITHOUT_MEDKD = """
+import runpy, sys
+sys.modules["medkd"] = None
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+KINDS = {
+    "volumes": ({"dims": 3}, []),
+    "resampled volumes": ({"dims": 3}, ["preprocess.spacing_mm=[1.3, 1.3, 1.6]"]),
+    "pictures": (
+        {"dims": 2},
+        ["preprocess.intensity=percentile", "data.labels={ball: 1, core: 2}"],
+    ),
+    "classes": ({"dims": 2, "task": "classification"}, ["preprocess.intensity=unit"]),
+}
+
+
+def monai_bundle(folder, *arguments):
+    pytest.importorskip("fire")
+    pytest.importorskip("ignite")
+    command = [sys.executable, "-c", WITHOUT_MEDKD, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def bundles(make_config, tmp_path_factory):
+    """Return a maker of a bundle, a release of the same network, and the study's cases."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            options, overrides = KINDS[kind]
+            path = make_config(**options)
+            config = load_config(path, overrides=overrides)
+            cases = read_datalist(Study(config, path))
+            network = _settled(build_for(config, config.student.model), config)
+            folder = tmp_path_factory.mktemp("bundle")
+            export_bundle(network, folder, config, role="student", temperature=1.0)
+            release = tmp_path_factory.mktemp("release")
+            write_release(release, network, config, role="student", model={"name": "tiny"})
+            made[kind] = folder, release, cases
+        return made[kind]
+
+    return make
+
+
+def _settled(network, config):
+    """Let batch norms see data, so that an untrained network answers something."""
+    torch.manual_seed(0)
+    window = (8, config.preprocess.channels, *config.preprocess.window)
+    with torch.no_grad():
+        for _ in range(20):
+            network.train()(torch.randn(window))
+    return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["volumes", "pictures", "classes"])
+def test_what_the_network_takes_and_gives_is_described(bundles, kind):
+    folder, _, _ = bundles(kind)
+    said = monai_bundle(folder, "verify_net_in_out", "network_def", *CONFIGS)
+    assert "verified with no error" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["volumes", "resampled volumes", "pictures"])
+def test_it_answers_as_the_release_for_a_folder_of_images(bundles, kind, tmp_path):
+    folder, release, cases = bundles(kind)
+    shown = show(cases, tmp_path / "images", smooth=kind == "resampled volumes")
+    out = tmp_path / "out"
+    monai_bundle(folder, "run", *CONFIGS, "--dataset_dir", shown[0].parent, "--output_dir", out)
+    for path in shown:
+        expected = load(release).predict(read_image(path)).mask
+        actual = _read(out / path.name)
+        assert len(np.unique(expected)) > 1
+        assert actual.shape == expected.shape
+        # MONAI lays a resampled grid a part of a voxel elsewhere; the network is untrained
+        least = 0.75 if kind == "resampled volumes" else 0.999
+        assert (actual == expected).mean() > least
+
+
+def show(cases, folder, *, smooth=False):
+    """Put images into a folder of their own; smooth ones look alike a part of a voxel apart."""
+    for case in cases[:3]:
+        volume = read_image(case.image)
+        array = ndimage.gaussian_filter(volume.array[0], 3.0) if smooth else volume.array[0]
+        if array.ndim == 3:
+            nifti.write(folder / case.image.name, array, affine=volume.affine)
+        else:
+            images.write(folder / case.image.name, array)
+    return sorted(folder.iterdir())
+
+
+def _read(path):
+    return np.asarray(nibabel.load(path).dataobj if path.suffix == ".gz" else Image.open(path))
+
+
+@pytest.mark.slow
+def test_it_writes_the_class_probabilities_of_a_folder(bundles, tmp_path):
+    folder, release, cases = bundles("classes")
+    shown, out = show(cases, tmp_path / "images"), tmp_path / "out"
+    monai_bundle(folder, "run", *CONFIGS, "--dataset_dir", shown[0].parent, "--output_dir", out)
+    (table,) = out.glob("*.csv")
+    with table.open() as file:
+        rows = {row[0].rpartition("/")[2]: row[1:] for row in csv.reader(file)}
+    for path in shown:
+        expected = load(release).predict(read_image(path)).probabilities
+        np.testing.assert_allclose(np.array(rows[path.name], float), expected, atol=1e-3)
+
+
+def test_a_stock_network_comes_with_weights_that_are_no_pickle(bundles):
+    folder, _, _ = bundles("volumes")
+    definition = json.loads((folder / "configs" / "inference.json").read_text())["network_def"]
+    assert definition["_target_"] == "monai.networks.nets.unet.UNet"
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+    from monai.bundle.config_parser import ConfigParser
+
+    network = ConfigParser({"network_def": definition}).get_parsed_content("network_def")
+    network.load_state_dict(weights)
+    window = torch.randn(1, 1, 16, 16, 16)
+    expected = open_bundle(folder)(window)
+    torch.testing.assert_close(network.eval()(window), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_monai_does_not_have_is_torchscript_alone(make_config, tmp_path):
+    model = "student.model={name: separable_unet, channels: [4, 8]}"
+    config = load_config(make_config(dims=2), overrides=[model])
+    network = build_for(config, config.student.model).eval()
+    export_bundle(network, tmp_path, config, role="student", temperature=1.0)
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["model.ts"]
+    inference = json.loads((tmp_path / "configs" / "inference.json").read_text())
+    assert inference["network_def"] == inference["network"]
