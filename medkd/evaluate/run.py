@@ -12,8 +12,10 @@ from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
+from medkd.data.reader import read_image
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest, sha256
+from medkd.device.predictor import Prediction, load
 from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
 from medkd.evaluate.claims import claims
@@ -34,6 +36,7 @@ from medkd.results import (
     Latency,
     Overlay,
     Part,
+    ReleasePoint,
     Report,
     RoleResult,
     SizingPoint,
@@ -44,7 +47,7 @@ from medkd.results import (
 )
 from medkd.statement import complete, write_report
 from medkd.study import Study, write_atomic
-from medkd.types import Role, Task, Variant
+from medkd.types import Case, Role, Task, Variant
 
 FURTHER = "further.json"
 COMPARISONS, ENVIRONMENT, CLAIMS = "comparisons.json", "environment.json", "claims.json"
@@ -82,8 +85,9 @@ def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
     portable = config.teacher.is_portable
     teacher = ["releases/teacher"] if portable else stages(config)
     made_from = [*teacher, "releases/baseline", "releases/student"]
+    further = [f"releases/{variant.of(role)}" for role, variant in _served(study)]
     return {
-        "releases": [study.stage_digest(stage) for stage in made_from],
+        "releases": [study.stage_digest(stage) for stage in made_from + further],
         "test cases": cohort.digest_of(cohort.split.test),
         "evaluate": config.evaluate.model_dump(),
         "latency": config.latency.model_dump(),
@@ -112,6 +116,8 @@ class _Evaluation:
         further = self._robustness() | {"promises": self._promises(answers)}
         groups = subgroups(scores, self._test, self._config)
         further["subgroups"] = [group.model_dump(mode="json") for group in groups]
+        points = [self._point(role, variant) for role, variant in _served(self._study)]
+        further["releases"] = [point.model_dump(mode="json") for point in points]
         write_atomic(folder / FURTHER, json.dumps(further, indent=1))
         write_atomic(folder / ENVIRONMENT, json.dumps(_measured_on(), indent=1))
         claimed = {g: c.model_dump() for g, c in claims(scores, self._config).items()}
@@ -156,7 +162,27 @@ class _Evaluation:
             name=role,
         )
 
-    def _latency(self, role: Role) -> Latency:
+    def _point(self, role: Role, variant: Variant) -> ReleasePoint:
+        """Measure a further release of a role as the role itself was."""
+        release = self._study.path(f"releases/{variant.of(role)}")
+        predictor = load(release)
+
+        def answer(case: Case) -> Prediction:
+            return predictor.predict(read_image(case.image), with_probabilities=True)
+
+        scores = self._score(role, answer)
+        figure = "dice" if self._config.task is Task.SEGMENTATION else "auroc"
+        told = VariantResult.model_validate_json((release / PARITY).read_text())
+        return ReleasePoint(
+            name=variant.of(role),
+            role=role,
+            figure=figure,
+            value=scores.headline[figure],
+            size_mib=told.size_mib or 0.0,
+            latency=self._latency(variant.of(role)),
+        )
+
+    def _latency(self, role: str) -> Latency:
         console.print(f"latency {role}")
         options = self._config.latency
         with self._quiet():
@@ -245,6 +271,16 @@ def _report(
         digests={"data set": cohort.digest_of(everyone), **releases},
         notes=_notes(study, cohort),
     )
+
+
+def _served(study: Study) -> list[tuple[Role, Variant]]:
+    """Return the further releases that medkd's own runtime serves, where they are released."""
+    return [
+        (role, variant)
+        for role in Role
+        for variant in (Variant.OPENVINO, Variant.INT8)
+        if (study.path(f"releases/{variant.of(role)}") / MANIFEST).exists()
+    ]
 
 
 def _variants(study: Study) -> tuple[VariantResult, ...]:
