@@ -165,7 +165,7 @@ ITEMS = (
         "Agreement of the exported networks",
         (FDA,),
         (),
-        _no(lambda r: r.variants, NOT_COMPARED),
+        _no(lambda r: r.variants, "not recorded: no release was compared with the trained network"),
     ),
     Item(
         27,
