@@ -152,6 +152,7 @@ def _preprocessing(config: Config) -> list[dict[str, Any]]:
                 pixdim=list(options.spacing_mm),
                 mode="bilinear",
                 padding_mode="border",
+                align_corners=True,  # first and last centres meet, as in preprocess
             )
         )
     if options.size:
