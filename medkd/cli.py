@@ -369,13 +369,18 @@ def sync(
 ) -> None:
     """Send a study's journal to MLflow; any number of times, nothing is sent twice.
 
+    Exit 1 if something could not be sent; run it again and it goes on from there.
+
     Example: medkd sync runs/hippocampus
     """
     from medkd.progress import console
     from medkd.track.mlflow import sync as send
 
-    done = send(study, uri=uri)
+    done = send(study, uri=uri, attempts=3)
     console.print(f"{done.sent} events sent, {done.pending} pending")
+    if done.pending:
+        console.print(done.problem, markup=False)
+        raise typer.Exit(1)
 
 
 @app.command()

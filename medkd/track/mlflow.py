@@ -32,9 +32,10 @@ METRICS_AT_ONCE, TEXTS_AT_ONCE, EVENTS_AT_ONCE = 1000, 20, 500
 _LEAKING_TAGS = ("mlflow.user", "mlflow.source.", "mlflow.git.")
 
 # Read by MLflow when it is imported or called; what the user has set stays. As shipped, one call
-# to a server that is gone blocks for four minutes.
+# to a server that is gone blocks for four minutes. A call is not repeated by itself, because one
+# that was obeyed and whose answer was lost would make a second run; ``sync`` looks first.
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -82,28 +83,37 @@ def ui_command(uri: str) -> list[str]:
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
 
 
-def sync(study_folder: Path, *, uri: str | None = None) -> SyncReport:
+def sync(study_folder: Path, *, uri: str | None = None, attempts: int = 1) -> SyncReport:
     """Send what a store lacks of a study's journal; any number of times, to any number of stores.
 
-    A store that is absent or fails leaves events pending and a problem in the report. What a store
+    Each attempt goes on where the last one failed. A store that is absent or fails leaves events pending and a problem in the report. What a store
     refuses for good (a parameter that has changed, a file that is gone) is left out with a warning.
 
     Raises:
         StudyError: the folder holds no journal.
         MissingExtraError: MLflow is not installed.
     """
-    ledger, problem = Ledger(study_folder, uri or default_uri()), ""
+    ledger, lacked, problem = Ledger(study_folder, uri or default_uri()), 0, ""
     _settle_environment()
     with ledger.alone():
-        before = ledger.pending()
-        try:
-            before = _send_all(ledger)
-        except MedkdError:
-            raise
-        except Exception as error:  # noqa: BLE001 - stores raise what their drivers raise
-            problem = _redacted(f"{type(error).__name__}: {error}")
+        for _ in range(attempts):
+            seen, problem = _attempt(ledger)
+            lacked = max(lacked, seen)
+            if not problem:
+                break
     left = ledger.pending()
-    return SyncReport(max(before - left, 0), left, problem)
+    return SyncReport(max(lacked - left, 0), left, problem)
+
+
+def _attempt(ledger: Ledger) -> tuple[int, str]:
+    """Send every event once; return how many the store lacked, and what went wrong."""
+    lacked = ledger.pending()
+    try:
+        return _send_all(ledger), ""
+    except MedkdError:
+        raise
+    except Exception as error:  # noqa: BLE001 - stores raise what their drivers raise
+        return lacked, _redacted(f"{type(error).__name__}: {error}")
 
 
 def _send_all(ledger: Ledger) -> int:
@@ -133,7 +143,11 @@ class _Store:
             f"tags.`{STUDY_TAG}` = '{study['key']}'",
             order_by=["attributes.start_time ASC"],
         )
-        self.runs = {run.data.tags[ROLE_TAG]: run.info.run_id for run in found}
+        self.runs: dict[str, str] = {}
+        for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id)):
+            if self.runs.setdefault(run.data.tags[ROLE_TAG], run.info.run_id) != run.info.run_id:
+                # made twice: the answer to the first request was lost, or two machines were at it
+                self._client.delete_run(run.info.run_id)
         self._params = {run.info.run_id: dict(run.data.params) for run in found}
 
     def _find_experiment(self, uri: str) -> str:

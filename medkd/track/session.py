@@ -48,7 +48,8 @@ class Runs:
         return tracker
 
     def begin(self) -> None:
-        """Say what this study is."""
+        """Say what this study is; what a process that was killed left running was killed."""
+        self.end("KILLED")
         study = self[STUDY_RUN]
         study.tags({"medkd.task": self._study.config.task})
         study.artifact(Path("environment.json"))
