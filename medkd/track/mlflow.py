@@ -86,8 +86,9 @@ def ui_command(uri: str) -> list[str]:
 def sync(study_folder: Path, *, uri: str | None = None, attempts: int = 1) -> SyncReport:
     """Send what a store lacks of a study's journal; any number of times, to any number of stores.
 
-    Each attempt goes on where the last one failed. A store that is absent or fails leaves events pending and a problem in the report. What a store
-    refuses for good (a parameter that has changed, a file that is gone) is left out with a warning.
+    Each attempt goes on where the last one failed. A store that is absent or fails leaves events
+    pending and a problem in the report. What a store refuses for good (a parameter that has
+    changed, a file that is gone) is left out with a warning.
 
     Raises:
         StudyError: the folder holds no journal.
