@@ -1,4 +1,4 @@
-"""MLflow: the store that mirrors a study's journal; the only file that knows MLflow.
+"""MLflow: the store that mirrors a study's journal; only this file and models.py know MLflow.
 
 A study is a parent run with one nested run a role, in the experiment ``medkd/<experiment>``. Runs
 are found by their tags ``medkd.study`` (the journal's key) and ``medkd.role``. Everything is
@@ -21,6 +21,7 @@ from medkd.errors import ConfigError, MedkdError, StudyError
 from medkd.extras import require
 from medkd.track.journal import STUDY_RUN, Event, read
 from medkd.track.ledger import Ledger
+from medkd.track.models import Models
 
 STUDY_TAG, ROLE_TAG = "medkd.study", "medkd.role"
 
@@ -139,6 +140,7 @@ class _Store:
         self._entities = require("mlflow.entities", extra="train")
         self._client = require("mlflow", extra="train").MlflowClient(tracking_uri=ledger.uri)
         self._experiment = self._find_experiment(ledger.uri)
+        self._models = Models(self._client, experiment=self._experiment)
         found = self._client.search_runs(
             [self._experiment],
             f"tags.`{STUDY_TAG}` = '{study['key']}'",
@@ -221,12 +223,27 @@ class _Store:
         self._client.log_batch(run, **batch)
 
     def _send_reference(self, run: str, event: Event) -> None:
-        """Send an artifact or a data set; other kinds travel in batches."""
-        sender = {"artifact": self._send_artifact, "dataset": self._send_dataset}.get(event["kind"])
+        """Send what travels alone; other kinds travel in batches."""
+        senders = {
+            "artifact": self._send_artifact,
+            "dataset": self._send_dataset,
+            "release": self._send_release,
+            "alias": self._send_alias,
+        }
+        sender = senders.get(event["kind"])
         if sender is not None:
-            self._in_batches(1, [event["values"]], lambda part: sender(run, *part))
+            self._in_batches(1, [event], lambda part: sender(run, *part))
 
-    def _send_artifact(self, run: str, values: Mapping[str, str]) -> None:
+    def _send_release(self, run: str, event: Event) -> None:
+        teacher = self.runs.get("teacher", "")
+        self._models.release(event["values"], run=run, teacher=teacher, time_ms=event["time_ms"])
+
+    def _send_alias(self, run: str, event: Event) -> None:
+        del run
+        self._models.alias(event["values"], time_ms=event["time_ms"])
+
+    def _send_artifact(self, run: str, event: Event) -> None:
+        values = event["values"]
         path = (self._folder / values["path"]).resolve()
         if not path.exists() or not path.is_relative_to(self._folder):
             _log.warning("%s: not a file of this study any more, not sent", values["path"])
@@ -234,7 +251,8 @@ class _Store:
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(run, str(path), _key(values["folder"]) if values["folder"] else None)
 
-    def _send_dataset(self, run: str, values: Mapping[str, str]) -> None:
+    def _send_dataset(self, run: str, event: Event) -> None:
+        values = event["values"]
         # the source type that says nothing about where the data lies
         dataset = self._entities.Dataset(
             values["name"], values["digest"][:DIGEST_LIMIT], "code", '{"tags": {}}'
@@ -265,7 +283,7 @@ class _Store:
             if error.get_http_status_code() != 400:  # bad request
                 raise
             if len(items) == 1:
-                _log.warning("MLflow refuses %s: %s", items[0], error)
+                _log.warning("MLflow refuses %s: %s", items[0], _redacted(str(error)))
                 return
             half = len(items) // 2
             self._send_or_split(items[:half], send)

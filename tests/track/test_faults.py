@@ -2,19 +2,24 @@
 
 import http.client
 import logging
+import os
 import resource
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 from collections import defaultdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from medkd.study import sha256
 from medkd.track import session
-from medkd.track.journal import read
-from medkd.track.ledger import Ledger
+from medkd.track.journal import Journal, read
+from medkd.track.ledger import LEDGER_FILE, Ledger
 from medkd.track.mirror import Mirror
 from medkd.track.mlflow import sync
 from medkd.track.session import tracked
@@ -266,3 +271,87 @@ def test_a_store_whose_disk_is_full(disturbed, server, stored, caplog):
     assert "events did not reach MLflow" in caplog.text
     assert sync(folder, uri=server.uri).pending == 0
     assert_nothing_is_missing(folder, stored, server.uri)
+
+
+POSTGRES = Path("/usr/lib/postgresql/15/bin")
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory):
+    """The address of a PostgreSQL of our own; it refuses to run as root."""
+    if not (POSTGRES / "initdb").exists():
+        pytest.skip("PostgreSQL is not installed")
+    user = "postgres" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="medkd-pg-") as name:
+        if user:
+            shutil.chown(name, user)
+        data, run = Path(name) / "data", partial(subprocess.run, check=True, user=user, cwd=name)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        run([POSTGRES / "initdb", "-D", data, "-U", "medkd", "-A", "trust"], **quiet)
+        place = f"-p 5432 -k {name} -c listen_addresses="
+        run([POSTGRES / "pg_ctl", "-D", data, "-w", "-o", place, "start"], **quiet)
+        try:
+            yield f"postgresql+psycopg2://medkd@/postgres?host={name}"
+        finally:
+            run([POSTGRES / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **quiet)
+
+
+def add_release(folder):
+    Journal(folder / "journal.jsonl").run("baseline").release(
+        "on-a-server", digest=key_of(folder), tags={"medkd.data": "d"}, description="## Demo"
+    )
+
+
+def assert_candidate(folder, client):
+    version = client.get_model_version_by_alias("on-a-server", "candidate")
+    assert version.tags["medkd.release"] == key_of(folder)
+
+
+def test_a_server_on_postgresql_that_is_killed_midway(disturbed, postgres, serve, stored, caplog):
+    server = serve(store=postgres)
+
+    def kill(folder):
+        wait_until(lambda: has_begun(folder, server.uri))
+        server.kill()
+
+    with caplog.at_level(logging.WARNING):
+        folder = disturbed(server.uri, midway=kill)
+    assert "events did not reach MLflow" in caplog.text
+    add_release(folder)
+    server.start()
+    for _ in range(2):
+        assert sync(folder, uri=server.uri).pending == 0
+        assert_nothing_is_missing(folder, stored, server.uri)
+        (folder / LEDGER_FILE).unlink()
+    client = stored(server.uri, study=key_of(folder))[0]
+    assert_candidate(folder, client)
+    assert len(client.search_model_versions("name = 'on-a-server'")) == 1
+
+
+def test_a_server_that_asks_for_a_password(disturbed, serve, stored, monkeypatch, tmp_path, caplog):
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
+    settings = tmp_path / "auth.ini"
+    settings.write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{tmp_path}/users.db\n"
+        "admin_username = admin\nadmin_password = a-long-password-1\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    server = serve(
+        arguments=["--app-name", "basic-auth"],
+        environment={
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
+        },
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-wrong-password")
+    with caplog.at_level(logging.WARNING):
+        folder = disturbed(server.uri)
+    assert "events did not reach MLflow (MlflowException: API request" in caplog.text
+    assert "a-wrong-password" not in caplog.text
+    add_release(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-long-password-1")
+    assert sync(folder, uri=server.uri).pending == 0
+    assert_nothing_is_missing(folder, stored, server.uri)
+    assert_candidate(folder, stored(server.uri, study=key_of(folder))[0])
+    assert "a-long-password-1" not in (folder / "journal.jsonl").read_text()
