@@ -253,6 +253,10 @@ def report(
         bool, typer.Option("--template", help="Write the questions that people must answer.")
     ] = False,
     pdf: Annotated[bool, typer.Option("--pdf", help="Print report.pdf as well.")] = False,
+    sign_off: Annotated[
+        bool,
+        typer.Option("--sign-off", help="Call the student's release reviewed, if it is ready."),
+    ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="STUDY_A STUDY_B", help="Show what changed from one to the other."),
@@ -271,7 +275,7 @@ def report(
     study = open_study(config, overrides, budget)
     if template:
         _write_questions(study)
-    _draw_report(study, pdf=pdf)
+    _draw_report(study, pdf=pdf, sign_off=sign_off)
 
 
 def _show_changes(before: Path, after: Path, *, pdf: bool) -> NoReturn:
@@ -297,7 +301,7 @@ def _write_questions(study: "Study") -> NoReturn:
     raise typer.Exit
 
 
-def _draw_report(study: "Study", *, pdf: bool) -> NoReturn:
+def _draw_report(study: "Study", *, pdf: bool, sign_off: bool) -> NoReturn:
     from rich.markup import escape
 
     from medkd.progress import console
@@ -309,7 +313,21 @@ def _draw_report(study: "Study", *, pdf: bool) -> NoReturn:
     colour = "green" if EXIT_CODES[found.verdict] == 0 else "red"
     console.print(f"[bold {colour}]{found.verdict}[/]: {escape('; '.join(found.reasons))}")
     console.print(write_pdf(page) if pdf else page)
+    if sign_off:
+        _sign_off(study, found)
     raise typer.Exit(EXIT_CODES[found.verdict])
+
+
+def _sign_off(study: "Study", found: "Report") -> None:
+    from medkd.progress import console
+    from medkd.track.mlflow import sync as send
+    from medkd.track.session import sign_off
+
+    sign_off(study, found)
+    console.print("signed off: the student's release is now called reviewed")
+    done = send(study.folder, attempts=3)
+    if done.pending:
+        console.print(f"MLflow does not know it yet; medkd sync {study.folder}", markup=False)
 
 
 @app.command()
@@ -369,13 +387,18 @@ def sync(
 ) -> None:
     """Send a study's journal to MLflow; any number of times, nothing is sent twice.
 
+    Exit 1 if something could not be sent; run it again and it goes on from there.
+
     Example: medkd sync runs/hippocampus
     """
     from medkd.progress import console
     from medkd.track.mlflow import sync as send
 
-    done = send(study, uri=uri)
+    done = send(study, uri=uri, attempts=3)
     console.print(f"{done.sent} events sent, {done.pending} pending")
+    if done.pending:
+        console.print(done.problem, markup=False)
+        raise typer.Exit(1)
 
 
 @app.command()

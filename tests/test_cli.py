@@ -335,10 +335,14 @@ def test_the_verbs_one_by_one_make_a_whole_study(command, config, monkeypatch):
     assert code == 0
     statement = config.with_name("tiny.report.yaml")
     assert command("report", config)[0] == 2, "a template answers nothing"
+    code, said = command("report", config, "--sign-off")
+    assert code == 2
+    assert "INCOMPLETE, so it cannot be signed off" in said.replace("\n", " ")
     answers = dict.fromkeys(yaml.safe_load(statement.read_text()), "said")
     statement.write_text(yaml.safe_dump(answers | {"signed_on": "2026-01-31"}))
     code, said = command("report", config)
     assert (code, "READY FOR REVIEW" in said) == (0, True), said
+    assert command("report", config, "--sign-off")[0] == 0
     study = config.parent / "runs/tiny"
     made = {"report.html", "report.json", "model_card.md", "sbom.cdx.json"}
     assert made <= {path.name for path in study.iterdir()}

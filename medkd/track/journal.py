@@ -113,6 +113,16 @@ class JournalTracker:
         """Append labels."""
         self._append("tags", {key: str(value) for key, value in values.items()})
 
+    def release(self, name: str, *, digest: str, tags: Mapping[str, str], description: str) -> None:
+        """Append a release: its registered model, its digest and what it was made from."""
+        tags = {key: str(value) for key, value in tags.items()}
+        values = {"name": name, "digest": digest, "tags": tags, "description": description}
+        self._append("release", values)
+
+    def alias(self, name: str, *, digest: str, alias: str) -> None:
+        """Append that the release of this digest is now called by an alias."""
+        self._append("alias", {"name": name, "digest": digest, "alias": alias})
+
     def status(self, status: Status) -> None:
         """Append how the run stands."""
         self._append("status", {"status": status})

@@ -1,4 +1,4 @@
-"""MLflow: the store that mirrors a study's journal; the only file that knows MLflow.
+"""MLflow: the store that mirrors a study's journal; only this file and models.py know MLflow.
 
 A study is a parent run with one nested run a role, in the experiment ``medkd/<experiment>``. Runs
 are found by their tags ``medkd.study`` (the journal's key) and ``medkd.role``. Everything is
@@ -21,6 +21,7 @@ from medkd.errors import ConfigError, MedkdError, StudyError
 from medkd.extras import require
 from medkd.track.journal import STUDY_RUN, Event, read
 from medkd.track.ledger import Ledger
+from medkd.track.models import Models
 
 STUDY_TAG, ROLE_TAG = "medkd.study", "medkd.role"
 
@@ -32,9 +33,10 @@ METRICS_AT_ONCE, TEXTS_AT_ONCE, EVENTS_AT_ONCE = 1000, 20, 500
 _LEAKING_TAGS = ("mlflow.user", "mlflow.source.", "mlflow.git.")
 
 # Read by MLflow when it is imported or called; what the user has set stays. As shipped, one call
-# to a server that is gone blocks for four minutes.
+# to a server that is gone blocks for four minutes. A call is not repeated by itself, because one
+# that was obeyed and whose answer was lost would make a second run; ``sync`` looks first.
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -82,28 +84,38 @@ def ui_command(uri: str) -> list[str]:
     return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
 
 
-def sync(study_folder: Path, *, uri: str | None = None) -> SyncReport:
+def sync(study_folder: Path, *, uri: str | None = None, attempts: int = 1) -> SyncReport:
     """Send what a store lacks of a study's journal; any number of times, to any number of stores.
 
-    A store that is absent or fails leaves events pending and a problem in the report. What a store
-    refuses for good (a parameter that has changed, a file that is gone) is left out with a warning.
+    Each attempt goes on where the last one failed. A store that is absent or fails leaves events
+    pending and a problem in the report. What a store refuses for good (a parameter that has
+    changed, a file that is gone) is left out with a warning.
 
     Raises:
         StudyError: the folder holds no journal.
         MissingExtraError: MLflow is not installed.
     """
-    ledger, problem = Ledger(study_folder, uri or default_uri()), ""
+    ledger, lacked, problem = Ledger(study_folder, uri or default_uri()), 0, ""
     _settle_environment()
     with ledger.alone():
-        before = ledger.pending()
-        try:
-            before = _send_all(ledger)
-        except MedkdError:
-            raise
-        except Exception as error:  # noqa: BLE001 - stores raise what their drivers raise
-            problem = _redacted(f"{type(error).__name__}: {error}")
+        for _ in range(attempts):
+            seen, problem = _attempt(ledger)
+            lacked = max(lacked, seen)
+            if not problem:
+                break
     left = ledger.pending()
-    return SyncReport(max(before - left, 0), left, problem)
+    return SyncReport(max(lacked - left, 0), left, problem)
+
+
+def _attempt(ledger: Ledger) -> tuple[int, str]:
+    """Send every event once; return how many the store lacked, and what went wrong."""
+    lacked = ledger.pending()
+    try:
+        return _send_all(ledger), ""
+    except MedkdError:
+        raise
+    except Exception as error:  # noqa: BLE001 - stores raise what their drivers raise
+        return lacked, _redacted(f"{type(error).__name__}: {error}")
 
 
 def _send_all(ledger: Ledger) -> int:
@@ -128,12 +140,17 @@ class _Store:
         self._entities = require("mlflow.entities", extra="train")
         self._client = require("mlflow", extra="train").MlflowClient(tracking_uri=ledger.uri)
         self._experiment = self._find_experiment(ledger.uri)
+        self._models = Models(self._client, experiment=self._experiment)
         found = self._client.search_runs(
             [self._experiment],
             f"tags.`{STUDY_TAG}` = '{study['key']}'",
             order_by=["attributes.start_time ASC"],
         )
-        self.runs = {run.data.tags[ROLE_TAG]: run.info.run_id for run in found}
+        self.runs: dict[str, str] = {}
+        for run in sorted(found, key=lambda run: (run.info.start_time, run.info.run_id)):
+            if self.runs.setdefault(run.data.tags[ROLE_TAG], run.info.run_id) != run.info.run_id:
+                # made twice: the answer to the first request was lost, or two machines were at it
+                self._client.delete_run(run.info.run_id)
         self._params = {run.info.run_id: dict(run.data.params) for run in found}
 
     def _find_experiment(self, uri: str) -> str:
@@ -206,12 +223,27 @@ class _Store:
         self._client.log_batch(run, **batch)
 
     def _send_reference(self, run: str, event: Event) -> None:
-        """Send an artifact or a data set; other kinds travel in batches."""
-        sender = {"artifact": self._send_artifact, "dataset": self._send_dataset}.get(event["kind"])
+        """Send what travels alone; other kinds travel in batches."""
+        senders = {
+            "artifact": self._send_artifact,
+            "dataset": self._send_dataset,
+            "release": self._send_release,
+            "alias": self._send_alias,
+        }
+        sender = senders.get(event["kind"])
         if sender is not None:
-            self._in_batches(1, [event["values"]], lambda part: sender(run, *part))
+            self._in_batches(1, [event], lambda part: sender(run, *part))
 
-    def _send_artifact(self, run: str, values: Mapping[str, str]) -> None:
+    def _send_release(self, run: str, event: Event) -> None:
+        teacher = self.runs.get("teacher", "")
+        self._models.release(event["values"], run=run, teacher=teacher, time_ms=event["time_ms"])
+
+    def _send_alias(self, run: str, event: Event) -> None:
+        del run
+        self._models.alias(event["values"], time_ms=event["time_ms"])
+
+    def _send_artifact(self, run: str, event: Event) -> None:
+        values = event["values"]
         path = (self._folder / values["path"]).resolve()
         if not path.exists() or not path.is_relative_to(self._folder):
             _log.warning("%s: not a file of this study any more, not sent", values["path"])
@@ -219,7 +251,8 @@ class _Store:
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(run, str(path), _key(values["folder"]) if values["folder"] else None)
 
-    def _send_dataset(self, run: str, values: Mapping[str, str]) -> None:
+    def _send_dataset(self, run: str, event: Event) -> None:
+        values = event["values"]
         # the source type that says nothing about where the data lies
         dataset = self._entities.Dataset(
             values["name"], values["digest"][:DIGEST_LIMIT], "code", '{"tags": {}}'
@@ -250,7 +283,7 @@ class _Store:
             if error.get_http_status_code() != 400:  # bad request
                 raise
             if len(items) == 1:
-                _log.warning("MLflow refuses %s: %s", items[0], error)
+                _log.warning("MLflow refuses %s: %s", items[0], _redacted(str(error)))
                 return
             half = len(items) // 2
             self._send_or_split(items[:half], send)

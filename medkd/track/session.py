@@ -17,6 +17,8 @@ from medkd.statement import SHARED
 from medkd.study import Study, digest, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal, read
 from medkd.track.mirror import Mirror
+from medkd.track.models import REVIEWED
+from medkd.track.signoff import refuse_unready, released_name, releases
 from medkd.track.tracker import Status, Tracker
 from medkd.types import Role, Task, temperatures
 
@@ -48,7 +50,8 @@ class Runs:
         return tracker
 
     def begin(self) -> None:
-        """Say what this study is."""
+        """Say what this study is; what a process that was killed left running was killed."""
+        self.end("KILLED")
         study = self[STUDY_RUN]
         study.tags({"medkd.task": self._study.config.task})
         study.artifact(Path("environment.json"))
@@ -83,14 +86,22 @@ class Runs:
             tracker.artifact(Path(f"evaluation/reliability-{role}.png"), folder="calibration")
             for overlay in report.overlays:
                 tracker.artifact(Path(overlay.path), folder="overlays")
+        for role, release in releases(self._study, report).items():
+            self._journal.run(role).tags(release["tags"])
+            self._journal.run(role).release(**release, description=describe(report))
         self._journal.run(Role.STUDENT).tags({"medkd.verdict": report.verdict})
-        study = self[STUDY_RUN]
+        study = self._journal.run(STUDY_RUN) if STUDY_RUN in known else self[STUDY_RUN]
         study.tags({"medkd.verdict": report.verdict, "mlflow.note.content": describe(report)})
         for name, part in report.split.items():
             study.dataset(data, digest=part.digest, context=name)
         study.dataset(data, digest=report.digests["data set"], context="all")
         study.artifact(SHARED)
         study.tags({REPORT_TAG: identity})
+
+    def reviewed(self, report: Report) -> None:
+        """Tell that the student's release is the reviewed one now."""
+        name, digest = released_name(self._study, Role.STUDENT), f"release {Role.STUDENT}"
+        self._journal.run(Role.STUDENT).alias(name, digest=report.digests[digest], alias=REVIEWED)
 
     def _last(self, kind: str, name: str) -> dict[str, str]:
         """Return what each run has told last under a name."""
@@ -129,6 +140,23 @@ def tracked(study: Study) -> Iterator[Runs]:
             runs.end("FINISHED")
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def sign_off(study: Study, report: Report) -> None:
+    """Journal what the report says now, and that the student's release has been reviewed.
+
+    ``sync`` carries it to MLflow, now or later.
+
+    Raises:
+        StudyError: the report is not ready, the release is not the one it is about, or another
+            process works on the study.
+    """
+    with study.lock():
+        refuse_unready(study, report)
+        runs = Runs(study, Mirror(study.folder))
+        runs.results(report)
+        runs.reviewed(report)
+        runs.end("FINISHED")
 
 
 def final_figures(result: RoleResult, classes: Sequence[str]) -> dict[str, float]:

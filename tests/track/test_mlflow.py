@@ -2,11 +2,7 @@ import json
 import logging
 import math
 import shutil
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from pathlib import Path, PurePath
 
 import pytest
@@ -299,38 +295,6 @@ def test_the_ui_is_for_local_stores():
     assert "secret" not in str(caught.value)
 
 
-@pytest.fixture
-def serve(tmp_path, port):
-    """Return a starter of a real server on loopback."""
-    started = []
-
-    def start():
-        store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-        place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        files = ["--artifacts-destination", str(tmp_path / "files")]
-        command = [sys.executable, "-m", "mlflow", "server", *store, *place, *files]
-        log = (tmp_path / "server.log").open("wb")
-        with log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log))
-        return _answering(f"http://127.0.0.1:{port}")
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(30)
-
-
-def _answering(uri):
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=2):
-                return uri
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(uri)
-
-
 @pytest.mark.slow
 def test_a_server_that_comes_later_gets_everything(folder, student, port, serve, stored):
     (folder / "a.txt").write_text("a")
@@ -340,7 +304,7 @@ def test_a_server_that_comes_later_gets_everything(folder, student, port, serve,
     student.dataset("phantom", digest="abc", context="training")
     student.status("FINISHED")
     assert sync(folder, uri=f"http://127.0.0.1:{port}").pending == 6
-    uri = serve()
+    uri = serve().uri
     for _ in range(2):
         assert sync(folder, uri=uri).pending == 0
         (folder / LEDGER_FILE).unlink()

@@ -6,7 +6,7 @@ from medkd.results import read_report
 from medkd.track import session
 from medkd.track.journal import read
 from medkd.track.mirror import Mirror
-from medkd.track.session import describe, final_figures, tracked
+from medkd.track.session import Runs, describe, final_figures, tracked
 
 
 class Unplugged(Mirror):
@@ -140,3 +140,12 @@ def report(released):
     study, cohort = released
     evaluate(study, cohort)
     return read_report(study.folder / "report.json")
+
+
+def test_what_was_killed_by_force_is_said_to_be_killed_at_the_next_start(study):
+    Runs(study, Unplugged(study.folder))["baseline"].metrics({"loss": 1.0}, step=1)
+    with tracked(study) as runs:
+        runs["teacher"].status("FINISHED")
+    told = statuses(study)
+    assert [status for run, status in told if run == "baseline"] == ["RUNNING", "KILLED"]
+    assert told[-1] == ("study", "FINISHED")
