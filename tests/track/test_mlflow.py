@@ -304,7 +304,7 @@ def test_a_server_that_comes_later_gets_everything(folder, student, port, serve,
     student.dataset("phantom", digest="abc", context="training")
     student.status("FINISHED")
     assert sync(folder, uri=f"http://127.0.0.1:{port}").pending == 6
-    uri = serve().uri
+    uri = serve(port).uri
     for _ in range(2):
         assert sync(folder, uri=uri).pending == 0
         (folder / LEDGER_FILE).unlink()
