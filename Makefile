@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-# a process a core, each on one thread: they get more done than one process on all cores
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n logical --dist loadfile
 export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -29,13 +27,13 @@ demo: .venv/.train ## a whole study on synthetic cases, in minutes, without data
 	$(BIN)/python pipelines/segmentation.py configs/phantom_3d.yaml
 
 test: lint ## lint, types, architecture and the fast tests
-	$(PYTEST) -m "not slow and not data"
+	$(BIN)/pytest -q -m "not slow and not data"
 
 test-data: .venv/.dev ## tests on real data under $MEDKD_DATA
-	$(PYTEST) -m "data and not slow"
+	$(BIN)/pytest -q -m "data and not slow"
 
 test-slow: .venv/.dev ## tests that take minutes
-	$(PYTEST) -m slow --timeout 1800
+	$(BIN)/pytest -q -m slow --timeout 1800
 
 lint: .venv/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

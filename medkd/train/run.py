@@ -206,6 +206,7 @@ class _Job:
             model.eval(), self.validation, self.config, by_class=by_class
         )
         told = temperatures(temperature, self.config.classes, "calibration/temperature")
+        told |= {f"best/{name}": value for name, value in figures.items()}
         self.tracker.metrics(told, step=train.steps)
         checkpoint = Checkpoint(
             model=described.model_dump(),

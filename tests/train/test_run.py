@@ -78,6 +78,8 @@ class TestTrained:
         figure = "dice" if study.config.task is Task.SEGMENTATION else "auroc"
         assert list(tracker.curve(f"validation/{figure}")) == [3, 6]
         assert list(tracker.curve("calibration/temperature")) == [6]
+        best = max(tracker.curve(f"validation/{figure}").values())
+        assert tracker.curve(f"best/{figure}") == {6: best}
 
     def test_the_tracker_was_told_which_data_it_sees_and_when_it_was_trained(self, trained, name):
         _, cohort, trackers = trained
