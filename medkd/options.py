@@ -347,7 +347,7 @@ class ExportOptions(Options):
     right.
     """
 
-    variants: tuple[Variant, ...] = (Variant.ONNX,)
+    variants: tuple[Variant, ...] = (Variant.ONNX, Variant.OPENVINO, Variant.INT8)
     may_lose: dict[Variant, NotNegative] = {}
     calibration_cases: Count = 64  # training cases from which int8 takes the ranges of its values
     licence: str | None = None  # of the releases; an SPDX identifier or a sentence
