@@ -61,7 +61,7 @@ def draw_gallery(
 
 
 def chosen(cases: Sequence[CaseScores], figure: str, config: Config) -> list[tuple[str, int]]:
-    """Return rank and place of every case that is shown: a case once, failures before the rest."""
+    """Return rank and place of every picture: the worst, other failures, the median, the best."""
     order = [int(i) for i in np.argsort([c.figures[figure] for c in cases], kind="stable")]
     shown = min(config.evaluate.overlays, len(cases))
     ranked = [(f"worst {i + 1}", index) for i, index in enumerate(order[:shown])]
