@@ -80,7 +80,7 @@ def answer_file(predictor: Predictor, source: Path, target: Path) -> Prediction:
     The stages of what is returned are those from file to file.
     """
     clock = Clock()
-    volume = read_image(source)
+    volume = read_image(source, predictor.manifest.preprocess.reading)
     clock.lap("read")
     prediction = predictor.predict(volume)
     clock.restart()
