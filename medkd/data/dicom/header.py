@@ -8,9 +8,8 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_dataset as parse
@@ -23,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from medkd.data.dicom.crowd import may_be_crowded, refuse_crowd
 from medkd.data.dicom.files import MAGIC, MAGIC_AT
 from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
@@ -69,6 +69,7 @@ def read_dataset(path: Path, *, memory_bytes: int, with_pixels: bool = False) ->
         if is_deflated:
             dataset = _inflated(path, file, memory_bytes, with_pixels=with_pixels)
         else:
+            _refuse_crowd_in(path, file, memory_bytes)
             tags = PIXEL_TAGS if with_pixels else HEADER_TAGS
             dataset = dcmread(
                 file, force=True, specific_tags=tags, stop_before_pixels=not with_pixels
@@ -104,19 +105,45 @@ def refusing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: {what}; copy it again, or remove it") from None
 
 
-def _inflated(path: Path, file: BinaryIO, memory_bytes: int, *, with_pixels: bool) -> Dataset:
+def _refuse_crowd_in(path: Path, file: BufferedIOBase, memory_bytes: int) -> None:
+    """Count the elements of a file that is large enough to be a danger."""
+    if not may_be_crowded(path.stat().st_size, memory_bytes=memory_bytes):
+        return
+    start = file.read(MAGIC_AT + len(MAGIC))
+    syntax = None
+    file.seek(0)
+    if start[MAGIC_AT:] == MAGIC:
+        meta = read_file_meta_info(path)
+        syntax = meta.get("TransferSyntaxUID")
+        file.seek(_start(meta))
+    is_implicit = not start[4:6].isalpha() if syntax is None else syntax == ImplicitVRLittleEndian
+    is_little = syntax != ExplicitVRBigEndian
+    refuse_crowd(
+        path, file, is_implicit=is_implicit, is_little=is_little, memory_bytes=memory_bytes
+    )
+    file.seek(0)
+
+
+def _start(meta: Dataset) -> int:
+    """Return where the data set begins behind a meta header."""
+    return MAGIC_AT + len(MAGIC) + 12 + int(meta.FileMetaInformationGroupLength)
+
+
+def _inflated(path: Path, file: BufferedIOBase, memory_bytes: int, *, with_pixels: bool) -> Dataset:
     """Parse a deflated data set (PS3.5 A.5); pydicom would unpack it whatever its size."""
     meta = read_file_meta_info(path)
-    file.seek(MAGIC_AT + len(MAGIC) + 12 + int(meta.FileMetaInformationGroupLength))
+    file.seek(_start(meta))
     content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), memory_bytes + 1)
     refuse_larger(path, len(content), memory_bytes=memory_bytes)
+    stream = BytesIO(content)
+    if may_be_crowded(len(content), memory_bytes=memory_bytes):
+        refuse_crowd(path, stream, is_implicit=False, is_little=True, memory_bytes=memory_bytes)
+        stream.seek(0)
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
         return not with_pixels and tag in PIXELS
 
-    dataset = parse(
-        BytesIO(content), is_implicit_VR=False, is_little_endian=True, stop_when=at_pixels
-    )
+    dataset = parse(stream, is_implicit_VR=False, is_little_endian=True, stop_when=at_pixels)
     dataset.file_meta = meta
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset

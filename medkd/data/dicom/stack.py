@@ -15,7 +15,7 @@ from medkd.data.dicom.frames import TOLD_APART_BY, Frame, Place
 from medkd.errors import DataError
 
 SAME_DIRECTION = 1e-3  # largest difference of two unit vectors' components
-ROUNDED_MM = 0.05  # positions are often written to a tenth of a millimetre
+ROUNDED_MM = 0.1  # positions are often written in tenths: both ends and a slice between may be off
 SAME_PLACE = 0.01  # of the usual gap: two slices of one place
 SHOWN = 12  # positions in a message
 
@@ -151,7 +151,7 @@ def _refuse_shared(along: np.ndarray, frames: Sequence[Frame]) -> None:
         apart = "they seem to be copies of one another"
     each, rest = divmod(len(along), len(along) - len(shared))
     if len(shared) + 1 == len(along):
-        where = f"all lie at {along[0]:.2f} mm"
+        where = f"all lie at {-along[0]:.2f} mm"
     elif not rest:
         where = f"{each} at each of {_listed(np.delete(along, shared))}"
     else:
@@ -200,11 +200,15 @@ def _step(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _tolerance_mm(step: float) -> float:
-    return float(min(max(0.01 * step, ROUNDED_MM), 0.1 * step)) + 1e-6
+    return float(min(max(0.01 * step, ROUNDED_MM), 0.2 * step)) + 1e-6
 
 
 def _listed(along: np.ndarray) -> str:
-    values = [f"{v:.2f}" for v in along]
+    """List positions along the cross product of the header's two directions; we count against it.
+
+    Of an axial series that is its z.
+    """
+    values = [f"{v:.2f}" for v in np.sort(-along)]
     if len(values) > SHOWN:
         values = [*values[: SHOWN // 2], "…", *values[-SHOWN // 2 :]]
     return f"{', '.join(values)} mm"
