@@ -1,6 +1,7 @@
 """Images: read PNG, JPEG and TIFF files into a 2D Volume, write a mask as PNG."""
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ def _decode(path: Path, options: ReadingOptions, *, as_colour: bool) -> np.ndarr
 @contextmanager
 def _opened(path: Path, options: ReadingOptions) -> Iterator[Image.Image]:
     """Open an image and judge its size; whatever fails inside is one error that names the file."""
+    # Pillow warns of what it then refuses, and of sizes that memory_gib is there to judge
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(path, formats=FORMATS) as image:
             pages = getattr(image, "n_frames", 1)
@@ -91,7 +94,7 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too large ({error}); cut it into tiles") from None
     except DAMAGED as error:
         raise DataError(f"{path}: truncated or not an image ({error}); copy it again") from None

@@ -60,6 +60,7 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
         array = np.asanyarray(image.dataobj)
     except DAMAGED as error:
         raise _damaged(path, error) from None
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     volume = Volume(array=_channels_first(array, path), affine=affine)
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
         return at_right_angles(volume, order=order)
@@ -103,12 +104,15 @@ def _opened(path: Path, options: ReadingOptions) -> nib.nifti1.Nifti1Pair:
     """Read the header, and judge by it what the voxels will take."""
     if not path.exists():
         raise DataError(f"{path}: no such file")
+    for half in _halves(path):
+        if not half.exists():
+            raise DataError(f"{path}: without {half.name}; a NIfTI pair needs both, copy it again")
     warnings.filterwarnings("ignore", module=r"nibabel\.")  # what is odd is refused, or harmless
     try:
         _refuse_long_headers(path)
         image = nib.loadsave.load(path)
-        if not isinstance(image, nib.nifti1.Nifti1Pair):  # Analyze does not tell left from right
-            raise ImageFileError(f"a {type(image).__name__}")
+        if not isinstance(image, nib.nifti1.Nifti1Pair):
+            raise DataError(f"{path}: {_named(image)}; convert it to NIfTI")
         slope, intercept = image.header.get_slope_inter()
     except DAMAGED as error:
         raise _damaged(path, error) from None
@@ -124,18 +128,35 @@ def _opened(path: Path, options: ReadingOptions) -> nib.nifti1.Nifti1Pair:
     return image
 
 
+def _halves(path: Path) -> list[Path]:
+    """Return header and voxels of a pair, by whichever of them it is named."""
+    pair = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
+    other = pair.get(path.suffix)
+    if other is None:
+        return []
+    return sorted([path, path.with_suffix(other)], key=lambda half: half.suffix.lower())
+
+
+def _named(image: object) -> str:
+    """Say what a file is that nibabel reads and that is no image in the world."""
+    kind = type(image).__name__
+    if "Analyze" in kind:
+        return "Analyze 7.5, which does not tell left from right"
+    return f"a {kind}, and not an image with a place in space"
+
+
 def _refuse_long_headers(path: Path) -> None:
     """Refuse extensions that lie about their size, or are no remark but the bulk of a file.
 
     nibabel reads as much as they say, out of a few compressed bytes if it comes to that.
     """
-    is_pair = path.suffix.lower() in {".hdr", ".img"}
-    file = path.with_suffix(".hdr") if is_pair else path
+    halves = _halves(path)
+    file = halves[0] if halves else path
     opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
     with opened(file, "rb") as stream:
         start = stream.read(HEADER_BYTES)
         size, end, order = _layout(start)
-        end = file.stat().st_size if is_pair else end
+        end = file.stat().st_size if halves else end
         if end > MOST_REMARKS:
             raise ImageFileError(f"its header takes {end} bytes")
         start += stream.read(max(0, end - len(start)))
