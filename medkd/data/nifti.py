@@ -6,7 +6,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +23,7 @@ from medkd.types import Volume, without_values
 SINGULAR = 1e-9  # mm³ a voxel
 FLOAT_BYTES = 8  # scaled values are read as float64
 HEADER_BYTES = 544  # of NIfTI-2, the longer
-MOST_REMARKS = 2**20  # bytes before the first voxel
+MOST_REMARKS = 2**26  # bytes before the first voxel
 DAMAGED = (
     ImageFileError,
     HeaderDataError,
@@ -109,10 +109,7 @@ def _opened(path: Path, options: ReadingOptions) -> nib.nifti1.Nifti1Pair:
             raise DataError(f"{path}: without {half.name}; a NIfTI pair needs both, copy it again")
     warnings.filterwarnings("ignore", module=r"nibabel\.")  # what is odd is refused, or harmless
     try:
-        _refuse_long_headers(path)
-        image = nib.loadsave.load(path)
-        if not isinstance(image, nib.nifti1.Nifti1Pair):
-            raise DataError(f"{path}: {_named(image)}; convert it to NIfTI")
+        image = _kind(path).from_filename(path)
         slope, intercept = image.header.get_slope_inter()
     except DAMAGED as error:
         raise _damaged(path, error) from None
@@ -137,50 +134,56 @@ def _halves(path: Path) -> list[Path]:
     return sorted([path, path.with_suffix(other)], key=lambda half: half.suffix.lower())
 
 
-def _named(image: object) -> str:
-    """Say what a file is that nibabel reads and that is no image in the world."""
-    kind = type(image).__name__
-    if "Analyze" in kind:
-        return "Analyze 7.5, which does not tell left from right"
-    return f"a {kind}, and not an image with a place in space"
+class _NoRemarks(list[object]):
+    """Extensions that are passed over: XML, DICOM and whatever else nibabel would parse there."""
+
+    @classmethod
+    def from_fileobj(cls, *_: object) -> "_NoRemarks":
+        """Read nothing."""
+        return cls()
 
 
-def _refuse_long_headers(path: Path) -> None:
-    """Refuse extensions that lie about their size, or are no remark but the bulk of a file.
+def _without_remarks(kind: Any) -> Any:  # noqa: ANN401
+    header = type("Header", (kind.header_class,), {"exts_klass": _NoRemarks})
+    return type(kind.__name__, (kind,), {"header_class": header})
 
-    nibabel reads as much as they say, out of a few compressed bytes if it comes to that.
-    """
+
+KINDS = {  # size of the header, and whether header and voxels are files of their own
+    (348, False): _without_remarks(nib.nifti1.Nifti1Image),
+    (348, True): _without_remarks(nib.nifti1.Nifti1Pair),
+    (540, False): _without_remarks(nib.nifti2.Nifti2Image),
+    (540, True): _without_remarks(nib.nifti2.Nifti2Pair),
+}
+MAGIC_AT = {348: 344, 540: 4}
+
+
+def _kind(path: Path) -> Any:  # noqa: ANN401
+    """Return nibabel's class for a file; of a pair by its header."""
     halves = _halves(path)
-    file = halves[0] if halves else path
     opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
-    with opened(file, "rb") as stream:
+    with opened(halves[0] if halves else path, "rb") as stream:
         start = stream.read(HEADER_BYTES)
-        size, end, order = _layout(start)
-        end = file.stat().st_size if halves else end
-        if end > MOST_REMARKS:
-            raise ImageFileError(f"its header takes {end} bytes")
-        start += stream.read(max(0, end - len(start)))
-    at = size + 4
-    while start[size : size + 1] > b"\0" and at + 16 <= end:
-        length = int.from_bytes(start[at : at + 4], order, signed=True)
-        if length < 16 or at + length > end:
-            raise ImageFileError(f"an extension says it takes {length} bytes")
-        at += length
+    size = _size_of_header(start)
+    magic = start[MAGIC_AT[size] :][:2]
+    if magic == b"\0\0" and size == 348:
+        raise ImageFileError("Analyze 7.5, which does not tell left from right")
+    if magic not in {b"n+", b"ni"}:
+        raise ImageFileError("no NIfTI magic")
+    return KINDS[size, bool(halves)]
 
 
-def _layout(start: bytes) -> tuple[int, int, Literal["little", "big"]]:
-    """Return the size of a header, where its voxels start, and the order of its bytes."""
-    for order in ("little", "big"):
-        size = int.from_bytes(start[:4], order)
-        if size == 348 and len(start) >= 348:
-            (offset,) = struct.unpack_from("<f" if order == "little" else ">f", start, 108)
+def _size_of_header(start: bytes) -> int:
+    for order in "<>" if len(start) >= 348 else "":
+        (size,) = struct.unpack_from(f"{order}i", start)
+        if size == 348:
+            (offset,) = struct.unpack_from(f"{order}f", start, 108)
         elif size == 540 and len(start) >= 540:
-            (offset,) = struct.unpack_from("<q" if order == "little" else ">q", start, 168)
+            (offset,) = struct.unpack_from(f"{order}q", start, 168)
         else:
             continue
-        if not 0 <= offset < 2**62:
+        if not 0 <= offset <= MOST_REMARKS:  # they would be skipped by unpacking them
             raise ImageFileError(f"its voxels are said to start at byte {offset}")
-        return size, int(offset), order
+        return int(size)
     raise ImageFileError("its header has no NIfTI size")
 
 

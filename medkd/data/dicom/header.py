@@ -28,6 +28,7 @@ from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
 
 PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+RUST_PANIC = "PanicException"  # of a decoder: no Exception, and of no module to import
 META_BYTES = 4096  # in which a file's transfer syntax is told
 DESCRIBING = (  # what decoders and values need
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
@@ -99,7 +100,9 @@ def refusing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: its sequences are nested too deeply; copy it again") from None
     except MemoryError:
         raise DataError(f"{path}: reading it takes more memory than there is") from None
-    except Exception as error:  # noqa: BLE001  decoders meet odd files in many ways
+    except BaseException as error:
+        if not (isinstance(error, Exception) or type(error).__name__ == RUST_PANIC):
+            raise
         # its text may hold what the file says of its patient
         what = f"not a DICOM file that can be read ({type(error).__name__})"
         raise DataError(f"{path}: {what}; copy it again, or remove it") from None
