@@ -95,6 +95,7 @@ class DataOptions(Options):
     label: str | None = None  # masks/{case}.png, for a CSV without a column `label`
     patient: str = "patient"  # the column of patient ids
     series: str | None = None  # the column of SeriesInstanceUIDs, where DICOM folders hold several
+    burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
     codes: dict[str, CodeOptions] = {}  # by class name; releases carry them
@@ -142,6 +143,16 @@ class PreprocessOptions(Options):
     window: tuple[Count, ...]  # what the network sees at once, in training and in use
     overlap: Fraction = 0.25  # of neighbouring windows in use
     reading: ReadingOptions = ReadingOptions()
+
+    @property
+    def of_anyone(self) -> "PreprocessOptions":
+        """These options without the UID of a series, which is a patient's: for a release."""
+        series = self.reading.series
+        if series is None:
+            return self
+        series = series.model_copy(update={"uid": None})
+        reading = self.reading.model_copy(update={"series": series})
+        return self.model_copy(update={"reading": reading})
 
     @model_validator(mode="after")
     def _one_grid(self) -> "PreprocessOptions":

@@ -72,6 +72,18 @@ def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
         return without_values((image.height, image.width), np.eye(3))
 
 
+def remarks(path: Path) -> dict[str, str]:
+    """Return what an image says in words beside its pixels: PNG texts and EXIF, by their names.
+
+    Raises:
+        DataError: as ``read_grid``.
+    """
+    with _opened(path, ReadingOptions()) as image:
+        texts = {f"text {key}": text for key, text in image.info.items() if isinstance(text, str)}
+        exif = {f"EXIF {tag}": text for tag, text in image.getexif().items()}
+        return texts | {key: str(text) for key, text in exif.items() if isinstance(text, str)}
+
+
 def _decode(path: Path, options: ReadingOptions, *, as_colour: bool) -> np.ndarray:
     with _opened(path, options) as image:
         encoded = as_colour and image.mode in PLAIN

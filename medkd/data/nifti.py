@@ -23,6 +23,9 @@ from medkd.types import Volume, without_values
 SINGULAR = 1e-9  # mm³ a voxel
 FLOAT_BYTES = 8  # scaled values are read as float64
 HEADER_BYTES = 544  # of NIfTI-2, the longer
+MOST_WORDS = 2**16  # of extensions, that are looked through
+TEXTS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
+DICOM_EXTENSION = 2
 MOST_REMARKS = 2**26  # bytes before the first voxel
 DAMAGED = (
     ImageFileError,
@@ -79,6 +82,30 @@ def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
         shape, affine = grid_at_right_angles(shape, affine)
     return without_values(shape, affine)
+
+
+def remarks(path: Path) -> dict[str, str]:
+    """Return what a file says in words: texts of its header, and extensions, by where they are.
+
+    Raises:
+        DataError: not a NIfTI file.
+    """
+    try:
+        kind, halves = _kind(path), _halves(path)
+        opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
+        with opened(halves[0] if halves else path, "rb") as stream:
+            start = stream.read(HEADER_BYTES + MOST_WORDS)
+        header = kind.header_class(start[: kind.header_class.template_dtype.itemsize], check=False)
+    except DAMAGED as error:
+        raise _damaged(path, error) from None
+    texts = {field: bytes(header[field]).rstrip(b"\0") for field in TEXTS if field in header}
+    size = kind.header_class.template_dtype.itemsize
+    if start[size : size + 1] > b"\0":
+        code = int.from_bytes(start[size + 8 : size + 12], "little")
+        end = len(start) if halves else int(header["vox_offset"])
+        kinds = "extension (DICOM)" if code == DICOM_EXTENSION else "extension"
+        texts[kinds] = start[size + 4 : end]
+    return {field: text.decode("latin-1") for field, text in texts.items() if text}
 
 
 def write(path: Path, array: np.ndarray, *, affine: np.ndarray) -> None:

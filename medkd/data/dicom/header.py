@@ -57,8 +57,10 @@ PIXEL_TAGS = [*DESCRIBING, "PixelData", "FloatPixelData", "DoubleFloatPixelData"
 PIXEL_TAGS += ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 
 
-def read_dataset(path: Path, *, memory_bytes: int, with_pixels: bool = False) -> Dataset:
-    """Read a file's attributes, and its stored pixels if asked for.
+def read_dataset(
+    path: Path, *, memory_bytes: int, with_pixels: bool = False, all_attributes: bool = False
+) -> Dataset:
+    """Read what readers need of a file's attributes, or all; and its stored pixels if asked for.
 
     Raises:
         DataError: missing, not DICOM, damaged, or larger than ``memory_bytes``.
@@ -71,9 +73,12 @@ def read_dataset(path: Path, *, memory_bytes: int, with_pixels: bool = False) ->
             dataset = _inflated(path, file, memory_bytes, with_pixels=with_pixels)
         else:
             _refuse_crowd_in(path, file, memory_bytes)
-            tags = PIXEL_TAGS if with_pixels else HEADER_TAGS
+            tags: list[str] = PIXEL_TAGS if with_pixels else HEADER_TAGS
             dataset = dcmread(
-                file, force=True, specific_tags=tags, stop_before_pixels=not with_pixels
+                file,
+                force=True,
+                specific_tags=None if all_attributes else tags,
+                stop_before_pixels=not with_pixels,
             )
         if not len(dataset):
             raise DataError(f"{path}: not a DICOM file; copy it again, or remove it")

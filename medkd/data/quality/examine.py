@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
 from medkd.data.quality.perceptual import perceptual_hash
+from medkd.data.quality.telling import telling
 from medkd.data.reader import read_image
 from medkd.data.reading import label_on_image, options_of
 from medkd.data.shear import SKEWED_DEGREES, skew_degrees
@@ -49,6 +50,7 @@ class Examined(BaseModel):
         answer: SHA-256 of the values of its label map, or its class.
         perceptual: 32 bytes in hexadecimal that similar images share; None where it has no say.
         remedies: what was mended while it was read.
+        telling: what its files say of its patient, by the names of attributes.
         stored: the type of its values.
         channels: of the image.
         shape: spatial shape.
@@ -66,6 +68,7 @@ class Examined(BaseModel):
     answer: str = ""
     perceptual: str | None = None
     remedies: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
     stored: str = ""
     channels: int = 0
     shape: tuple[int, ...] = ()
@@ -103,7 +106,7 @@ def examine(
         image = read_image(_there(file), options)
         findings += _of_reading(case, image)
         findings += _of_image(case, image, config) if config else ()
-        known = _known(image) | {"answer": str(case.label)}
+        known = _known(image) | {"telling": telling(file)} | {"answer": str(case.label)}
         if isinstance(case.label, Path):
             file = case.label
             _there(file)
