@@ -10,6 +10,8 @@ from medkd.errors import DataError
 from medkd.options import ReadingOptions, SeriesOptions
 from medkd.types import Case, Volume
 
+SERIES = "series_uid"  # the column by which ``medkd init`` tells series of one folder apart
+
 
 def image_of(case: Case, config: Config) -> Volume:
     """Read a case's image.
@@ -45,13 +47,18 @@ def label_on_image(case: Case, labels: Mapping[str, int], options: ReadingOption
     return read_label(case.label, options)
 
 
-def options_of(case: Case, config: Config) -> ReadingOptions:
+def options_of(case: Case, config: Config | None) -> ReadingOptions:
     """Return how a case is read: with the series that its row in the datalist names.
+
+    Before there is a config, that is the column of ``medkd init``.
 
     Raises:
         DataError: the column of ``data.series`` is missing.
     """
-    options, column = config.preprocess.reading, config.data.series
+    if config:
+        options, column = config.preprocess.reading, config.data.series
+    else:
+        options, column = ReadingOptions(), SERIES if SERIES in case.attributes else None
     if column is None:
         return options
     if column not in case.attributes:

@@ -102,7 +102,7 @@ def examine(
     known: dict[str, Any] = {}
     file = case.image
     try:
-        options = options_of(case, config) if config else ReadingOptions()
+        options = options_of(case, config)
         image = read_image(_there(file), options)
         findings += _of_reading(case, image)
         findings += _of_image(case, image, config) if config else ()
