@@ -158,6 +158,14 @@ def unpacked(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", PLANTED)
+def test_it_was_planted(finished, where):
+    inputs = [path for path in (finished[0] / "data").rglob("*") if path.is_file()]
+    secret = PLANTED[where].encode()
+    assert any(secret in str(p).encode() or secret in b"".join(unpacked(p)) for p in inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", PLANTED)
 def test_nothing_planted_comes_out(finished, where):
     folder, said = finished
     paths = given_out(folder)

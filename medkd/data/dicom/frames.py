@@ -70,13 +70,28 @@ def frames_of(series: Series) -> list[Frame]:
     ]
 
 
+def count_of(file: Path, header: Dataset) -> int:
+    """Return how many frames a file says it has.
+
+    Raises:
+        DataError: what it says is no number.
+    """
+    value = header.get("NumberOfFrames")
+    if value is None or value == "":
+        return 1
+    try:
+        return max(1, int(value))
+    except (TypeError, ValueError):
+        raise DataError(f"{file}: NumberOfFrames is not a number; copy it again") from None
+
+
 def frames_in(file: Path, header: Dataset) -> Iterator[Frame]:
     """Yield the frames of one file.
 
     Raises:
         DataError: as ``frames_of``.
     """
-    count = _whole(file, header, "NumberOfFrames", default=1)
+    count = count_of(file, header)
     shared = _flat(header.get("SharedFunctionalGroupsSequence") or [])
     of_each = header.get("PerFrameFunctionalGroupsSequence") or []
     if of_each and len(of_each) != count:
@@ -143,13 +158,3 @@ def _numbers(
     if numbers.shape != (length,) or not np.isfinite(numbers).all():
         raise DataError(f"{file}: {keyword} is not {length} numbers; export it again")
     return numbers
-
-
-def _whole(file: Path, header: Dataset, keyword: str, *, default: int) -> int:
-    value = header.get(keyword)
-    if value is None or value == "":
-        return default
-    try:
-        return max(1, int(value))
-    except (TypeError, ValueError):
-        raise DataError(f"{file}: {keyword} is not a number; copy it again") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medkd.data.dicom.frames import Frame, frames_of
+from medkd.data.dicom.frames import Frame, count_of, frames_of
 from medkd.data.dicom.header import refusing
 from medkd.data.dicom.series import Series, read_series
 from medkd.data.dicom.stack import Stack, stack
@@ -75,11 +75,11 @@ class _Found:
 def _found(path: Path, options: ReadingOptions) -> _Found:
     with refusing(path):
         series = read_series(path, options)
-        frames = frames_of(series)
         shape = shape_of(series.headers, path)
-        size = VOXEL_BYTES * len(frames) * int(np.prod(shape))
-        pixels = f"{len(frames)} pictures of {shape[1]}x{shape[2]} pixels"
-        refuse_larger(path, size, memory_bytes=options.memory_bytes, of=pixels)
+        _refuse_mosaics(path, series)
+        count = sum(map(count_of, series.files, series.headers))
+        _refuse_large(path, count, shape, options)
+        frames = frames_of(series)
         placed = [frame for frame in frames if frame.place]
         if len(frames) == 1 and (options.planar or not placed):
             return _Found(path, tuple(frames), None, shape, "")
@@ -96,9 +96,25 @@ def _found(path: Path, options: ReadingOptions) -> _Found:
             )
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
-        size = VOXEL_BYTES * len(stacked.frames) * int(np.prod(shape))
-        refuse_larger(path, size, memory_bytes=options.memory_bytes, of=pixels)
+        _refuse_large(path, len(stacked.frames), shape, options)
         return _Found(path, stacked.frames, stacked, shape, _frame_uid(path, series))
+
+
+def _refuse_large(
+    path: Path, count: int, shape: tuple[int, int, int], options: ReadingOptions
+) -> None:
+    size = VOXEL_BYTES * count * int(np.prod(shape))
+    pixels = f"{count} pictures of {shape[1]}x{shape[2]} pixels"
+    refuse_larger(path, size, memory_bytes=options.memory_bytes, of=pixels)
+
+
+def _refuse_mosaics(path: Path, series: Series) -> None:
+    """Refuse pictures that hold all slices of a volume beside one another."""
+    if any("MOSAIC" in (header.get("ImageType") or ()) for header in series.headers):
+        raise DataError(
+            f"{path}: mosaics, which show all slices in one picture without their places; convert "
+            f"the series to NIfTI, or export it with a picture a slice"
+        )
 
 
 def _frame_uid(path: Path, series: Series) -> str:

@@ -282,3 +282,26 @@ def test_what_is_too_large_is_refused_before_it_is_read(series):
     dataset.save_as(path)
     with pytest.raises(DataError, match=r"0\.dcm: takes 26\.8 GiB \(1 pictures of 60000x60000"):
         read(path)
+
+
+@pytest.mark.parametrize("said", ["2147483647", "99999999999", "-3", "1A"])
+def test_a_number_of_frames_that_is_made_up_is_refused(tmp_path, kit, said):
+    dataset = kit.picture(kit.voxels[0])
+    dataset.add_new("NumberOfFrames", "LO", said)
+    path = kit.save(tmp_path / "many.dcm", dataset)
+    path.write_bytes(path.read_bytes().replace(b"LO", b"IS"))
+    with pytest.raises(DataError, match=r"many\.dcm: (takes|NumberOfFrames is not|its pixels)"):
+        read(path)
+
+
+def test_a_mosaic_is_refused(tmp_path, kit):
+    mosaic = kit.slice_of(0, ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"])
+    with pytest.raises(DataError, match=r"m\.dcm: mosaics, which show all slices"):
+        read(kit.save(tmp_path / "m.dcm", mosaic))
+
+
+def test_pixels_of_another_kind_than_the_header_says_are_refused(tmp_path, kit):
+    colour = np.zeros((6, 7, 3), np.uint8)
+    other = kit.picture(colour, PhotometricInterpretation="MONOCHROME2")
+    with pytest.raises(DataError, match=r"o\.dcm: "):
+        read(kit.save(tmp_path / "o.dcm", other))
