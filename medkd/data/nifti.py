@@ -66,6 +66,9 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     volume = Volume(array=_channels_first(array, path), affine=affine)
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
+        shape, _ = grid_at_right_angles(volume.shape, affine)
+        size = FLOAT_BYTES * len(volume.array) * math.prod(shape)
+        refuse_larger(path, size, memory_bytes=options.memory_bytes, of="at right angles")
         return at_right_angles(volume, order=order)
     return volume
 

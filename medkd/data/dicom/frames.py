@@ -15,6 +15,8 @@ from pydicom import Dataset
 from medkd.data.dicom.series import Series
 from medkd.errors import DataError
 
+FARTHEST_MM = 1e6
+FINEST_MM = 1e-6
 TOLD_APART_BY = (  # what differs between pictures of one place
     *("TemporalPositionIdentifier", "EchoTime", "AcquisitionNumber", "DiffusionBValue"),
     *("TriggerTime", "ImageType", "InstanceNumber"),
@@ -134,7 +136,7 @@ def _place(file: Path, groups: tuple[Dataset, ...], *, of_many: bool) -> Place |
         return None
     if spacing is None:
         raise DataError(f"{file}: has a place in space but no PixelSpacing; export it again")
-    if not (spacing > 0).all():
+    if not (spacing > FINEST_MM).all():
         raise DataError(f"{file}: PixelSpacing is {spacing.tolist()}; export it again")
     axes = axes.reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=1e-3):
@@ -155,6 +157,6 @@ def _numbers(
         numbers = np.array([float(v) for v in value])
     except (TypeError, ValueError):
         numbers = np.array([])
-    if numbers.shape != (length,) or not np.isfinite(numbers).all():
+    if numbers.shape != (length,) or not (np.abs(numbers) < FARTHEST_MM).all():  # nor NaN
         raise DataError(f"{file}: {keyword} is not {length} numbers; export it again")
     return numbers

@@ -17,6 +17,7 @@ from medkd.errors import DataError
 SAME_DIRECTION = 1e-3  # largest difference of two unit vectors' components
 ROUNDED_MM = 0.1  # positions are often written in tenths: both ends and a slice between may be off
 SAME_PLACE = 0.01  # of the usual gap: two slices of one place
+MOST_PLACES = 4  # for each slice that is there; what lacks more is no series any more
 SHOWN = 12  # positions in a message
 
 
@@ -168,13 +169,15 @@ def _numbers(along: np.ndarray, *, resample_missing: int) -> np.ndarray:
         return np.arange(len(along))
     gaps = np.diff(along)
     least = gaps[gaps < 1.5 * gaps.min()].mean()
-    numbers = np.concatenate([[0], np.cumsum(np.rint(gaps / least))]).astype(int)
+    numbers = np.concatenate([[0], np.cumsum(np.rint(gaps / least))])
     step = (along[-1] - along[0]) / numbers[-1]
-    if np.abs(along - (along[0] + step * numbers)).max() > _tolerance_mm(step):
+    off = np.abs(along - (along[0] + step * numbers)).max()
+    if off > _tolerance_mm(step) or numbers[-1] > MOST_PLACES * len(along):
         raise DataError(
             f"its slices lie at odd distances ({_listed(along)} along their normal; gaps from "
             f"{gaps.min():.2f} to {gaps.max():.2f} mm); export the series again, or remove the case"
         )
+    numbers = numbers.astype(int)
     missing = sorted({*range(numbers[-1])} - set(numbers.tolist()))
     widest = int(np.diff(numbers).max()) - 1
     if widest > resample_missing:

@@ -42,6 +42,8 @@ def read(path: Path, options: ReadingOptions | None = None) -> Volume:
     volume = Volume(array, LPS_TO_RAS @ found.stack.affine, remedies, found.frame_uid)
     if not found.stack.is_tilted:
         return volume
+    shape, _ = grid_at_right_angles(volume.shape, volume.affine, slice_axis=0)
+    _refuse_large(path, shape[0], (len(array), shape[1], shape[2]), options)
     return at_right_angles(volume, order=1, slice_axis=0)
 
 

@@ -106,3 +106,9 @@ def test_a_tilt_that_changes_within_the_series_is_mixed_orientation():
     made = [*frames([0.0, 2, 4], seed=1), *frames([6.0, 8], seed=2)]
     with pytest.raises(DataError, match=r"mixed orientations: 3 slices of .* 2 slices of"):
         stacked(made, missing=99, shear=True)
+
+
+@pytest.mark.parametrize("last", [60.0, 1e5])
+def test_a_series_that_is_mostly_missing_is_none(last):
+    with pytest.raises(DataError, match="odd distances"):
+        stacked(frames([0.0, 1, 2, last], seed=1), missing=10**9, shear=True)

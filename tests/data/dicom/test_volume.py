@@ -305,3 +305,16 @@ def test_pixels_of_another_kind_than_the_header_says_are_refused(tmp_path, kit):
     other = kit.picture(colour, PhotometricInterpretation="MONOCHROME2")
     with pytest.raises(DataError, match=r"o\.dcm: "):
         read(kit.save(tmp_path / "o.dcm", other))
+
+
+def test_a_tilt_whose_correction_takes_too_much_memory_is_refused(series):
+    tilt(series, 89.99)
+    with pytest.raises(DataError, match=r"series: takes .* GiB \(5 pictures of"):
+        read(series.folder, ReadingOptions(shear_correct=True, memory_gib=2**-12))
+
+
+@pytest.mark.parametrize("place", [[1e30, 0, 0], [0, 0, -1e7]])
+def test_a_place_nowhere_is_refused(series, place):
+    series.change(4, ImagePositionPatient=place)
+    with pytest.raises(DataError, match="ImagePositionPatient is not 3 numbers"):
+        read(series.folder)
