@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
+from medkd.data.dicom.decoding import Decoding
 from medkd.data.dicom.frames import Frame, Place, frames_in
-from medkd.data.dicom.values import decoded
 from medkd.errors import DataError
 from medkd.types import Volume
 
@@ -45,14 +45,15 @@ def masks(
             f"{path}: a segmentation of type {kind}, which gives each voxel a share; a reference "
             f"standard needs whole voxels: export it as BINARY or LABELMAP"
         )
-    frames = frames_in(path, header)
-    for frame, pixels in zip(frames, decoded(path, memory_bytes=memory_bytes), strict=False):
-        of_frame = frame.get("ReferencedSegmentNumber")
-        present = {int(of_frame)} if kind == "BINARY" else set(np.unique(pixels).tolist())
-        for number in present & numbers:
-            mask = np.zeros(grid.shape, bool)
-            mask[_voxels(path, frame, pixels == (1 if kind == "BINARY" else number), grid)] = True
-            yield number, mask
+    with Decoding(memory_bytes=memory_bytes) as decoding:
+        for frame, pixels in zip(frames_in(path, header), decoding.frames(path), strict=False):
+            of_frame = frame.get("ReferencedSegmentNumber")
+            present = {int(of_frame)} if kind == "BINARY" else set(np.unique(pixels).tolist())
+            for number in present & numbers:
+                mask = np.zeros(grid.shape, bool)
+                shown = pixels == (1 if kind == "BINARY" else number)
+                mask[_voxels(path, frame, shown, grid)] = True
+                yield number, mask
 
 
 def _voxels(path: Path, frame: Frame, pixels: np.ndarray, grid: Volume) -> tuple[np.ndarray, ...]:

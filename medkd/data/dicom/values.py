@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.pixels import apply_color_lut, apply_modality_lut, iter_pixels
+from pydicom.pixels import apply_color_lut, apply_modality_lut
 
-from medkd.data.dicom.codestream import refuse_bombs
+from medkd.data.dicom.decoding import Decoding
 from medkd.data.dicom.frames import Frame
-from medkd.data.dicom.header import read_dataset, refusing
+from medkd.data.dicom.header import refusing
 from medkd.errors import DataError
 
 QUANTITIES = {"CT", "PT", "NM"}  # values have units; MONOCHROME1 says how to show them, no more
@@ -70,32 +70,12 @@ def pictures(frames: Sequence[Frame], *, memory_bytes: int) -> Iterator[Picture]
     Raises:
         DataError: pixels cannot be decoded, or would take more memory than they should.
     """
-    for file, members in groupby(frames, key=lambda frame: frame.file):
-        of_index = {frame.index: frame for frame in members}
-        for index, stored in enumerate(decoded(file, memory_bytes=memory_bytes)):
-            yield _picture(stored, of_index[index])
-
-
-def decoded(file: Path, *, memory_bytes: int) -> Iterator[np.ndarray]:
-    """Yield the stored values of a file's frames, ``[rows, columns]`` or ``[rows, columns, 3]``.
-
-    Colours are RGB.
-
-    Raises:
-        DataError: as ``pictures``.
-    """
-    with refusing(file):
-        dataset = read_dataset(file, memory_bytes=memory_bytes, with_pixels=True)
-        refuse_bombs(file, dataset, memory_bytes=memory_bytes)
-        try:
-            yield from iter_pixels(dataset)
-        except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-            syntax = dataset.file_meta.TransferSyntaxUID.name
-            why = "" if isinstance(error, RuntimeError) else f": {' '.join(str(error).split())}"
-            raise DataError(
-                f"{file}: its pixels ({syntax}) cannot be decoded{why}; copy it again, or export "
-                f"it uncompressed"
-            ) from None
+    with Decoding(memory_bytes=memory_bytes) as decoding:
+        for file, members in groupby(frames, key=lambda frame: frame.file):
+            of_index = {frame.index: frame for frame in members}
+            for index, stored in enumerate(decoding.frames(file)):
+                with refusing(file):
+                    yield _picture(stored, of_index[index])
 
 
 def filled(array: np.ndarray, padding: np.ndarray) -> None:
