@@ -65,9 +65,13 @@ class Decoding:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._process:
             self._process.kill()
             self._process.communicate()
+            self._process = None
 
     def frames(self, file: Path) -> Iterator[np.ndarray]:
         """Yield the stored values of a file's frames, ``[rows, columns]``; ``[…, 3]`` of colours.
@@ -106,8 +110,7 @@ class Decoding:
         if sign == ERROR:
             raise DataError(json.loads(said.readline()).replace(question["file"], str(file)))
         if sign != END:
-            self._process.wait()
-            self._process = None
+            self._stop()
             raise DataError(f"{file}: its compressed pixels are damaged; copy it again")
 
 
