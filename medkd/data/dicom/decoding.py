@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import IO
 
 import numpy as np
+from pydicom import Dataset
 from pydicom.pixels import iter_pixels
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
-    UID,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
@@ -82,18 +82,19 @@ class Decoding:
             DataError: they cannot be decoded, or would take more memory than they should.
         """
         with refusing(file):
-            header = read_dataset(file, memory_bytes=self._memory_bytes)
-            if _decoder(header.file_meta.TransferSyntaxUID) in ISOLATED:
+            dataset = read_dataset(file, memory_bytes=self._memory_bytes, with_pixels=True)
+            refuse_bombs(file, dataset, memory_bytes=self._memory_bytes)
+            if _decoder(dataset) in ISOLATED:
                 yield from self._isolated(file)
             else:
-                yield from frames_of_file(file, memory_bytes=self._memory_bytes)
+                yield from _decoded(file, dataset)
 
     def _isolated(self, file: Path) -> Iterator[np.ndarray]:
         """Have the other process decode a file."""
         if self._process is None:
             # -P: what lies in the working folder is data, and none of it is to be imported
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
+                [sys.executable, "-P", "-m", "medkd.data.dicom.decoding"],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join([PACKAGES, *_given_path()])},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -118,14 +119,12 @@ def _given_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def frames_of_file(file: Path, *, memory_bytes: int) -> Iterator[np.ndarray]:
-    """Decode a file in this process; as ``Decoding.frames``."""
-    dataset = read_dataset(file, memory_bytes=memory_bytes, with_pixels=True)
-    refuse_bombs(file, dataset, memory_bytes=memory_bytes)
-    syntax = dataset.file_meta.TransferSyntaxUID
+def _decoded(file: Path, dataset: Dataset) -> Iterator[np.ndarray]:
+    """Decode a file in this process."""
     try:
-        yield from iter_pixels(dataset, decoding_plugin=_decoder(syntax))
+        yield from iter_pixels(dataset, decoding_plugin=_decoder(dataset))
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
+        syntax = dataset.file_meta.TransferSyntaxUID
         why = "" if isinstance(error, RuntimeError) else f": {' '.join(str(error).split())}"
         raise DataError(
             f"{file}: its pixels ({syntax.name}) cannot be decoded{why}; copy it again, or export "
@@ -133,9 +132,9 @@ def frames_of_file(file: Path, *, memory_bytes: int) -> Iterator[np.ndarray]:
         ) from None
 
 
-def _decoder(syntax: UID) -> str:
-    """Return the name of a syntax's decoder; nothing where there is nothing to decode."""
-    return DECODERS.get(syntax, "")
+def _decoder(dataset: Dataset) -> str:
+    """Return the name of the decoder of its syntax; nothing where there is nothing to decode."""
+    return DECODERS.get(dataset.file_meta.TransferSyntaxUID, "")
 
 
 def _send(frame: np.ndarray, stream: IO[bytes]) -> None:
@@ -158,7 +157,8 @@ def serve() -> None:
         file = Path(asked["file"])
         try:
             with refusing(file):
-                for frame in frames_of_file(file, memory_bytes=asked["memory_bytes"]):
+                dataset = read_dataset(file, memory_bytes=asked["memory_bytes"], with_pixels=True)
+                for frame in _decoded(file, dataset):
                     _send(frame, out)
             out.write(END)
         except DataError as error:
