@@ -18,6 +18,7 @@ from medkd.device.guard import Finding
 from medkd.device.manifest import Manifest
 from medkd.device.predictor import Clock, Prediction, Predictor, load
 from medkd.errors import DataError, MedkdError
+from medkd.options import ReadingOptions
 from medkd.progress import console, progress
 from medkd.study import write_atomic
 from medkd.types import Runtime, Task, Volume
@@ -80,7 +81,7 @@ def answer_file(predictor: Predictor, source: Path, target: Path) -> Prediction:
     The stages of what is returned are those from file to file.
     """
     clock = Clock()
-    volume = read_image(source)
+    volume = read_image(source, predictor.manifest.preprocess.reading)
     clock.lap("read")
     prediction = predictor.predict(volume)
     clock.restart()
@@ -127,7 +128,7 @@ def _classify(predictor: Predictor, source: Path, target: Path) -> Summary:
     table = target if target.suffix in {".csv", ".json"} else target / "probabilities.csv"
     rows: list[Row] = []
     failed: dict[str, str] = {}
-    for name, volume in _volumes(source, failed):
+    for name, volume in _volumes(source, predictor.manifest.preprocess.reading, failed):
         try:
             prediction = predictor.predict(volume)
             rows.append(row(predictor, name, prediction))
@@ -141,14 +142,16 @@ def _classify(predictor: Predictor, source: Path, target: Path) -> Summary:
     return Summary({str(row["image"]): table for row in rows}, failed, unlike)
 
 
-def _volumes(source: Path, failed: dict[str, str]) -> Iterator[tuple[str, Volume]]:
+def _volumes(
+    source: Path, options: ReadingOptions, failed: dict[str, str]
+) -> Iterator[tuple[str, Volume]]:
     if source.suffix == ".npz":
         yield from _npz_images(source)
         return
     inputs = _inputs(source)
     for path in progress(inputs, "predict", total=len(inputs)):
         try:
-            yield path.name, read_image(path)
+            yield path.name, read_image(path, options)
         except MedkdError as error:
             failed[path.name] = _reason(path, error)
 

@@ -338,7 +338,7 @@ def _manifest(network: nn.Module, config: Config, **said: Any) -> Manifest:  # n
         classes=config.classes,
         label_values=config.label_values,
         codes=config.data.codes,
-        preprocess=config.preprocess,
+        preprocess=config.preprocess.of_anyone,
         parameters=parameters(network),
         macs=macs(network, window),
         licence=config.export.licence,
