@@ -17,6 +17,7 @@ from medkd.errors import DataError
 SAME_DIRECTION = 1e-3  # largest difference of two unit vectors' components
 ROUNDED_MM = 0.1  # positions are often written in tenths: both ends and a slice between may be off
 SAME_PLACE = 0.01  # of the usual gap: two slices of one place
+SAME_PLACE_MM = 1e-3  # and where most gaps are such: positions are rounded
 MOST_PLACES = 4  # for each slice that is there; what lacks more is no series any more
 SHOWN = 12  # positions in a message
 
@@ -140,8 +141,7 @@ def _refuse_mixed(places: Sequence[Place]) -> None:
 
 def _refuse_shared(along: np.ndarray, frames: Sequence[Frame]) -> None:
     gaps = np.diff(along)
-    usual = np.median(gaps)
-    shared = np.flatnonzero(gaps <= SAME_PLACE * usual)
+    shared = np.flatnonzero(gaps <= max(SAME_PLACE * np.median(gaps), SAME_PLACE_MM))
     if not len(shared):
         return
     pairs = [(frames[i], frames[i + 1]) for i in map(int, shared)]
