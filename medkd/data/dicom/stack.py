@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medkd.data.dicom.frames import TOLD_APART_BY, Frame, Place
+from medkd.data.dicom.frames import FINEST_MM, TOLD_APART_BY, Frame, Place
 from medkd.errors import DataError
 
 SAME_DIRECTION = 1e-3  # largest difference of two unit vectors' components
@@ -172,7 +172,7 @@ def _told_mm(frame: Frame) -> float:
         )
     except (TypeError, ValueError):
         return 0.0
-    return told_mm if told_mm >= thickness_mm * (1 - OFF_TOLD) else 0.0
+    return told_mm if told_mm >= max(FINEST_MM, thickness_mm * (1 - OFF_TOLD)) else 0.0
 
 
 def _numbers(along: np.ndarray, *, resample_missing: int, told_mm: float) -> np.ndarray:
