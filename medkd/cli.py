@@ -333,21 +333,34 @@ def _sign_off(study: "Study", found: "Report") -> None:
 @app.command()
 def predict(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a folder of them.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT…", help="Images, folders of them, a DICOM study."),
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A file or a folder.")],
     runtime: Annotated[
         Runtime | None, typer.Option(help="The one measured to be fastest here if left out.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse images unlike the validated data.")
+    ] = False,
+    nifti: Annotated[
+        bool, typer.Option("--nifti", help="NIfTI masks for DICOM images, not DICOM SEG.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write those of all classes as well.")
+    ] = False,
 ) -> None:
-    """Answer for a file or a folder: masks on each image's own grid, or class probabilities.
+    """Answer for images: masks on each one's own grid, or class probabilities, and what to know.
 
     Example: medkd predict runs/hippocampus/releases/student scan.nii.gz mask.nii.gz
     """
-    from medkd.device.answer import answer
+    from medkd.device.answer import How, answer
     from medkd.progress import console
 
-    summary = answer(release, source, target, runtime=runtime)
-    flagged = f", {len(summary.unlike)} of them unlike usual" if summary.unlike else ""
+    how = How(runtime=runtime, strict=strict, nifti=nifti, probabilities=probabilities)
+    summary = answer(release, sources, target, how=how)
+    flagged = f", {len(summary.unlike)} of them unlike the validated data" * bool(summary.unlike)
     console.print(
         f"{len(summary.written)} answered{flagged}, {len(summary.failed)} failed; {target}"
     )

@@ -41,7 +41,9 @@ class Result(BaseModel):
     """Base of every record: frozen, and no unknown keys."""
 
     # JSON knows no NaN, which is the AUROC of a class without a case
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", defer_build=True
+    )
 
 
 class Interval(Result):

@@ -8,7 +8,6 @@ from PIL import Image, UnidentifiedImageError
 from medkd.errors import DataError
 from medkd.types import Volume
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 PLAIN = {"P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}  # Pillow's modes
 
 

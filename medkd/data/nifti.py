@@ -12,7 +12,6 @@ from nibabel.wrapstruct import WrapStructError
 from medkd.errors import DataError
 from medkd.types import Volume
 
-SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img")
 SINGULAR = 1e-9  # mm³ a voxel
 DAMAGED = (
     ImageFileError,

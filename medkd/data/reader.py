@@ -1,14 +1,18 @@
-"""Reader: one door to image files of any format, chosen by what the file is."""
+"""Reader: one door to image files of any format, chosen by what the file is.
+
+The library of a format is imported with the first file of it: a device starts for one image.
+"""
 
 from pathlib import Path
 
 import numpy as np
 
-from medkd.data import dicom, images, nifti
 from medkd.errors import DataError
 from medkd.types import Volume
 
-SUFFIXES = (*nifti.SUFFIXES, *images.SUFFIXES, ".dcm")
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (*NIFTI, *PICTURES, ".dcm")
 
 
 def suffix(path: Path) -> str:
@@ -38,10 +42,16 @@ def read_image(path: Path) -> Volume:
     Raises:
         DataError: missing, truncated, or in no format medkd reads.
     """
-    if suffix(path) in nifti.SUFFIXES:
+    if suffix(path) in NIFTI:
+        from medkd.data import nifti
+
         return nifti.read(path)
-    if suffix(path) in images.SUFFIXES:
+    if suffix(path) in PICTURES:
+        from medkd.data import images
+
         return images.read(path)
+    from medkd.data import dicom
+
     if not path.exists():
         raise DataError(f"{path}: no such file")
     if dicom.is_dicom(path):
@@ -55,7 +65,12 @@ def read_label(path: Path) -> Volume:
     Raises:
         DataError: as ``read_image``, several channels, or values that are not whole numbers.
     """
-    volume = images.read_label(path) if suffix(path) in images.SUFFIXES else read_image(path)
+    if suffix(path) in PICTURES:
+        from medkd.data import images
+
+        volume = images.read_label(path)
+    else:
+        volume = read_image(path)
     if volume.array.shape[0] != 1:
         raise DataError(f"{path}: {volume.array.shape[0]} channels; a label map has one")
     array = volume.array
@@ -75,8 +90,12 @@ def write_mask(path: Path, mask: np.ndarray, *, affine: np.ndarray) -> None:
     """
     dtype = np.uint8 if mask.max(initial=0) < 256 else np.uint16
     if mask.ndim == 3 and suffix(path) in {".nii", ".nii.gz"}:
+        from medkd.data import nifti
+
         nifti.write(path, mask.astype(dtype), affine=affine)
     elif mask.ndim == 2 and suffix(path) == ".png":
+        from medkd.data import images
+
         images.write(path, mask.astype(dtype))
     else:
         kind = ".nii or .nii.gz" if mask.ndim == 3 else ".png"

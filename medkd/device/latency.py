@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medkd.device.answer import answer_file, mask_name
+from medkd.device.answer import answer_file, mask_suffix
 from medkd.device.predictor import Predictor, load
 from medkd.environment import environment
 from medkd.errors import DataError, ReleaseError
@@ -116,7 +116,7 @@ def _answer(predictor: Predictor, source: Path, folder: Path) -> dict[str, float
 def _target(predictor: Predictor, source: Path, folder: Path) -> Path:
     if predictor.manifest.task is Task.CLASSIFICATION:
         return folder / "answer.json"
-    return folder / mask_name(source, predictor.manifest)
+    return folder / ("mask" + mask_suffix(predictor.manifest))
 
 
 def _percentiles(values_ms: Sequence[float]) -> dict[str, float]:

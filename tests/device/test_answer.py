@@ -11,7 +11,7 @@ import pytest
 from medkd.data import images, nifti
 from medkd.data.preprocess import preprocess
 from medkd.device import load
-from medkd.device.answer import answer, answer_file, mask_name, write_probabilities
+from medkd.device.answer import How, answer, answer_file, write_probabilities
 from medkd.device.guard import describe, fit_guard
 from medkd.device.manifest import MANIFEST
 from medkd.errors import DataError, ReleaseError
@@ -54,7 +54,12 @@ def test_a_folder_gives_masks_and_one_bad_file_stops_nothing(release_3d, folder,
     }
     assert list(summary.failed) == ["damaged.nii.gz"]
     assert summary.failed["damaged.nii.gz"].startswith("truncated or not a NIfTI file")
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["a.nii.gz", "b.v2.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        *("a.json", "a.nii.gz", "b.v2.json", "b.v2.nii.gz", "summary.json")
+    ]
+    told = json.loads((tmp_path / "masks" / "summary.json").read_text())
+    assert told["answered"] == {"a.nii.gz": "a.nii.gz", "b.v2.nii": "b.v2.nii.gz"}
+    assert told["failed"] == summary.failed
 
 
 def test_a_mask_file_has_the_images_own_grid(release_3d, folder, tmp_path):
@@ -109,12 +114,6 @@ def test_a_name_in_brackets_is_no_markup(release_3d, folder, tmp_path, capsys):
     (folder / "damaged.nii.gz").rename(folder / "x[bold].nii.gz")
     assert "x[bold].nii.gz" in answer(release_3d, folder, tmp_path / "masks").failed
     assert "x[bold].nii.gz" in capsys.readouterr().out
-
-
-def test_a_folder_of_series_gives_masks_named_after_them(release_3d):
-    manifest = load(release_3d).manifest
-    assert mask_name(release_3d / "1.2.840.10008", manifest) == "1.2.840.10008.nii.gz"
-    assert mask_name(release_3d / "scan.nii.gz", manifest) == "scan.nii.gz"
 
 
 def test_stages_are_told_in_milliseconds(release_3d, release_classes, folder, pictures, tmp_path):
@@ -275,10 +274,18 @@ def test_an_image_unlike_the_usual_is_answered_with_a_warning(release_3d, scan, 
     summary = answer(release, source, tmp_path / "masks")
     assert summary.written.keys() == {"usual.nii.gz", "thick.nii.gz"}
     assert list(summary.unlike) == ["thick.nii.gz"]
-    assert "spacing of axis 2, mm 6, seen 1 to 1" in summary.unlike["thick.nii.gz"]
+    verdict = "unlike the validated data: spacing of axis 2: 6 mm, expected 1-1"
+    assert summary.unlike["thick.nii.gz"].startswith(verdict)
     said = " ".join(capsys.readouterr().out.split())
-    assert "unlike what it was validated on thick.nii.gz: distance" in said
-    assert "usual.nii.gz" not in said.replace("unusual", "")
+    assert f"thick.nii.gz: {verdict}" in said
+    assert "usual.nii.gz" not in said
+    guard = json.loads((tmp_path / "masks" / "thick.json").read_text())["guard"]
+    assert guard["unlike"]
+    assert guard["verdict"] == summary.unlike["thick.nii.gz"]
+    refusing = answer(release, source, tmp_path / "strict", how=How(strict=True))
+    assert refusing.written.keys() == {"usual.nii.gz"}
+    assert refusing.failed["thick.nii.gz"].startswith(f"refused: {verdict}")
+    assert not (tmp_path / "strict" / "thick.nii.gz").exists()
 
 
 def test_the_table_of_classes_says_which_images_are_unlike_the_usual(
@@ -292,9 +299,9 @@ def test_the_table_of_classes_says_which_images_are_unlike_the_usual(
     usual = [Volume(image[None], np.eye(3)) for image in flat]
     release = guarded(release_classes, tmp_path / "release", usual)
     images.write(pictures / "usual.png", flat[0])
-    rows = {row["image"]: row["unlike"] for row in table_of(release, pictures, tmp_path)}
-    assert rows["usual.png"] == ""
-    assert rows["dark.png"].startswith("distance")  # not a bit of noise in it
+    rows = {row["image"]: row["guard"] for row in table_of(release, pictures, tmp_path)}
+    assert rows["usual.png"] == "like the validated data"
+    assert rows["dark.png"].startswith("unlike the validated data: ")  # not a bit of noise in it
 
 
 def table_of(release, source, folder):

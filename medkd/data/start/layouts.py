@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medkd.data import nifti
-from medkd.data.reader import SUFFIXES, stem, suffix
+from medkd.data.reader import NIFTI, SUFFIXES, stem, suffix
 from medkd.data.start import dicom_tree
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
@@ -160,13 +159,13 @@ def _bids(folder: Path) -> Layout | None:
     labels = [
         path
         for path in sorted(folder.rglob("sub-*"))
-        if suffix(path) in nifti.SUFFIXES and re.search(r"_(?:dseg|mask)$", stem(path))
+        if suffix(path) in NIFTI and re.search(r"_(?:dseg|mask)$", stem(path))
     ]
     if not labels:
         return None
     images: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for path in sorted(folder.rglob("sub-*")):
-        if suffix(path) in nifti.SUFFIXES and path not in labels:
+        if suffix(path) in NIFTI and path not in labels:
             images[_entities(path)].append(path)
     rows = []
     for label in labels:

@@ -1,0 +1,147 @@
+"""Inputs: which images are asked about: files, folders of files, a DICOM study tree, MedMNIST."""
+
+import os
+import tempfile
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from medkd.data.reader import SUFFIXES, read_image, stem, suffix
+from medkd.errors import DataError
+from medkd.types import Volume
+
+NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}  # modalities
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image to answer for.
+
+    Attributes:
+        name: tells it apart from the others, and what its answer is called after.
+        path: its file, or the folder of its series.
+        files: of its DICOM series; empty for other formats.
+        array: ``[height, width]`` or ``[height, width, 3]``, where it is one of many in a file.
+    """
+
+    name: str
+    path: Path
+    files: tuple[Path, ...] = ()
+    array: np.ndarray | None = None
+
+    def read(self) -> Volume:
+        """Read the image.
+
+        Raises:
+            DataError: as ``read_image``.
+        """
+        if self.array is not None:
+            array = self.array
+            array = np.moveaxis(array, -1, 0) if array.shape[-1] == 3 else array[None]
+            return Volume(array=array, affine=np.eye(array.ndim))
+        if len(self.files) <= 1 or set(self.files) == set(_visible(self.path)):
+            return read_image(self.files[0] if len(self.files) == 1 else self.path)
+        with tempfile.TemporaryDirectory() as folder:  # a series that shares its folder
+            for number, file in enumerate(self.files):
+                (Path(folder) / f"{number:05d}.dcm").symlink_to(file.resolve())
+            try:
+                return read_image(Path(folder))
+            except DataError as error:
+                raise DataError(str(error).replace(folder, str(self.path))) from None
+
+
+def find_inputs(sources: Sequence[Path]) -> list[Input]:
+    """Return the images of files and folders, in order.
+
+    A folder is searched for DICOM series all the way down, for files of other formats at its top
+    alone: answers may lie in a folder inside it.
+
+    Raises:
+        DataError: a source does not exist or holds no image.
+    """
+    return [found for source in sources for found in _find(source)]
+
+
+def _find(source: Path) -> list[Input]:
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder")
+    if source.suffix == ".npz":
+        return list(_npz_images(source))
+    if source.is_file():
+        is_plain = suffix(source) in SUFFIXES and suffix(source) != ".dcm"
+        return [Input(source.name, source, () if is_plain else (source,))]
+    known = {*SUFFIXES} - {".img", ".dcm"}  # the .hdr stands for its pair
+    found = [Input(p.name, p) for p in _visible(source) if suffix(p) in known]
+    found += _dicom_series(source, apart_from={each.path for each in found})
+    if not found:
+        raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM)")
+    return sorted(found, key=lambda each: each.name)
+
+
+def _dicom_series(source: Path, apart_from: set[Path]) -> Iterator[Input]:
+    """Yield the series of a tree, one or several a folder."""
+    for folder, inner, _ in os.walk(source):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        files = [file for file in _visible(Path(folder)) if file not in apart_from]
+        series: dict[str, list[Path]] = defaultdict(list)
+        for file in files:
+            if uid := _series_uid(file):
+                series[uid].append(file)
+        place = Path(folder).relative_to(source)
+        for uid, members in sorted(series.items()):
+            # a folder's own name says more than a UID, where it holds one series
+            name = place.as_posix() if len(series) == 1 else (place / uid).as_posix()
+            yield Input(source.name if name == "." else name, Path(folder), tuple(members))
+
+
+def _series_uid(file: Path) -> str | None:
+    """Return the series that a file is an image of; None where it is no image in DICOM."""
+    from medkd.data.dicom import is_dicom
+
+    if not is_dicom(file):
+        return None
+    from pydicom import dcmread
+
+    wanted = ["SeriesInstanceUID", "Modality"]
+    try:
+        header = dcmread(file, stop_before_pixels=True, specific_tags=wanted)
+    except Exception:  # noqa: BLE001  pydicom meets odd files in many ways; reading it tells how
+        return "damaged"
+    if header.get("Modality") in NO_IMAGES:
+        return None
+    return str(header.get("SeriesInstanceUID") or "unnamed")
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _npz_images(source: Path) -> Iterator[Input]:
+    """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
+    try:
+        with source.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            stacks = {name: arrays[name] for name in arrays if name.endswith("images")}
+    except (OSError, ValueError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(f"{source}: truncated or not an npz file ({error})") from None
+    if not stacks:
+        raise DataError(f"{source}: holds no array whose name ends in 'images'")
+    for name, stack in stacks.items():
+        for index, array in enumerate(stack):
+            yield Input(f"{name}/{index:05d}", source, array=array)
+
+
+def answer_name(image: Input, suffix: str) -> str:
+    """Return what the answer for an image is called.
+
+    Example:
+        >>> answer_name(Input("scan.v2.nii.gz", Path("scan.v2.nii.gz")), ".dcm")
+        'scan.v2.dcm'
+    """
+    own = Path(image.name)
+    return (own.parent / (stem(own) + suffix)).as_posix()
