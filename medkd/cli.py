@@ -392,6 +392,31 @@ def bench(
 
 
 @app.command()
+def serve(
+    release: Annotated[Path, typer.Argument(help="A release folder.")],
+    peer: Annotated[str, typer.Option(metavar="TITLE@HOST:PORT", help="Gets the answers.")],
+    spool: Annotated[Path, typer.Option(help="The folder of the queue; its owner's alone.")],
+    host: Annotated[str, typer.Option(help="To listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="To listen on, for DICOM.")] = 11112,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="TITLE", help="May call; may be repeated.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")
+    ] = None,
+) -> None:
+    """Be a DICOM node: series come in by C-STORE, DICOM SEG or SR goes to the peer.
+
+    Example: medkd serve runs/x/releases/student --peer PACS@127.0.0.1:4242 --spool spool
+    """
+    from medkd.device.node.options import Peer, node_options
+    from medkd.device.node.serve import serve as be_node
+
+    given = {"spool": spool, "peer": Peer.parse(peer), "host": host, "port": port}
+    be_node(release, node_options(given | {"allow": tuple(allow or ())}, overrides or ()))
+
+
+@app.command()
 def sync(
     study: Annotated[Path, typer.Argument(help="A study's folder.")],
     uri: Annotated[

@@ -1,4 +1,4 @@
-import highdicom as hd
+import highdicom as hd  # noqa: TID253
 import numpy as np
 import pytest
 
