@@ -374,21 +374,29 @@ def bench(
     image: Annotated[list[Path], typer.Option(help="An image to answer for; may be repeated.")],
     queries: Annotated[int, typer.Option(help="Answers that are counted.")] = 64,
     threads: Annotated[int, typer.Option(help="Threads of the network.")] = 2,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
+    ] = None,
 ) -> None:
-    """Measure latency and memory of releases, file to file, side by side.
+    """Measure latency and memory of releases, file to file, in turns; with accuracy beside it.
 
     Example: medkd bench runs/x/releases/teacher runs/x/releases/student --image scan.nii.gz
     """
-    from medkd.device.latency import measure_latency
-    from medkd.progress import console
-    from medkd.report.headline import latencies
+    import json
 
-    measured = {}
-    for number, release in enumerate(releases, start=1):
-        # a line and no bar, which would take time from what is being timed
-        console.print(f"measuring {release} ({number} of {len(releases)})")
-        measured[str(release)] = measure_latency(release, image, queries=queries, threads=threads)
-    console.print(latencies(measured))
+    from medkd.device.bench import bench as measure
+    from medkd.device.bench import tables
+    from medkd.progress import console
+    from medkd.study import write_atomic
+
+    # a line and no bar, which would take time from what is being timed
+    console.print(f"measuring {', '.join(map(str, releases))}", markup=False)
+    measured = measure(releases, image, queries=queries, threads=threads)
+    for table in tables(measured, queries=queries):
+        console.print(table)
+    if json_path:
+        found = [each.model_dump(mode="json") for each in measured]
+        write_atomic(json_path, json.dumps(found, indent=1))
 
 
 @app.command()

@@ -1,3 +1,5 @@
+import json
+
 """The command line as a user meets it: help, exit codes, and one message instead of a traceback."""
 
 import csv
@@ -297,19 +299,29 @@ class TestPredict:
         assert code == 3
         assert "1 answered, 1 failed" in said
         assert other.image.name in said
-        (mask,) = (tmp_path / "out").iterdir()
+        (mask,) = (tmp_path / "out").glob("*.nii.gz")
         assert nib.load(mask).shape == (16, 16, 16)
 
 
 class TestBench:
-    def test_says_which_release_is_being_measured(self, command, released):
+    def test_measures_releases_side_by_side(self, command, released, tmp_path):
         study, cohort = released
         releases = [study.path(f"releases/{role}") for role in ("teacher", "student")]
         (case, _) = cohort.of(cohort.split.test)
-        code, said = command("bench", *releases, "--image", case.image, "--queries", 1)
+        code, said = command(
+            "bench",
+            *releases,
+            "--image",
+            case.image,
+            "--queries",
+            1,
+            "--json",
+            tmp_path / "bench.json",
+        )
         assert code == 0
-        for number, release in enumerate(releases, start=1):
-            assert f"measuring {release} ({number} of 2)" in said
+        assert all(str(release) in said for release in releases)
+        told = json.loads((tmp_path / "bench.json").read_text())
+        assert [each["release"] for each in told] == list(map(str, releases))
 
     def test_a_missing_image_is_named_in_one_line(self, command, released, tmp_path):
         study, _ = released

@@ -52,8 +52,16 @@ class Predictor:
         ``mask = load("releases/student").predict(read_image(path)).mask``
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine, *, windows_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        *,
+        windows_at_once: int = 1,
+        runtime: Runtime | None = None,
+    ) -> None:
         self.manifest = manifest
+        self.runtime = runtime
         self._engine = engine
         self._windows_at_once = windows_at_once
 
@@ -215,7 +223,9 @@ def load(
     manifest = read_manifest(folder)
     choice = choose(folder, manifest, runtime=runtime, threads=threads)
     engine = open_engine(folder / manifest.weights, choice.runtime, threads=choice.threads)
-    return Predictor(manifest, engine, windows_at_once=choice.windows_at_once)
+    return Predictor(
+        manifest, engine, windows_at_once=choice.windows_at_once, runtime=choice.runtime
+    )
 
 
 TINY = 1e-12  # a probability of 0 has no logarithm

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -129,6 +130,7 @@ def start_node(peer, tmp_path):
     yield make
     for node in nodes:
         node.stop()
+    gc.collect()  # the sockets of connections that were refused
 
 
 @pytest.fixture

@@ -14,6 +14,10 @@ from medkd.device import load
 from medkd.device.dicom.source import Source
 from medkd.device.node.spool import key_of
 
+# pynetdicom leaves the socket of a refused connection to the garbage collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 PATIENT = ("DOE", "JANE", "MRN0042", "19560304", "ROE")
 VALUES = np.array([0, 7, 255])
 
