@@ -1,8 +1,7 @@
-import json
-
 """The command line as a user meets it: help, exit codes, and one message instead of a traceback."""
 
 import csv
+import json
 import runpy
 import shutil
 import subprocess
