@@ -107,7 +107,7 @@ def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarr
     if intensity == "unit":
         top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
         return (array / top).astype(np.float32)
-    result = np.empty(array.shape, np.float32)
+    result = np.empty_like(array, np.float32)
     parts = zip(array, result, strict=True) if array.ndim == 4 else [(array, result)]
     for part, into in parts:
         limits = np.percentile(part, [0.5, 99.5]) if intensity == "percentile" else None
@@ -117,16 +117,17 @@ def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarr
 
 def _standardise(array: np.ndarray, into: np.ndarray, limits: np.ndarray | None) -> None:
     """Clip and scale in float64, a plane at a time: a large volume has no second copy."""
+    axis = int(np.argmax(np.abs(array.strides)))  # whose planes lie together in memory
 
     def planes() -> Iterator[np.ndarray]:
-        for plane in array:
+        for plane in np.moveaxis(array, axis, 0):
             exact = plane.astype(np.float64)
             yield exact if limits is None else np.clip(exact, *limits, out=exact)
 
     mean = sum(float(plane.sum()) for plane in planes()) / array.size
     variance = sum(float(np.square(plane - mean).sum()) for plane in planes()) / array.size
     std = max(math.sqrt(variance), 1e-8)
-    for plane, target in zip(planes(), into, strict=True):
+    for plane, target in zip(planes(), np.moveaxis(into, axis, 0), strict=True):
         np.divide(plane - mean, std, out=target, casting="same_kind")
 
 
@@ -200,11 +201,14 @@ def _resize(array: np.ndarray, shape: tuple[int, ...], *, order: int) -> np.ndar
     # what shrinks goes first: the axes after it have less to do
     growth = [t / n for n, t in zip(array.shape[1:], shape, strict=True)]
     along = _linear if order else _nearest
+    # NIfTI's first axis is the fastest in memory: the work is done on the array as it lies there
+    lying = np.argsort(-np.abs(array.strides[1:]), kind="stable")
     resized = []
     for channel in array:
-        for axis in np.argsort(growth):
-            channel = along(channel, int(axis), shape[axis])  # noqa: PLW2901
-        resized.append(channel)
+        channel = channel.transpose(lying)  # noqa: PLW2901
+        for axis in np.argsort(np.array(growth)[lying]):
+            channel = along(channel, int(axis), shape[lying[axis]])  # noqa: PLW2901
+        resized.append(channel.transpose(np.argsort(lying)))
     return np.stack(resized) if len(resized) > 1 else resized[0][None]
 
 

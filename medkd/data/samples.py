@@ -122,6 +122,7 @@ class _Loading:
 
 def _sample(case: Case, config: Config) -> Sample:
     image, grid = preprocess(read_image(case.image), config.preprocess)
+    image = np.ascontiguousarray(image)  # as patches are cut from it
     if config.task is Task.CLASSIFICATION:
         index = UNLABELLED if case.label is None else case.label
         return Sample(case=case, image=image, label=np.array([index]), grid=grid)
@@ -129,7 +130,8 @@ def _sample(case: Case, config: Config) -> Sample:
         label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
         return Sample(case=case, image=image, label=label, grid=grid)
     assert isinstance(case.label, Path)
-    label = to_grid(class_indices(read_label(case.label).array, config), grid, order=0)
+    label = class_indices(read_label(case.label).array, config)
+    label = np.ascontiguousarray(to_grid(label, grid, order=0))
     return Sample(case, image, label, grid, places_in(label[0], case.id))
 
 

@@ -130,7 +130,7 @@ class Predictor:
         tally = Tally(self.manifest, grid, with_probabilities=with_probabilities)
         for rows, logits in slabs:
             clock.lap("network")
-            tally.add(rows, softmax(tempered(logits, self.manifest.temperature)))
+            tally.add(rows, tempered(logits, self.manifest.temperature))
             clock.lap("postprocess")
         values = np.asarray(self.manifest.label_values)
         mask = values.astype(np.min_scalar_type(values.max()))[
@@ -168,18 +168,20 @@ class Tally:
         self._voxels, self._certainty = np.zeros(classes), np.zeros(classes)
         self._possible = np.zeros(classes)
 
-    def add(self, rows: slice, probabilities: np.ndarray) -> None:
-        """Add a slab ``[classes, rows, ...]``."""
-        if self.probabilities is not None:
-            self.probabilities[:, rows] = probabilities
-        likeliest = probabilities.argmax(axis=0).astype(np.uint8)
-        self.indices[rows] = likeliest
-        for index, p in enumerate(probabilities[1:], start=1):
-            own = p[likeliest == index]
-            self._voxels[index] += own.size
-            self._certainty[index] += float(own.sum(dtype=np.float64))
-        for index, threshold in self._thresholds:
-            self._possible[index] += np.count_nonzero(probabilities[index] >= threshold)
+    def add(self, rows: slice, logits: np.ndarray) -> None:
+        """Add a slab of calibrated logits ``[classes, rows, ...]``."""
+        likeliest = self.indices[rows] = argmax(logits)
+        thresholds = self._thresholds
+        if self.probabilities is not None or thresholds:
+            probabilities = softmax(logits)
+            for index, threshold in thresholds:
+                self._possible[index] += np.count_nonzero(probabilities[index] >= threshold)
+            if self.probabilities is not None:
+                self.probabilities[:, rows] = probabilities
+        found = likeliest > 0
+        indices, own = likeliest[found], softmax(logits[:, found]).max(axis=0)
+        self._voxels += np.bincount(indices, minlength=len(self._voxels))
+        self._certainty += np.bincount(indices, weights=own, minlength=len(self._voxels))
 
     @property
     def confidence(self) -> dict[str, float]:
@@ -241,8 +243,24 @@ def tempered(logits: np.ndarray, temperature: Temperature) -> np.ndarray:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the first axis."""
-    exponent = np.exp(logits - logits.max(axis=0, keepdims=True))
-    return exponent / exponent.sum(axis=0, keepdims=True)
+    exponent = logits - logits.max(axis=0, keepdims=True)
+    np.exp(exponent, out=exponent)
+    exponent /= exponent.sum(axis=0, keepdims=True)
+    return exponent
+
+
+def argmax(logits: np.ndarray) -> np.ndarray:
+    """Return ``logits.argmax(axis=0)`` of at most 255 classes, as bytes.
+
+    Over few classes it takes a tenth of numpy's time: arithmetic instead of branches.
+    """
+    best = logits[0]
+    index = np.zeros(best.shape, np.uint8)
+    for number, of_class in enumerate(logits[1:], start=1):
+        better = (of_class > best).view(np.uint8)
+        index += better * (np.uint8(number) - index)
+        best = np.maximum(best, of_class)
+    return index
 
 
 class Clock:

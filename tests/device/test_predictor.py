@@ -6,7 +6,7 @@ from scipy import ndimage
 from medkd.data.preprocess import from_grid, preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
-from medkd.device.predictor import softmax, tempered
+from medkd.device.predictor import argmax, softmax, tempered
 from medkd.device.window import predict_windows
 from medkd.errors import DataError
 from medkd.metrics.temperature import apply_temperature
@@ -184,3 +184,9 @@ def test_a_dicom_series_and_its_nifti_twin_get_the_same_mask(release_3d, data_ro
         volume = read_image(path)
         masks.append(in_ras(predictor.predict(volume).mask.astype(np.int16), volume.affine))
     assert (masks[0] != masks[1]).mean() < 1e-4
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 255])
+def test_argmax_is_numpys(classes):
+    logits = np.random.default_rng(0).integers(0, 5, (classes, 6, 7)).astype(np.float32)
+    np.testing.assert_array_equal(argmax(logits), logits.argmax(axis=0))
