@@ -246,9 +246,7 @@ def _write_mask(place: Path, image: Input, answered: _Answered, manifest: Manife
     said = json.dumps(record(image.name, volume, prediction, manifest), indent=1)
     write_atomic(beside, said, durable=False)
     if prediction.probabilities is not None:
-        _write_maps(
-            place.with_name(stem(place) + ".probabilities"), volume, prediction.probabilities
-        )
+        _write_maps(place, volume, prediction.probabilities)
 
 
 def _write_maps(place: Path, volume: Volume, probabilities: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from medkd.data import images, nifti
 from medkd.data.preprocess import preprocess
@@ -202,7 +203,7 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "monai", "mlflow", "albumentations"}:
+        if name.partition(".")[0] in {"torch", "monai", "mlflow", "albumentations", "scipy"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refuse())
@@ -307,3 +308,65 @@ def test_the_table_of_classes_says_which_images_are_unlike_the_usual(
 def table_of(release, source, folder):
     answer(release, source, folder / "p.csv")
     return table(folder / "p.csv")
+
+
+def test_a_dicom_study_gets_segmentations_named_after_its_folders(
+    release_3d, write_series, tmp_path
+):
+    study = tmp_path / "study"
+    for name in ("t1", "t2"):
+        write_series(study / "visit" / name, series=name)
+    write_series(study / "broken", series="broken")
+    (study / "broken" / "003.dcm").unlink()
+    summary = answer(release_3d, study, tmp_path / "out")
+    assert sorted(summary.written) == ["visit/t1", "visit/t2"]
+    assert "not one regular DICOM series" in summary.failed["broken"]
+    made = dcmread(tmp_path / "out" / "visit" / "t1.dcm")
+    assert made.Modality == "SEG"
+    said = json.loads((tmp_path / "out" / "visit" / "t1.json").read_text())
+    assert set(said["volumes_ml"]) == {"organ", "lesion"}
+
+
+def test_dicom_images_get_nifti_where_that_is_asked_for(release_3d, write_series, tmp_path):
+    series = write_series(tmp_path / "one")
+    for target, how in ((tmp_path / "a.nii.gz", How()), (tmp_path / "out", How(nifti=True))):
+        (written,) = answer(release_3d, series, target, how=how).written.values()
+        assert written.name.endswith(".nii.gz")
+    assert "DICOM" in answer_of_nifti_as_dicom(release_3d, tmp_path)
+
+
+def answer_of_nifti_as_dicom(release, folder):
+    summary = answer(release, folder / "a.nii.gz", folder / "b.dcm")
+    return summary.failed["a.nii.gz"]
+
+
+def test_many_files_may_be_given(release_3d, folder, tmp_path):
+    sources = [folder / "a.nii.gz", folder / "b.v2.nii"]
+    assert len(answer(release_3d, sources, tmp_path / "masks").written) == 2
+
+
+def test_probabilities_are_written_where_they_are_asked_for(
+    release_3d, release_2d, folder, scan, tmp_path
+):
+    how = How(probabilities=True)
+    answer(release_3d, folder / "a.nii.gz", tmp_path / "m.nii.gz", how=how)
+    maps = nibabel.load(tmp_path / "m.probabilities.nii.gz")
+    mask = nibabel.load(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(maps.affine, mask.affine)
+    assert maps.shape == (*mask.shape, 3)
+    np.testing.assert_allclose(maps.get_fdata().sum(axis=-1), 1, atol=1e-5)
+    images.write(tmp_path / "p.png", np.clip(scan((20, 31)), 0, 255).astype(np.uint8))
+    answer(release_2d, tmp_path / "p.png", tmp_path / "q.png", how=how)
+    assert np.load(tmp_path / "q.probabilities.npy").shape == (20, 31, 3)
+
+
+def test_an_unexpected_failure_is_one_images_own(release_3d, folder, tmp_path, monkeypatch):
+    def exhausted(path):
+        if path.name == "a.nii.gz":
+            raise MemoryError
+        return nifti.read(path)
+
+    monkeypatch.setattr("medkd.device.inputs.read_image", exhausted)
+    summary = answer(release_3d, folder, tmp_path / "masks")
+    assert summary.failed["a.nii.gz"] == "it takes more memory than there is"
+    assert "b.v2.nii" in summary.written
