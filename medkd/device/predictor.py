@@ -171,17 +171,16 @@ class Tally:
     def add(self, rows: slice, logits: np.ndarray) -> None:
         """Add a slab of calibrated logits ``[classes, rows, ...]``."""
         likeliest = self.indices[rows] = argmax(logits)
-        thresholds = self._thresholds
-        if self.probabilities is not None or thresholds:
-            probabilities = softmax(logits)
-            for index, threshold in thresholds:
-                self._possible[index] += np.count_nonzero(probabilities[index] >= threshold)
-            if self.probabilities is not None:
-                self.probabilities[:, rows] = probabilities
-        found = likeliest > 0
-        indices, own = likeliest[found], softmax(logits[:, found]).max(axis=0)
-        self._voxels += np.bincount(indices, minlength=len(self._voxels))
-        self._certainty += np.bincount(indices, weights=own, minlength=len(self._voxels))
+        probabilities = softmax(logits)
+        if self.probabilities is not None:
+            self.probabilities[:, rows] = probabilities
+        for index, threshold in self._thresholds:
+            self._possible[index] += np.count_nonzero(probabilities[index] >= threshold)
+        certainty = probabilities.max(axis=0).ravel()
+        for index in range(1, len(logits)):
+            own = (likeliest == index).ravel()
+            self._voxels[index] += np.count_nonzero(own)
+            self._certainty[index] += certainty @ own.astype(np.float32)
 
     @property
     def confidence(self) -> dict[str, float]:
