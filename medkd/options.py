@@ -142,6 +142,7 @@ class PostprocessOptions(Options):
 
     largest_component: tuple[str, ...] = ()  # structures of which smaller pieces are dropped
     fill_holes: tuple[str, ...] = ()  # structures that are solid
+    argmax_first: bool = False  # decide on the network's grid: quicker, but boundaries move
 
 
 class AugmentOptions(Options):

@@ -220,12 +220,27 @@ def _nearest(array: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 def _linear(array: np.ndarray, axis: int, size: int) -> np.ndarray:
-    """Interpolate along one axis, in float32; the grid is a product, so the axes take turns."""
     if array.shape[axis] == size:
         return array
-    last, steps = array.shape[axis] - 1, max(1, size - 1)
-    before, rest = np.divmod(np.arange(size) * last, steps)
-    share = (rest / steps).astype(np.float32)[(..., *[None] * (array.ndim - axis - 1))]
+    return interpolated(array, axis, *places(array.shape[axis], size))
+
+
+def places(source: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where ``size`` places lie among ``source`` ones: the index before, and how far on.
+
+    Example:
+        >>> places(3, 5)
+        (array([0, 0, 1, 1, 2]), array([0. , 0.5, 0. , 0.5, 0. ], dtype=float32))
+    """
+    steps = max(1, size - 1)
+    before, rest = np.divmod(np.arange(size) * (source - 1), steps)
+    return before, (rest / steps).astype(np.float32)
+
+
+def interpolated(array: np.ndarray, axis: int, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Interpolate along one axis, in float32; the grid is a product, so the axes take turns."""
+    last = array.shape[axis] - 1
+    share = share[(..., *[None] * (array.ndim - axis - 1))]
     low = np.take(array, before, axis).astype(np.float32, copy=False)
     high = np.take(array, np.minimum(before + 1, last), axis).astype(np.float32, copy=False)
     high -= low

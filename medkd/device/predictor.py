@@ -9,6 +9,7 @@ import numpy as np
 
 from medkd.data.postprocess import postprocess
 from medkd.data.preprocess import Grid, from_grid, preprocess
+from medkd.data.way_back import WayBack
 from medkd.device.choice import choose
 from medkd.device.engine import Engine, open_engine
 from medkd.device.guard import Finding, describe
@@ -70,8 +71,8 @@ class Predictor:
     ) -> Prediction:
         """Answer for one image.
 
-        The likeliest class is decided on the network's grid, slab by slab, and carried to the
-        image's grid: of a large image all probabilities are held only if they are asked for.
+        The image goes through the network slab by slab, and the likeliest class is decided in each:
+        of a large image all probabilities are held only if they are asked for.
 
         Args:
             volume: the image.
@@ -154,13 +155,16 @@ class Tally:
     """What is kept of a segmentation's probabilities, slab by slab, on the network's grid.
 
     Attributes:
-        indices: ``[*space]`` of the likeliest class.
+        indices: of the likeliest class, on the network's grid, or on the image's in the network's
+            order of axes.
         probabilities: ``[classes, *space]`` if asked for.
     """
 
     def __init__(self, manifest: Manifest, grid: Grid, *, with_probabilities: bool) -> None:
         classes = len(manifest.classes)
-        self.indices = np.empty(grid.shape, np.uint8)
+        decides_there = grid.resampled and not manifest.postprocess.argmax_first
+        self._way_back = WayBack(grid) if decides_there else None
+        self.indices = self._way_back.indices if self._way_back else np.empty(grid.shape, np.uint8)
         self.probabilities: np.ndarray | None = None
         if with_probabilities:
             self.probabilities = np.empty((classes, *grid.shape), np.float32)
@@ -170,8 +174,11 @@ class Tally:
 
     def add(self, rows: slice, logits: np.ndarray) -> None:
         """Add a slab of calibrated logits ``[classes, rows, ...]``."""
-        likeliest = self.indices[rows] = argmax(logits)
-        probabilities = softmax(logits)
+        likeliest, probabilities = argmax(logits), softmax(logits)
+        if self._way_back:
+            self._way_back.add(probabilities)
+        else:
+            self.indices[rows] = likeliest
         if self.probabilities is not None:
             self.probabilities[:, rows] = probabilities
         for index, threshold in self._thresholds:
