@@ -151,7 +151,7 @@ def peer(kind, folder, mask):
 )
 def test_a_release_against_monai(networks, images, tmp_path, kind, student, teacher):
     queries = IMAGES[kind][2]
-    masks = {name: tmp_path / name / "mask.nii.gz" for name in ("teacher", "student")}
+    masks = {name: tmp_path / f"{name}.nii.gz" for name in ("teacher", "student")}
     release = networks[student]
     processes = {
         "medkd": medkd(release),
