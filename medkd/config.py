@@ -255,6 +255,7 @@ def shareable(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = config.model_dump(mode="json")
     for key in ("root", "source", "table", "image", "label"):
         values["data"].pop(key)
+    values["preprocess"]["reading"].pop("series")  # descriptions and UIDs may name patients
     values["study"].pop("root")
     values["distill"].pop("store")
     for external in values["teacher"]["external"]:

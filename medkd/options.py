@@ -95,6 +95,8 @@ class DataOptions(Options):
     image: str | None = None  # images/{case}.png, for a CSV without a column `image`
     label: str | None = None  # masks/{case}.png, for a CSV without a column `label`
     patient: str = "patient"  # the column of patient ids
+    series: str | None = None  # the column of SeriesInstanceUIDs, where DICOM folders hold several
+    burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
     codes: dict[str, CodeOptions] = {}  # by class name; releases carry them
@@ -102,6 +104,31 @@ class DataOptions(Options):
     memory_gib: Positive | None = None  # of preprocessed cases, more go to disk; null: half of all
     store: str | None = None  # a folder for those, which studies may share; null: the study's own
     phantoms: PhantomOptions = PhantomOptions()
+
+
+class SeriesOptions(Options):
+    """Which series of a DICOM folder with several is read; what is given has to leave one."""
+
+    uid: str | None = None  # SeriesInstanceUID
+    modality: str | None = None  # CT, MR, PT, …
+    description: str | None = None  # a pattern of SeriesDescription: "*T1*"
+    largest: bool = False  # of those that fit, the one of most files
+
+
+class ReadingOptions(Options):
+    """What of a file may be mended, and how much memory it may take; the device does the same."""
+
+    memory_gib: Positive = 8.0  # an image that would take more is refused before it is unpacked
+    series: SeriesOptions | None = None  # null: a DICOM folder has to hold one series
+    resample_missing: Annotated[int, Field(ge=0)] = 0  # neighbouring slices that are interpolated
+    shear_correct: bool = False  # resample a tilted gantry, or skewed axes, at right angles
+    planar: bool = False  # read a single DICOM slice as a 2D image
+    overlap: Literal["refuse", "last"] = "refuse"  # a voxel of two structures: the later in labels
+
+    @property
+    def memory_bytes(self) -> int:
+        """``memory_gib`` in bytes."""
+        return int(self.memory_gib * 2**30)
 
 
 class PreprocessOptions(Options):
@@ -116,6 +143,17 @@ class PreprocessOptions(Options):
     intensity: Literal["zscore", "percentile", "unit"] = "zscore"
     window: tuple[Count, ...]  # what the network sees at once, in training and in use
     overlap: Fraction = 0.25  # of neighbouring windows in use
+    reading: ReadingOptions = ReadingOptions()
+
+    @property
+    def of_anyone(self) -> "PreprocessOptions":
+        """These options without the UID of a series, which is a patient's: for a release."""
+        series = self.reading.series
+        if series is None:
+            return self
+        series = series.model_copy(update={"uid": None})
+        reading = self.reading.model_copy(update={"series": series})
+        return self.model_copy(update={"reading": reading})
 
     @model_validator(mode="after")
     def _one_grid(self) -> "PreprocessOptions":
@@ -356,7 +394,7 @@ class ExportOptions(Options):
     right.
     """
 
-    variants: tuple[Variant, ...] = (Variant.ONNX,)
+    variants: tuple[Variant, ...] = (Variant.ONNX, Variant.OPENVINO, Variant.INT8)
     may_lose: dict[Variant, NotNegative] = {}
     calibration_cases: Count = 64  # training cases from which int8 takes the ranges of its values
     licence: str | None = None  # of the releases; an SPDX identifier or a sentence

@@ -22,6 +22,7 @@ CURVE = "curve.json"  # of the stage that sizes the student
 LESS_IS_BETTER = frozenset(
     {
         "hd95_mm",
+        "assd_mm",
         "ece",
         "adaptive_ece",
         "static_ece",

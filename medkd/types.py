@@ -106,10 +106,14 @@ class Volume:
     Attributes:
         array: ``[channels, *space]``.
         affine: ``[4, 4]``, voxel index to RAS+ millimetres; for 2D images the identity ``[3, 3]``.
+        remedies: what had to be mended to read it, and how, one line each.
+        frame_uid: DICOM frame of reference that ``affine`` leads to; empty where none is known.
     """
 
     array: np.ndarray
     affine: np.ndarray
+    remedies: tuple[str, ...] = ()
+    frame_uid: str = ""
 
     @property
     def dims(self) -> int:
@@ -125,6 +129,14 @@ class Volume:
     def spacing_mm(self) -> tuple[float, ...]:
         """Distance between neighbouring voxel centres along each axis."""
         return tuple(float(v) for v in np.linalg.norm(self.affine[:-1, :-1], axis=0))
+
+
+def without_values(
+    shape: Sequence[int], affine: np.ndarray, *, channels: int = 1, frame_uid: str = ""
+) -> Volume:
+    """Return a volume that is only a grid: zeros that take no memory."""
+    array = np.broadcast_to(np.uint8(0), (channels, *shape))
+    return Volume(array, affine, frame_uid=frame_uid)
 
 
 def grid_distance_mm(volume: Volume, affine: np.ndarray) -> float:

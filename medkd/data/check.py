@@ -24,6 +24,7 @@ class Cohort:
         images: SHA-256 of each case's image files alone, by id.
         name: of the data set, by its card; without a card, of its source.
         strata: of each patient, by which they were dealt.
+        mended: what was mended while a case was read, by id.
     """
 
     cases: dict[str, Case]
@@ -32,6 +33,7 @@ class Cohort:
     images: dict[str, str]
     name: str
     strata: dict[str, str] = field(default_factory=dict)
+    mended: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, part: Iterable[str]) -> list[Case]:
         """Return the cases with these ids."""
@@ -82,4 +84,5 @@ def cohort_of(study: Study, found: Survey) -> Cohort:
         images={case_id: seen.image for case_id, seen in found.examined.items()},
         name=card.name if card else Path(study.config.data.source).stem,
         strata=found.strata,
+        mended={i: seen.remedies for i, seen in found.examined.items() if seen.remedies},
     )

@@ -1,5 +1,6 @@
 """Finding: one thing that a look at the data has shown, with the case, the file and the remedy."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +16,10 @@ class Level(StrEnum):
 
 
 ORDER = {level: number for number, level in enumerate(Level)}
+
+
+WITHIN = re.compile(r"its file(?:/[^:;]*)+")  # a file of a series, in whose folder it lies
+UID = re.compile(r"(?<![\d.])[0-2](?:\.\d+){3,}(?![\d.])")  # of DICOM: it leads to a patient
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Finding:
         )
         for name in (str(self.file), self.file.name) if self.file else ():
             message = message.replace(name, "its file")
+        message = UID.sub("a UID", WITHIN.sub("its file", message))
         case = "" if self.case is None else key("case", self.case)
         return {"level": self.level, "case": case, "message": message, "remedy": self.remedy}
 

@@ -1,36 +1,50 @@
 """Images: read PNG, JPEG and TIFF files into a 2D Volume, write a mask as PNG."""
 
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
-from medkd.types import Volume
+from medkd.options import ReadingOptions
+from medkd.types import Volume, without_values
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # of all that Pillow reads: some start other programs
+VALUE_BYTES = 4  # of a pixel: four bytes, or a float
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError),
+    *(EOFError, OverflowError, MemoryError, RuntimeError, struct.error, zlib.error),
+    *(NotImplementedError, ZeroDivisionError),
+)
 PLAIN = {"P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}  # Pillow's modes
 
 
-def read(path: Path) -> Volume:
+def read(path: Path, options: ReadingOptions | None = None) -> Volume:
     """Read a grey or colour image as ``[channels, height, width]``; an alpha channel is dropped.
 
     Raises:
-        DataError: the file is missing, truncated or not an image.
+        DataError: the file is missing, truncated, too large or not an image.
     """
-    array = _decode(path, as_colour=True)
+    array = _decode(path, options or ReadingOptions(), as_colour=True)
     if array.ndim == 3:
         array = array[..., :1] if array.shape[2] == 2 else array[..., :3]
         return Volume(array=np.moveaxis(array, 2, 0), affine=np.eye(3))
     return Volume(array=array[None], affine=np.eye(3))
 
 
-def read_label(path: Path) -> Volume:
+def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
     """Read a label map as ``[1, height, width]``; palette images give their indices.
 
     Raises:
         DataError: as ``read``, or the file is a colour picture.
     """
-    array = _decode(path, as_colour=False)
+    array = _decode(path, options or ReadingOptions(), as_colour=False)
     if array.ndim == 3:
         colours = array[..., :1] if array.shape[2] == 2 else array[..., :3]
         if np.any(colours != colours[..., :1]):
@@ -47,17 +61,52 @@ def write(path: Path, array: np.ndarray) -> None:
     temporary.replace(path)
 
 
-def _decode(path: Path, *, as_colour: bool) -> np.ndarray:
+def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
+    """Return an image's grid: a volume without values.
+
+    Raises:
+        DataError: as ``read``, but for pixels that cannot be decoded.
+    """
+    options = options or ReadingOptions()
+    with _opened(path, options) as image:
+        return without_values((image.height, image.width), np.eye(3))
+
+
+def remarks(path: Path) -> dict[str, str]:
+    """Return what an image says in words beside its pixels: PNG texts and EXIF, by their names.
+
+    Raises:
+        DataError: as ``read_grid``.
+    """
+    with _opened(path, ReadingOptions()) as image:
+        texts = {f"text {key}": text for key, text in image.info.items() if isinstance(text, str)}
+        exif = {f"EXIF {tag}": text for tag, text in image.getexif().items()}
+        return texts | {key: str(text) for key, text in exif.items() if isinstance(text, str)}
+
+
+def _decode(path: Path, options: ReadingOptions, *, as_colour: bool) -> np.ndarray:
+    with _opened(path, options) as image:
+        encoded = as_colour and image.mode in PLAIN
+        return np.asarray(image.convert(PLAIN[image.mode]) if encoded else image)
+
+
+@contextmanager
+def _opened(path: Path, options: ReadingOptions) -> Iterator[Image.Image]:
+    """Open an image and judge its size; whatever fails inside is one error that names the file."""
+    # Pillow warns of what it then refuses, and of sizes that memory_gib is there to judge
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             pages = getattr(image, "n_frames", 1)
             if image.format == "TIFF" and pages > 1:
                 raise DataError(f"{path}: {pages} pages; save one image a file")
-            encoded = as_colour and image.mode in PLAIN
-            return np.asarray(image.convert(PLAIN[image.mode]) if encoded else image)
+            size = image.width * image.height * VALUE_BYTES
+            pixels = f"{image.width}x{image.height} pixels"
+            refuse_larger(path, size, memory_bytes=options.memory_bytes, of=pixels)
+            yield image
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too large ({error}); cut it into tiles") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: truncated or not an image ({error}); copy it again") from None

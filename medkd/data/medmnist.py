@@ -2,14 +2,13 @@
 
 import csv
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from medkd.data import images, nifti
+from medkd.data.npz import read_arrays
 from medkd.errors import DataError
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}  # key in the file: split
@@ -53,27 +52,11 @@ def read(npz_path: Path, *, classes: Mapping[str, int]) -> Arrays:
         DataError: missing, truncated or no MedMNIST file, or a label that ``classes`` lacks; all
             problems of the content in one pass.
     """
-    arrays = _load(npz_path)
+    arrays = read_arrays(npz_path, wanted=lambda key: key in _known_keys())
     problems = [f"{npz_path}: {text}" for text in _problems(arrays, classes)]
     if problems:
         raise DataError.of(problems)
     return arrays
-
-
-def _load(path: Path) -> Arrays:
-    try:
-        # A file of our own: numpy leaves the one it opens to the garbage collector when it fails.
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            keys = [name.removesuffix(".npy") for name in archive.namelist()]
-            file.seek(0)
-            loaded = np.load(file, allow_pickle=False)
-            return {key: loaded[key] for key in _known_keys() if key in keys}
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: truncated or not a MedMNIST npz ({error}); copy it again"
-        ) from None
 
 
 def _known_keys() -> list[str]:

@@ -136,9 +136,8 @@ def _check(volume: Volume, options: PreprocessOptions) -> None:
         raise DataError(
             f"the image has {volume.dims} spatial axes, preprocess.window has {len(options.window)}"
         )
-    if (
-        volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all()
-    ):  # one would spread to all voxels: an empty mask
+    # one such voxel would spread to all: an empty mask
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
         raise DataError("the image holds NaN or infinite voxels; repair it")
 
 

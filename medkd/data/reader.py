@@ -4,10 +4,13 @@ The library of a format is imported with the first file of it: a device starts f
 """
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
+from medkd.data.dicom import is_dicom
 from medkd.errors import DataError
+from medkd.options import LARGEST_LABEL, ReadingOptions
 from medkd.types import Volume
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
@@ -36,30 +39,29 @@ def stem(path: Path) -> str:
     return path.name[: -len(suffix(path))] if suffix(path) in SUFFIXES else path.name
 
 
-def read_image(path: Path) -> Volume:
-    """Read an image file, or a folder that holds one DICOM series.
+def read_image(path: Path, options: ReadingOptions | None = None) -> Volume:
+    """Read an image file, or a folder that holds a DICOM series.
+
+    Args:
+        path: what it is decides how it is read.
+        options: how much memory it may take, which series is meant, and what may be mended.
 
     Raises:
-        DataError: missing, truncated, or in no format medkd reads.
+        DataError: missing, truncated, too large, or in no format medkd reads.
     """
-    if suffix(path) in NIFTI:
-        from medkd.data import nifti
-
-        return nifti.read(path)
-    if suffix(path) in PICTURES:
-        from medkd.data import images
-
-        return images.read(path)
-    from medkd.data import dicom
-
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    if dicom.is_dicom(path):
-        return dicom.read(path)
-    raise DataError(f"{path}: not NIfTI, PNG, JPEG, TIFF or DICOM")
+    return _format_of(path).read(path, options)
 
 
-def read_label(path: Path) -> Volume:
+def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
+    """Return the grid of an image, a volume without values; as a rule no voxel is read.
+
+    Raises:
+        DataError: as ``read_image``.
+    """
+    return _format_of(path).read_grid(path, options)
+
+
+def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
     """Read a label map as integers, ``[1, *space]``.
 
     Raises:
@@ -68,9 +70,13 @@ def read_label(path: Path) -> Volume:
     if suffix(path) in PICTURES:
         from medkd.data import images
 
-        volume = images.read_label(path)
+        volume = images.read_label(path, options)
+    elif suffix(path) in NIFTI:
+        from medkd.data import nifti
+
+        volume = nifti.read(path, options, order=0)
     else:
-        volume = read_image(path)
+        volume = read_image(path, options)
     if volume.array.shape[0] != 1:
         raise DataError(f"{path}: {volume.array.shape[0]} channels; a label map has one")
     array = volume.array
@@ -79,7 +85,31 @@ def read_label(path: Path) -> Volume:
             raise DataError(f"{path}: the label map holds NaN or infinity; correct it")
         if np.any(array != np.rint(array)):
             raise DataError(f"{path}: the label map holds fractions; give one whole number a voxel")
-    return Volume(array=array.astype(np.int32), affine=volume.affine)
+    if array.max(initial=0) > LARGEST_LABEL or array.min(initial=0) < -LARGEST_LABEL:
+        raise DataError(
+            f"{path}: the label map holds values from {array.min():g} to {array.max():g}; values "
+            f"go up to {LARGEST_LABEL}, so this may be an image"
+        )
+    return Volume(array.astype(np.int32), volume.affine, volume.remedies, volume.frame_uid)
+
+
+def _format_of(path: Path) -> ModuleType:
+    """Return the module that reads what ``path`` is."""
+    if suffix(path) in NIFTI:
+        from medkd.data import nifti
+
+        return nifti
+    if suffix(path) in PICTURES:
+        from medkd.data import images
+
+        return images
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    if is_dicom(path):
+        from medkd.data.dicom import volume
+
+        return volume
+    raise DataError(f"{path}: not NIfTI, PNG, JPEG, TIFF or DICOM; convert it, or remove the case")
 
 
 def write_mask(path: Path, mask: np.ndarray, *, affine: np.ndarray) -> None:

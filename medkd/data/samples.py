@@ -10,7 +10,7 @@ import numpy as np
 from medkd.config import Config, expand
 from medkd.data.labels import class_indices
 from medkd.data.preprocess import Grid, preprocess, to_grid
-from medkd.data.reader import read_image, read_label
+from medkd.data.reading import image_of, label_of, options_of
 from medkd.data.volumes import VolumeStore
 from medkd.environment import memory_bytes
 from medkd.progress import progress
@@ -115,13 +115,14 @@ class _Loading:
     def _key(self, case: Case) -> str:
         made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
         made_from.append(self._config.data.ignore)
+        made_from.append(options_of(case, self._config).model_dump())  # which series of a folder
         files = [_content(case.image)]
         files += [_content(case.label)] if isinstance(case.label, Path) else []
         return digest(*made_from, *files)
 
 
 def _sample(case: Case, config: Config) -> Sample:
-    image, grid = preprocess(read_image(case.image), config.preprocess)
+    image, grid = preprocess(image_of(case, config), config.preprocess)
     image = np.ascontiguousarray(image)  # as patches are cut from it
     if config.task is Task.CLASSIFICATION:
         index = UNLABELLED if case.label is None else case.label
@@ -129,9 +130,8 @@ def _sample(case: Case, config: Config) -> Sample:
     if case.label is None:
         label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
         return Sample(case=case, image=image, label=label, grid=grid)
-    assert isinstance(case.label, Path)
-    label = class_indices(read_label(case.label).array, config)
-    label = np.ascontiguousarray(to_grid(label, grid, order=0))
+    label = to_grid(class_indices(label_of(case, config).array, config), grid, order=0)
+    label = np.ascontiguousarray(label)
     return Sample(case, image, label, grid, places_in(label[0], case.id))
 
 

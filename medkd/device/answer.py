@@ -100,7 +100,7 @@ def answer_file(predictor: Predictor, source: Path, target: Path) -> Prediction:
     """
     clock = Clock()
     image = Input(source.name, source)
-    volume = image.read()
+    volume = image.read(predictor.manifest.preprocess.reading)
     clock.lap("read")
     prediction = predictor.predict(volume)
     clock.restart()
@@ -134,7 +134,7 @@ class _Run:
             raise DataError(f"its answer would overwrite {place}; choose another output")
         if place != self._table:
             self._taken.add(place.resolve())
-        return image.read(), place
+        return image.read(self._predictor.manifest.preprocess.reading), place
 
     def predict(self, image: Input, given: tuple[Volume, Path]) -> tuple[_Answered, Path]:
         """Answer for one image."""

@@ -3,9 +3,12 @@
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +19,8 @@ from medkd.types import Runtime
 
 BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags
 
+
+T = TypeVar("T")
 
 # from a batch of windows to logits, [batch, classes, *window] or [batch, classes]; refuses windows
 # of another shape than the network's with a ReleaseError
@@ -91,9 +96,8 @@ class OpenVino:
         precision = "bf16" if bf16 else "f32"
         options = {"NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
         options["INFERENCE_NUM_THREADS"] = threads or cores()
-        core = openvino().Core()
         try:
-            self._network = core.compile_model(core.read_model(weights), "CPU", options)
+            self._network = core().compile_model(core().read_model(weights), "CPU", options)
         except RuntimeError as error:
             raise ReleaseError(f"{weights}: OpenVINO cannot load it ({error})") from None
 
@@ -103,6 +107,29 @@ class OpenVino:
             return self._network(windows)[0]
         except RuntimeError as error:
             raise _misfit(self._network.input(0).partial_shape, windows, error) from None
+
+
+@cache
+def core() -> Any:  # noqa: ANN401
+    """Return OpenVINO's Core, one for as long as the process lives.
+
+    Its CPU plugin gives the thread that loads it another signal stack, which goes when the plugin
+    does. Plugins that go in another order than they came leave a thread with a stack that is gone,
+    and the next signal kills the process. So there is one, and a thread of its own loads it.
+    """
+    return apart(_core_with_plugin)
+
+
+def apart(function: Callable[..., T], *arguments: object, **options: object) -> T:
+    """Call a function that loads plugins of OpenVINO, in a thread of its own; see ``core``."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *arguments, **options).result()
+
+
+def _core_with_plugin() -> Any:  # noqa: ANN401
+    made = openvino().Core()
+    made.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+    return made
 
 
 def openvino() -> ModuleType:

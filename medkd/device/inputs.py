@@ -2,17 +2,17 @@
 
 import os
 import tempfile
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
+from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 from medkd.types import Volume
 
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}  # modalities
@@ -34,8 +34,8 @@ class Input:
     files: tuple[Path, ...] = ()
     array: np.ndarray | None = None
 
-    def read(self) -> Volume:
-        """Read the image.
+    def read(self, options: ReadingOptions | None = None) -> Volume:
+        """Read the image, as ``read_image`` does.
 
         Raises:
             DataError: as ``read_image``.
@@ -45,12 +45,12 @@ class Input:
             array = np.moveaxis(array, -1, 0) if array.shape[-1] == 3 else array[None]
             return Volume(array=array, affine=np.eye(array.ndim))
         if len(self.files) <= 1 or set(self.files) == set(_visible(self.path)):
-            return read_image(self.files[0] if len(self.files) == 1 else self.path)
+            return read_image(self.files[0] if len(self.files) == 1 else self.path, options)
         with tempfile.TemporaryDirectory() as folder:  # a series that shares its folder
             for number, file in enumerate(self.files):
                 (Path(folder) / f"{number:05d}.dcm").symlink_to(file.resolve())
             try:
-                return read_image(Path(folder))
+                return read_image(Path(folder), options)
             except DataError as error:
                 raise DataError(str(error).replace(folder, str(self.path))) from None
 
@@ -123,12 +123,7 @@ def _visible(folder: Path) -> list[Path]:
 
 def _npz_images(source: Path) -> Iterator[Input]:
     """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
-    try:
-        with source.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            stacks = {name: arrays[name] for name in arrays if name.endswith("images")}
-    except (OSError, ValueError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{source}: truncated or not an npz file ({error})") from None
+    stacks = read_arrays(source, wanted=lambda name: name.endswith("images"))
     if not stacks:
         raise DataError(f"{source}: holds no array whose name ends in 'images'")
     for name, stack in stacks.items():

@@ -7,7 +7,7 @@ import numpy as np
 from medkd.config import Config
 from medkd.data.postprocess import postprocess
 from medkd.data.preprocess import preprocess
-from medkd.data.reader import read_image
+from medkd.data.reading import image_of
 from medkd.data.samples import Sample
 from medkd.device.predictor import Prediction, load
 from medkd.predict.teachers import Teachers, load_member, on_image_grid
@@ -27,7 +27,7 @@ def answers_of(study: Study, role: Role) -> Answer:
     answer = answers_to_images(study, role)
     if answer is None:
         return answers_of_teachers(study)
-    return lambda case: answer(read_image(case.image))
+    return lambda case: answer(image_of(case, study.config))
 
 
 def answers_to_images(study: Study, role: Role) -> AnswerImage | None:
@@ -53,7 +53,7 @@ def _in_process(probabilities_of: Callable[[Sample], np.ndarray], config: Config
     values = np.asarray(config.label_values)
 
     def answer(case: Case) -> Prediction:
-        image, grid = preprocess(read_image(case.image), config.preprocess)
+        image, grid = preprocess(image_of(case, config), config.preprocess)
         sample = Sample(case=case, image=image, label=np.empty(0), grid=grid)
         probabilities = probabilities_of(sample).astype(np.float32)
         is_map = config.task is Task.SEGMENTATION

@@ -9,7 +9,7 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data.labels import class_indices, of_judged_voxels
-from medkd.data.reader import read_image, read_label
+from medkd.data.reading import image_of, label_of
 from medkd.evaluate.answers import Answer
 from medkd.evaluate.layers import draw_layers, uncertainty
 from medkd.evaluate.overlays import draw_answers, draw_overlay
@@ -61,7 +61,7 @@ def draw_gallery(
 
 
 def chosen(cases: Sequence[CaseScores], figure: str, config: Config) -> list[tuple[str, int]]:
-    """Return rank and place of every case that is shown: a case once, failures before the rest."""
+    """Return rank and place of every picture: the worst, other failures, the median, the best."""
     order = [int(i) for i in np.argsort([c.figures[figure] for c in cases], kind="stable")]
     shown = min(config.evaluate.overlays, len(cases))
     ranked = [(f"worst {i + 1}", index) for i, index in enumerate(order[:shown])]
@@ -87,9 +87,8 @@ def _draw_masks(
     name: str,
     title: str,
 ) -> Layers:
-    image = read_image(case.image)
-    assert isinstance(case.label, Path)
-    label = class_indices(read_label(case.label).array[0], config)
+    image = image_of(case, config)
+    label = class_indices(label_of(case, config).array[0], config)
     masks = {"reference": of_judged_voxels(label, reference=label)[0]}
     said = {role: answers[role](case) for role in (Role.TEACHER, Role.STUDENT)}
     for role, answer in said.items():
@@ -112,7 +111,7 @@ def _draw_answers(
     name: str,
     title: str,
 ) -> None:
-    image = read_image(case.image)
+    image = image_of(case, config)
     said = dict(_probabilities(case, answers, config))
     draw_answers(folder / f"{name}.png", image, said, classes=config.classes, title=title)
 

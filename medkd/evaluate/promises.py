@@ -5,13 +5,12 @@ the promised share of a structure; a set of all classes that pass it holds the t
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data.labels import class_indices
-from medkd.data.reader import read_label
+from medkd.data.reading import label_of
 from medkd.evaluate.answers import Answer
 from medkd.metrics.conformal import (
     THRESHOLDS,
@@ -63,8 +62,7 @@ def _masks(
 
 def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
     """Return ``[structures, 2, thresholds]``: share missed, and relative size, of the mask."""
-    assert isinstance(case.label, Path)
-    label = class_indices(read_label(case.label).array[0], config)
+    label = class_indices(label_of(case, config).array[0], config)
     probabilities = answer(case).probabilities
     assert probabilities is not None
     rows = []

@@ -9,7 +9,7 @@ import numpy as np
 from medkd.config import Config
 from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.preprocess import preprocess
-from medkd.data.reader import read_image, read_label
+from medkd.data.reading import image_of, label_of
 from medkd.device.guard import Guard, describe
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import AnswerImage
@@ -71,10 +71,10 @@ def stress_curves(
 def judge_guard(guard: Guard, cases: Sequence[Case], config: Config) -> GuardResult:
     """Show the guard all test images as they are, and drawn ones that were made foreign."""
     flag, seed, drawn = flag_of(guard, config), config.study.seed, _drawn(cases, config)
-    passes = np.array([not flag(read_image(case.image)) for case in cases], np.float64)
+    passes = np.array([not flag(image_of(case, config)) for case in cases], np.float64)
 
     def flagged(kind: Stress, case: Case) -> bool:
-        volume = read_image(case.image)
+        volume = image_of(case, config)
         return flag(stressed(volume, kind, kind.strengths[0], seed=seed, case=case.id))
 
     foreign = {
@@ -125,7 +125,7 @@ class _Bench:
         return _Run(figures, float(np.mean(flags)))
 
     def _worse(self, case: Case, stress: Stress | None, strength: float) -> tuple[Volume, Truth]:
-        volume, truth = read_image(case.image), _truth(case, self.config)
+        volume, truth = image_of(case, self.config), _truth(case, self.config)
         if stress is None:
             return volume, truth
         seed = self.config.study.seed
@@ -152,6 +152,6 @@ def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:
 
 def _truth(case: Case, config: Config) -> Truth:
     if isinstance(case.label, Path):
-        return class_indices(read_label(case.label).array[0], config)
+        return class_indices(label_of(case, config).array[0], config)
     assert case.label is not None
     return case.label

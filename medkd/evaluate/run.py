@@ -1,6 +1,7 @@
 """Run: the only reader of the test split; from three releases to one report."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
-from medkd.data.reader import read_image
+from medkd.data.reading import image_of
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest, sha256
 from medkd.device.predictor import Prediction, load
@@ -168,7 +169,7 @@ class _Evaluation:
         predictor = load(release)
 
         def answer(case: Case) -> Prediction:
-            return predictor.predict(read_image(case.image), with_probabilities=True)
+            return predictor.predict(image_of(case, self._config), with_probabilities=True)
 
         scores = self._score(role, answer)
         figure = "dice" if self._config.task is Task.SEGMENTATION else "auroc"
@@ -345,6 +346,8 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
             "The data set names no patients: each image counts as one, intervals are by image, and "
             "that no patient lies on two sides of the split proves nothing."
         )
+    if cohort.mended:
+        notes.append(_mended(cohort))
     shared = ["network", "initial weights"] + ([] if without else ["patches"])
     options = config.student.train
     if options.patience is None and options.minutes is None:
@@ -353,6 +356,17 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")
     return tuple(notes)
+
+
+def _mended(cohort: Cohort) -> str:
+    """Say how many images were mended while they were read, and how."""
+    ways = Counter(told.partition(":")[0] for of_case in cohort.mended.values() for told in of_case)
+    of_test = len(cohort.mended.keys() & set(cohort.split.test))
+    listed = ", ".join(f"{way} in {count}" for way, count in sorted(ways.items()))
+    return (
+        f"{len(cohort.mended)} images were mended while they were read, {of_test} of the test "
+        f"split: {listed} (preprocess.reading). Voxels that were interpolated are estimates."
+    )
 
 
 def _provenance(study: Study, stage: str) -> str:

@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data import phi
 from medkd.data.labels import class_indices, of_judged_voxels
-from medkd.data.reader import read_label
+from medkd.data.reading import label_of
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import Answer
 from medkd.metrics import overlap
@@ -74,8 +73,7 @@ def score_segmentation(
     bands: list[CalibrationBins] = []
     for case in progress(cases, f"evaluate {name}", total=len(cases)):
         prediction = answer(case)
-        assert isinstance(case.label, Path)
-        reference = read_label(case.label)
+        reference = label_of(case, config)
         label = class_indices(reference.array[0], config)
         scored.append(_case_scores(case, prediction, label, reference.spacing_mm, config, salt))
         assert prediction.probabilities is not None

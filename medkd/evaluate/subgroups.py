@@ -1,14 +1,13 @@
 """Subgroups: whether a mean hides a group that is served worse."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data.groups import UNKNOWN, band, bands, group_of
 from medkd.data.labels import class_indices
-from medkd.data.reader import read_label
+from medkd.data.reading import label_of
 from medkd.evaluate.score import Scores, Statistic
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean, bootstrap_statistic
 from medkd.metrics.volume import volume_ml
@@ -86,8 +85,7 @@ def _groups(named: SubgroupOptions, cases: Sequence[Case], config: Config) -> li
     index = config.classes.index(named.structure)
     volumes = []
     for case in cases:
-        assert isinstance(case.label, Path)
-        label = read_label(case.label)
+        label = label_of(case, config)
         mask = class_indices(label.array[0], config) == index
         volumes.append(volume_ml(mask, spacing_mm=label.spacing_mm))
     return [band(volume, named.edges) for volume in volumes]

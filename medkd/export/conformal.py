@@ -1,13 +1,12 @@
 """Conformal: the thresholds of a release's promise, by its own answers to the validation cases."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data.labels import class_indices
-from medkd.data.reader import read_image, read_label
+from medkd.data.reading import image_of, label_of
 from medkd.device.predictor import Predictor
 from medkd.metrics.conformal import missed_shares, risk_threshold, set_threshold
 from medkd.progress import progress
@@ -44,12 +43,12 @@ def conformal_thresholds(
 
 def _told(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
     """Return the probabilities ``[classes]``, or the shares missed ``[structures, thresholds]``."""
-    probabilities = predictor.predict(read_image(case.image), with_probabilities=True).probabilities
+    image = image_of(case, config)
+    probabilities = predictor.predict(image, with_probabilities=True).probabilities
     assert probabilities is not None
     if config.task is Task.CLASSIFICATION:
         return probabilities
-    assert isinstance(case.label, Path)
-    label = class_indices(read_label(case.label).array[0], config)
+    label = class_indices(label_of(case, config).array[0], config)
     return np.stack(
         [missed_shares(probabilities[i], label == i) for i in range(1, len(config.classes))]
     )

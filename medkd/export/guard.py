@@ -5,7 +5,7 @@ from pathlib import Path
 
 from medkd.data.check import Cohort
 from medkd.data.preprocess import preprocess
-from medkd.data.reader import read_image
+from medkd.data.reading import image_of
 from medkd.device.guard import Guard, describe, fit_guard
 from medkd.progress import progress
 from medkd.study import Study, write_atomic
@@ -25,7 +25,7 @@ def guard_of(study: Study, cohort: Cohort) -> Guard | None:
 
     def described(cases: Sequence[Case]) -> list[dict[str, float]]:
         shown = progress(cases, "describe images", total=len(cases))
-        return [describe(*preprocess(read_image(case.image), options)) for case in shown]
+        return [describe(*preprocess(image_of(case, study.config), options)) for case in shown]
 
     def make(folder: Path) -> None:
         guard = fit_guard(*map(described, parts.values()), accept=ACCEPT)

@@ -15,7 +15,7 @@ import numpy as np
 from medkd.config import Config
 from medkd.data.loaders import PatchDataset
 from medkd.data.samples import load_samples
-from medkd.device.engine import openvino
+from medkd.device.engine import apart, core, openvino
 from medkd.extras import require
 from medkd.options import AugmentOptions
 from medkd.seeding import derive_seed
@@ -26,8 +26,7 @@ WEIGHTS = "model.xml"  # beside model.bin
 
 def export_openvino(onnx: Path, path: Path) -> None:
     """Write an ONNX file as OpenVINO's ``.xml`` and ``.bin``, in fp32."""
-    ov = openvino()
-    ov.save_model(ov.Core().read_model(onnx), path, compress_to_fp16=False)
+    openvino().save_model(core().read_model(onnx), path, compress_to_fp16=False)
 
 
 def quantise(onnx: Path, path: Path, windows: Sequence[np.ndarray], *, thorough: bool) -> None:
@@ -44,8 +43,9 @@ def quantise(onnx: Path, path: Path, windows: Sequence[np.ndarray], *, thorough:
     nncf = require("nncf", extra="train")
     nncf.set_log_level(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # its bars and tables
-        quantised = nncf.quantize(
-            ov.Core().read_model(onnx),
+        quantised = apart(  # it loads plugins of its own
+            nncf.quantize,
+            core().read_model(onnx),
             nncf.Dataset(windows),
             preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric
             subset_size=len(windows),

@@ -283,9 +283,7 @@ class _Release:
 
 def _onnx_form(release: _Release, folder: Path) -> Iterator[_Form]:
     _write_onnx(release.network, folder / WEIGHTS, release.study.config)
-    asked = set(release.study.config.export.variants)
-    runtimes = [Runtime.OPENVINO] if asked & {Variant.OPENVINO, Variant.INT8} else []
-    yield _form(folder, WEIGHTS, Runtime.ONNXRUNTIME, *runtimes)
+    yield _form(folder, WEIGHTS, Runtime.ONNXRUNTIME, Runtime.OPENVINO)
 
 
 def _openvino_form(release: _Release, folder: Path) -> Iterator[_Form]:
@@ -341,7 +339,7 @@ def _manifest(network: nn.Module, config: Config, **said: Any) -> Manifest:  # n
         classes=config.classes,
         label_values=config.label_values,
         codes=config.data.codes,
-        preprocess=config.preprocess,
+        preprocess=config.preprocess.of_anyone,
         postprocess=config.postprocess,
         parameters=parameters(network),
         macs=macs(network, window),

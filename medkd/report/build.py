@@ -103,6 +103,7 @@ def draw(report: Report, *, study_folder: Path) -> str:
         is_segmentation=report.task is Task.SEGMENTATION,
         evaluate={key: text(value) for key, value in report.config.get("evaluate", {}).items()},
         tables=_tables(report),
+        prose=provenance.prose(report),
         drawings=_drawings(report),
         pictures=pictures,
         swatches=cases.swatches(report),
@@ -115,7 +116,7 @@ def draw(report: Report, *, study_folder: Path) -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a template of this folder; whatever is put in is text, and never markup."""
+    """Fill a template of this folder; what is put in is text where it is not called safe there."""
     jinja2 = require("jinja2", extra="train")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),

@@ -15,6 +15,7 @@ from medkd.report.tables import (
 )
 from medkd.report.wording import (
     HARD_SPACE,
+    MINUS,
     amount,
     facts,
     milliseconds,
@@ -22,6 +23,7 @@ from medkd.report.wording import (
     text,
     three_digits,
     title,
+    wording,
 )
 from medkd.results import Latency, Parity, Percentiles, Report, RoleResult
 
@@ -106,7 +108,7 @@ def variants(report: Report) -> Table:
     rows = [
         (
             Cell(result.variant.of(result.role), runtime),
-            Cell(f"{parity.difference.value:+.4f}", f"{parity.figure}, {_interval(parity)}"),
+            Cell(_fine(parity.difference.value), _interval(parity)),
             Cell(f"{100 * parity.agreement:.2f} %"),
             Cell(three_digits(parity.largest_logit_difference)),
             Cell(f"{parity.ece:.4f}", f"as trained {parity.trained_ece:.4f}"),
@@ -134,8 +136,13 @@ def variants(report: Report) -> Table:
 def _interval(parity: Parity) -> str:
     low, high = parity.difference.low, parity.difference.high
     if low is None or high is None:
-        return "no interval"
-    return f"{low:+.4f} to {high:+.4f}"
+        return f"{wording(parity.figure).name}, no interval"
+    return f"{wording(parity.figure).name}, {_fine(low)} to {_fine(high)}"
+
+
+def _fine(difference: float) -> str:
+    """Write what a variant costs: less than the decimals of its figure show."""
+    return f"{difference:+.4f}".replace("-", MINUS)
 
 
 def models(report: Report) -> Table:

@@ -22,6 +22,9 @@ from medkd.types import Role, Task
 
 GOLDEN = 0.6180339887  # spreads points evenly, and the same way every time
 MOST_DIFFERENCES = 6  # panels; the table has them all
+NEIGHBOURS = 1.6  # times of releases whose names would cover each other
+LINE_POINTS = 13  # height of a name
+FEW = 30  # a share of fewer says little
 
 
 def reliability(report: Report) -> Drawing | None:
@@ -47,8 +50,8 @@ def reliability(report: Report) -> Drawing | None:
         f"Reliability diagrams of {_names(results)}: accuracy against confidence in equal-width "
         "bins, with the count of each bin below.",
         "Confidence against accuracy. On the diagonal, a class given 80 % is right 8 times of 10; "
-        "below it the model is overconfident. The bars count what each bin holds, on a "
-        "logarithmic scale.",
+        f"below it the model is overconfident. Hollow marks stand for fewer than {FEW}, which say "
+        "little. The bars count what each bin holds, on a logarithmic scale.",
     )
 
 
@@ -168,8 +171,8 @@ def trade(report: Report) -> Drawing | None:
             linestyle=(0, (4, 3)),
             drawstyle="steps-post",
         )
-        for place, point in enumerate(points):
-            _trade_point(axis, point, above=place % 2 == 0)
+        for point, rise in _labelled(points):
+            _trade_point(axis, point, rise=rise)
         axis.set_xscale("log", subs=(2, 5))
         axis.xaxis.set_major_formatter(_amount)
         axis.xaxis.set_minor_formatter(_amount)
@@ -212,6 +215,21 @@ def _front(points: Sequence[_Point], *, less: bool) -> list[_Point]:
     return front
 
 
+def _labelled(points: Sequence[_Point]) -> list[tuple[_Point, float]]:
+    """Give each point the rise of its name, so that names of releases that lie close are apart."""
+    groups: list[list[_Point]] = []
+    for point in sorted(points, key=lambda p: p.p50_ms):
+        if groups and point.p50_ms < NEIGHBOURS * groups[-1][-1].p50_ms:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return [
+        (point, LINE_POINTS * (place - (len(group) - 1) / 2))
+        for group in groups
+        for place, point in enumerate(sorted(group, key=lambda p: p.value.value))
+    ]
+
+
 def _badness(point: _Point, *, less: bool) -> float:
     return point.value.value if less else -point.value.value
 
@@ -228,13 +246,10 @@ def _amount(value: int | float, place: int | None) -> str:
 def _reliability_panel(axis: Any, result: RoleResult) -> None:  # noqa: ANN401
     points = _occupied(result.reliability)
     axis.plot([0, 1], [0, 1], color="#7a828a", linewidth=1, linestyle=(0, (4, 3)))
-    axis.plot(
-        [confidence for confidence, _, _ in points],
-        [accuracy for _, accuracy, _ in points],
-        color=COLOURS[result.role],
-        marker=MARKERS[result.role],
-        markersize=5,
-    )
+    colour, marker = COLOURS[result.role], MARKERS[result.role]
+    for many, style in ((True, {}), (False, {"linestyle": "none", "markerfacecolor": "none"})):
+        shown = [(c, a) for c, a, count in points if (count >= FEW) is many]
+        axis.plot(*zip(*shown, strict=True), color=colour, marker=marker, markersize=5, **style)
     axis.set_title(ROLES[result.role])
     axis.set_xlim(0, 1.03)
     axis.set_ylim(0, 1.03)
@@ -368,7 +383,7 @@ def _stacked_bar(
     axis.annotate(whole, (left, place), (5, 0), textcoords="offset points", va="center")
 
 
-def _trade_point(axis: Any, point: _Point, *, above: bool) -> None:  # noqa: ANN401
+def _trade_point(axis: Any, point: _Point, *, rise: float) -> None:  # noqa: ANN401
     time, figure, colour = point.p50_ms, point.value, COLOURS[point.role]
     if figure.low is not None and figure.high is not None:
         axis.plot([time, time], [figure.low, figure.high], color=colour, linewidth=1.6)
@@ -376,7 +391,7 @@ def _trade_point(axis: Any, point: _Point, *, above: bool) -> None:  # noqa: ANN
     axis.annotate(
         point.name,
         (time, figure.value),
-        (8, 6 if above else -6),  # names of releases that lie close do not cover each other
+        (8, rise),
         textcoords="offset points",
         va="center",
         color=colour,

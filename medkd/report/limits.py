@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from medkd.report.wording import ROLES, bounds, number, title
+from medkd.report.wording import ROLES, bounds, in_order, number, title
 from medkd.results import CaseScores, Comparison, Report
 from medkd.types import Role, Task
 
@@ -70,9 +70,11 @@ def _untested(report: Report) -> Iterator[str]:
 
 
 def _against(report: Report, other: Role) -> str:
-    found = next((c for c in report.comparisons if (c.of, c.minus) == (Role.STUDENT, other)), None)
-    if found is None:
+    compared = {c.figure: c for c in report.comparisons if (c.of, c.minus) == (Role.STUDENT, other)}
+    if not compared:
         return "They were not compared."
+    whole_first = sorted(compared, key=lambda figure: "/" in figure)
+    found = compared[in_order(whole_first)[0]]
     return f"{_difference(found)} {_reading(found)} Item 19 has every figure."
 
 

@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from markdown_it import MarkdownIt
+
 from medkd.data.cards import UNTOLD
 from medkd.report.tables import Cell, Table, heads, pairs
 from medkd.report.wording import facts, sentence, text
 from medkd.results import Report
 
 NOT_FILLED_IN = Cell("not filled in", mood="bad")
+
+PROSE = "prose"  # of the card, below its table
 
 # sections of the config and what they decide; paths of the machine stay out of the page
 PREPARING = {"preprocess": "Preprocessing: the same code in training and on the device"}
@@ -53,12 +57,23 @@ def card(report: Report) -> Table:
     stated = {
         key: "not stated by the data set" if value is None and key in UNTOLD else value
         for key, value in (report.card or {}).items()
+        if key != PROSE
     }
     rows = [
         (Cell(key), Cell(text(value)) if _is_filled_in(value) else NOT_FILLED_IN)
         for key, value in facts(stated)
     ]
     return pairs(rows, caption="What the owner of the data states about them.")
+
+
+def prose(report: Report) -> str:
+    """Return the text of the data card as HTML; markup and pictures in it stay inert."""
+    markdown = MarkdownIt("commonmark", {"html": False}).disable("image")
+    tokens = markdown.parse(str((report.card or {}).get(PROSE) or ""))
+    for token in tokens:
+        if token.type.startswith("heading"):
+            token.tag = "h4"  # below the headings of the page
+    return str(markdown.renderer.render(tokens, markdown.options, {}))
 
 
 def digests(report: Report) -> Table:
@@ -94,9 +109,35 @@ def environment(report: Report) -> Table:
 
 
 def _options(tree: Mapping[str, Any], *, caption: str) -> Table:
-    return pairs([(Cell(key), Cell(text(value))) for key, value in facts(tree)], caption=caption)
+    told = ((key, value) for key, value in facts(_in_rows(tree)) if _is_set(value))
+    return pairs([(Cell(key), Cell(text(value))) for key, value in told], caption=caption)
+
+
+def _in_rows(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Give each entry of a list of named options, such as losses, one row."""
+    return {
+        key: {str(place): _in_one(entry) for place, entry in enumerate(value, 1)}
+        if _is_named(value)
+        else value
+        for key, value in tree.items()
+    }
+
+
+def _is_named(value: object) -> bool:
+    entries = value if isinstance(value, list | tuple) else ()
+    return bool(entries) and all(isinstance(v, Mapping) and "name" in v for v in entries)
+
+
+def _in_one(entry: Mapping[str, Any]) -> str:
+    options = {key: value for key, value in entry.items() if key != "name"}
+    told = [f"{key.lower()} {text(value)}" for key, value in facts(options) if _is_set(value)]
+    return ": ".join(filter(None, (str(entry["name"]), ", ".join(told))))
+
+
+def _is_set(value: object) -> bool:
+    return value not in (None, [], (), {})
 
 
 def _is_filled_in(value: object) -> bool:
-    unsaid, said = value in (None, [], (), {}), str(value).strip().lower()
-    return not unsaid and said not in {"", "tbd", "?"} and not said.startswith("todo")
+    said = str(value).strip().lower()
+    return _is_set(value) and said not in {"", "tbd", "?"} and not said.startswith("todo")

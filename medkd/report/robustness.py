@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, Drawing, legend, svg
@@ -42,17 +43,23 @@ def curves(report: Report) -> Drawing | None:
 
 def suffered(report: Report) -> Table:
     """Return what is left at each stress's harshest strength, and how much of it is flagged."""
-    if not report.stress:
+    tried = report.stress[0].suffered if report.stress else {}
+    roles = [r.role for r in roles_of(report) if r.role in tried]
+    if not roles:
         return Table("", (), ())
-    roles = [r.role for r in roles_of(report) if r.role in report.stress[0].suffered]
     key = report.stress[0].figure
-    first = [interval_cell(report.stress[0].untouched[r], key=key, report=report) for r in roles]
+    usual = report.stress[0].untouched[roles[0]]
+    cell = partial(interval_cell, key=key, report=report, usual=usual)
+    first = [cell(report.stress[0].untouched[role]) for role in roles]
     rows = [(Cell("images as they are"), *first, Cell(""))]
     for curve in report.stress:
-        cells = [interval_cell(curve.suffered[r][-1], key=key, report=report) for r in roles]
+        cells = [cell(curve.suffered[role][-1]) for role in roles]
         name = Cell(curve.stress, f"{plain(curve.strengths[-1])} {curve.unit}")
         rows.append((name, *cells, Cell(_share(curve.flagged[-1]) if curve.flagged else "")))
-    caption = f"{title(key)} at the harshest strength of each stress."
+    caption = (
+        f"{title(key)} at the harshest strength of each stress, over {usual.cases} cases of "
+        f"{usual.patients} patients."
+    )
     head = heads("Stress", *map(role_head, roles), "Flagged by the guard")
     return Table(caption, head, tuple(rows))
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from medkd.report.wording import NOT_MEASURED, ROLES, bounds, number
-from medkd.results import Interval, Report, RoleResult
+from medkd.results import Interval, Part, Report, RoleResult
 from medkd.types import Role
 
 
@@ -57,14 +57,27 @@ def role_head(role: Role) -> Cell:
 
 
 def interval_cell(
-    interval: Interval | None, *, key: str, report: Report, signed: bool = False
+    interval: Interval | None,
+    *,
+    key: str,
+    report: Report,
+    signed: bool = False,
+    usual: Interval | Part | None = None,
 ) -> Cell:
-    """Write a figure over its interval, and what it holds if that is not the whole test split."""
+    """Write a figure over its interval, and what it holds if that is not what the others hold.
+
+    Args:
+        interval: the figure; None where it was not measured.
+        key: names the figure.
+        report: whose test split the others hold.
+        signed: write the sign of a difference.
+        usual: what the others of the table hold, where that is not the whole test split.
+    """
     if interval is None:
         return UNKNOWN
     below = bounds(interval, key=key, signed=signed)
-    test = report.split.get("test")
-    if test is None or (interval.cases, interval.patients) != (test.cases, test.patients):
+    others = usual or report.split.get("test")
+    if others is None or (interval.cases, interval.patients) != (others.cases, others.patients):
         below += f" over {interval.cases} cases of {interval.patients} patients"
     return Cell(number(interval.value, key=key, signed=signed), below.strip())
 

@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import pytest
+
 from medkd.data.findings import Finding, Level, worst_first
 
 FILE = Path("/data/DOE^JANE.nii.gz")
+SERIES = Path("/data/DOE^JANE")
 
 
 def key(kind, name):
@@ -23,6 +26,22 @@ def test_what_may_leave_the_study_names_nobody():
     assert shown["case"] == "case#4"
     assert shown["message"] == "case case#5 of patient patient#3 is also in its file"
     assert not any(name in str(shown) for name in ("MRN", "ann", "DOE"))
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (f"{SERIES}/DOE^JANE 7.dcm: cannot be decoded", "its file: cannot be decoded"),
+        (
+            "2 series: 1.2.840.7 (CT, 3 files), 1.2.840.8 (PT)",
+            "2 series: a UID (CT, 3 files), a UID",
+        ),
+        ("voxels of 1.25 mm", "voxels of 1.25 mm"),
+    ],
+)
+def test_files_of_a_series_and_uids_stay_in_the_study(message, shown):
+    finding = Finding("c", Level.ERROR, message, "", SERIES)
+    assert finding.anonymous(key)["message"].startswith(shown)
 
 
 def test_braces_of_a_message_without_ids_are_left_alone():

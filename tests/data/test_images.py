@@ -1,9 +1,14 @@
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from medkd.data import images
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 7), dtype=np.uint8)
@@ -103,3 +108,52 @@ def test_an_image_too_large_for_pillow_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
     with pytest.raises(DataError, match=r"slide\.png: too large.*cut it into tiles"):
         images.read(path)
+
+
+def png_of(width, height):
+    """Return a PNG that says it is this large and holds one row of nothing."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(2**20))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(8000, 8000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize("read", [images.read, images.read_label, images.read_grid])
+def test_a_bomb_is_refused_by_its_header(tmp_path, size, read):
+    (tmp_path / "bomb.png").write_bytes(png_of(*size))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"bomb\.png: (takes .* pixels|too large|truncated)"):
+        read(tmp_path / "bomb.png", ReadingOptions(memory_gib=1 / 16))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_a_tiff_that_says_it_is_huge_is_refused(tmp_path):
+    path = save(tmp_path / "bomb.tif", GREY)
+    content = bytearray(path.read_bytes())
+    for tag in (256, 257):  # width and height, of 4 bytes
+        at = max(content.find(struct.pack("<HH", tag, kind)) for kind in (3, 4))
+        struct.pack_into("<HHII", content, at, tag, 4, 1, 50_000)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bomb\.tif: (takes|too large)"):
+        images.read(path)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PPM", "ICO", "TGA"])
+def test_a_format_that_its_name_does_not_say_is_refused(tmp_path, kind):
+    Image.fromarray(GREY).save(tmp_path / "other.png", format=kind)
+    with pytest.raises(DataError, match=r"other\.png: truncated or not an image"):
+        images.read(tmp_path / "other.png")
+
+
+@pytest.mark.parametrize("array", [GREY, COLOUR])
+def test_a_grid_is_that_of_the_image(tmp_path, array):
+    path = save(tmp_path / "image.png", array)
+    assert images.read_grid(path).shape == images.read(path).shape

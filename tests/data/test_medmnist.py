@@ -91,7 +91,7 @@ def test_missing_keys_are_named(tmp_path, key):
         ("val_labels", np.zeros((3, 14), np.uint8), r"val_labels has shape \(3, 14\)"),
         ("val_images", np.zeros((3, 9, 7), np.float32), "val_images is float32"),
         ("val_images", np.zeros((3, 9), np.uint8), r"val_images has shape \(3, 9\)"),
-        ("val_labels", np.array([[None]] * 3), "truncated or not a MedMNIST npz"),
+        ("val_labels", np.array([[None]] * 3), "not an npz file .*Python objects"),
     ],
 )
 def test_content_that_does_not_fit_is_refused(tmp_path, key, value, message):

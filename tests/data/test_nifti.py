@@ -1,3 +1,8 @@
+import csv
+import gzip
+import struct
+import tracemalloc
+
 import nibabel
 import numpy as np
 import pytest
@@ -6,7 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medkd.data import nifti
+from medkd.data.reader import read_label
+from medkd.data.shear import SKEWED_DEGREES, skew_degrees
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 
 SPACINGS = st.floats(0.25, 8)
 SHEARS = st.floats(-0.4, 0.4)
@@ -98,6 +106,7 @@ def test_a_truncated_file_is_refused(tmp_path, suffix, share):
 def test_what_is_not_nifti_is_refused(tmp_path, suffix, content):
     path = tmp_path / f"other{suffix}"
     path.write_bytes(content)
+    (tmp_path / "other.img").touch()
     with pytest.raises(DataError, match=f"other{suffix}: truncated or not a NIfTI"):
         nifti.read(path)
 
@@ -135,27 +144,143 @@ def test_an_affine_that_places_no_voxel_is_refused(tmp_path):
         nifti.read(tmp_path / "flat.nii")
 
 
-READABLE = "nibabel/[ae]*.nii* nibabel/[fs]*.nii* sct/*.nii.gz derived/*_wrong_*.gz derived/*.hdr"
-DAMAGED = "nibabel/*.hdr nibabel/*.dconn.nii derived/t2_truncated.nii.gz"
+def test_half_a_pair_is_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Pair(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "i.hdr")
+    (tmp_path / "i.img").unlink()
+    with pytest.raises(DataError, match=r"i\.hdr: without i\.img; a NIfTI pair needs both"):
+        nifti.read(tmp_path / "i.hdr")
 
 
-def found(data_root, patterns):
-    files = [p for pattern in patterns.split() for p in (data_root / "nifti_odd").glob(pattern)]
-    assert len(files) > 2
-    return files
+def test_bytes_come_in_the_order_of_the_machine(tmp_path):
+    array = np.arange(24, dtype=">i2").reshape(2, 3, 4)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "big.nii")
+    volume = nifti.read(tmp_path / "big.nii")
+    np.testing.assert_array_equal(volume.array[0], array)
+    assert volume.array.dtype.isnative
+
+
+@given(affines())
+def test_a_grid_is_that_of_the_volume(tmp_path_factory, affine):
+    path = tmp_path_factory.mktemp("grid") / "image.nii"
+    nifti.write(path, np.zeros((3, 4, 2, 2), np.uint8), affine=affine)
+    for options in (ReadingOptions(), ReadingOptions(shear_correct=True)):
+        volume, grid = nifti.read(path, options), nifti.read_grid(path, options)
+        assert grid.shape == volume.shape
+        np.testing.assert_allclose(grid.affine, volume.affine)
+    assert skew_degrees(volume.affine) <= SKEWED_DEGREES
+
+
+def header_of(shape, *, extension=None, offset=352):
+    """Return the bytes of a header that says what it is told to."""
+    image = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.float64), np.eye(4))
+    raw = bytearray(image.to_bytes()[:352])
+    struct.pack_into("<8h", raw, 40, len(shape), *shape, *[1] * (7 - len(shape)))
+    struct.pack_into("<f", raw, 108, offset)
+    if extension is not None:
+        raw[348] = 1
+        raw += struct.pack("<ii", extension, 6) + bytes(24)
+    return bytes(raw)
+
+
+def test_a_bomb_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "bomb.nii.gz"
+    path.write_bytes(gzip.compress(header_of((32767, 32767, 32767)) + bytes(2**20)))
+    with pytest.raises(DataError, match=r"bomb\.nii\.gz: takes .* GiB \(32767x32767x32767 voxels"):
+        nifti.read(path)
+    with pytest.raises(DataError, match=r"bomb\.nii\.gz: takes"):
+        nifti.read_grid(path)
+
+
+def test_memory_is_what_the_config_allows(tmp_path):
+    nifti.write(tmp_path / "i.nii", np.zeros((64, 64, 64), np.float32), affine=np.eye(4))
+    assert nifti.read(tmp_path / "i.nii", ReadingOptions(memory_gib=2**-10)).shape == (64, 64, 64)
+    with pytest.raises(DataError, match=r"takes 0\.000977 GiB .* allows 0\.000488"):
+        nifti.read(tmp_path / "i.nii", ReadingOptions(memory_gib=2**-11))
+
+
+@pytest.mark.parametrize("extension", [-1, 0, 8, 2**30])
+def test_an_extension_that_lies_about_its_size_is_passed_over(tmp_path, extension):
+    """nibabel reads to the end of the stream for -1, and as much as is said for the others."""
+    path = tmp_path / "lie.nii.gz"
+    start = header_of((2, 2, 2), extension=extension, offset=384)
+    path.write_bytes(gzip.compress(start + bytes(2**26)))
+    tracemalloc.start()
+    assert nifti.read(path).shape == (2, 2, 2)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_the_text_of_an_extension_is_not_parsed(tmp_path):
+    image = nibabel.Nifti2Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    bomb = b"<!DOCTYPE x [<!ENTITY a 'aaaa'>]><CIFTI>&a;"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(32, bomb))
+    nibabel.save(image, tmp_path / "xml.nii")
+    assert nifti.read(tmp_path / "xml.nii").shape == (2, 2, 2)
+
+
+def test_analyze_is_refused_by_name(tmp_path):
+    nibabel.AnalyzeImage(np.zeros((2, 2, 2), np.uint8), np.eye(4)).to_filename(tmp_path / "a.img")
+    with pytest.raises(DataError, match=r"a\.hdr: .*Analyze 7\.5, .* left from right"):
+        nifti.read(tmp_path / "a.hdr")
+
+
+@pytest.mark.parametrize("offset", [-1, 1e9, 1e30, np.nan, np.inf])
+def test_voxels_that_start_nowhere_are_refused(tmp_path, offset):
+    path = tmp_path / "far.nii"
+    path.write_bytes(header_of((2, 2, 2), offset=offset) + bytes(64))
+    with pytest.raises(DataError, match=r"far\.nii: truncated or not a NIfTI file"):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 2), (-3, 2, 2), (2, 2, 0)])
+def test_a_shape_without_voxels_is_refused(tmp_path, shape):
+    path = tmp_path / "none.nii"
+    path.write_bytes(header_of(shape) + bytes(64))
+    with pytest.raises(DataError, match=r"none\.nii: "):
+        nifti.read(path)
+
+
+REFUSED = {
+    "nibabel/nifti1.hdr": r"without nifti1\.img",
+    "nibabel/analyze.hdr": r"without analyze\.img",
+    "nibabel/row_major.dconn.nii": "shape|its voxels are said to start",
+    "derived/t2_truncated.nii.gz": "truncated or not a NIfTI file",
+}
+NO_LABELS = {
+    "sct/mt1_gmseg.nii.gz": "fractions",
+    "sct/mtr.nii.gz": "NaN or infinity",
+    "sct/dmri.nii.gz": "7 channels",
+}
 
 
 @pytest.mark.data
-def test_odd_files_are_read_as_nibabel_reads_them(data_root):
-    for path in found(data_root, READABLE):
-        volume, image = nifti.read(path), nibabel.load(path)
+def test_every_real_file_is_read_as_nibabel_reads_it_or_refused(data_root):
+    root = data_root / "nifti_odd"
+    with (root / "manifest.csv").open(newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert rows.keys() >= REFUSED.keys()
+    for name, row in rows.items():
+        if name in REFUSED:
+            with pytest.raises(DataError, match=REFUSED[name]):
+                nifti.read(root / name)
+            continue
+        volume, image = nifti.read(root / name), nibabel.load(root / name)
         channels = np.moveaxis(image.get_fdata(), 3, 0) if image.ndim == 4 else image.get_fdata()
         np.testing.assert_allclose(volume.array, channels.reshape(volume.array.shape))
         np.testing.assert_array_equal(volume.affine, image.affine)
+        assert "".join(nibabel.aff2axcodes(volume.affine)) == row["orientation"]
+        told = [float(v) for v in row["spacing"].split("x")[:3]]
+        np.testing.assert_allclose(volume.spacing_mm, told, atol=1e-3)
+        assert "x".join(map(str, volume.shape)) == "x".join(row["shape"].split("x")[:3])
 
 
 @pytest.mark.data
-def test_damaged_files_are_refused(data_root):
-    for path in found(data_root, DAMAGED):
-        with pytest.raises(DataError, match="truncated or not a NIfTI"):
-            nifti.read(path)
+def test_real_label_maps_are_whole_numbers_or_refused(data_root):
+    root = data_root / "nifti_odd"
+    whole = read_label(root / "sct/t2_seg-manual_labeled.nii.gz")
+    assert sorted(set(whole.array.ravel().tolist())) == [0, 2, 3, 4, 5]
+    organs = read_label(root / "ct_organs/example_seg_fast_force_split.nii.gz")
+    assert len(np.unique(organs.array)) == 62
+    for name, reason in NO_LABELS.items():
+        with pytest.raises(DataError, match=reason):
+            read_label(root / name)

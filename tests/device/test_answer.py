@@ -320,7 +320,7 @@ def test_a_dicom_study_gets_segmentations_named_after_its_folders(
     (study / "broken" / "003.dcm").unlink()
     summary = answer(release_3d, study, tmp_path / "out")
     assert sorted(summary.written) == ["visit/t1", "visit/t2"]
-    assert "not one regular DICOM series" in summary.failed["broken"]
+    assert "missing slices: 1" in summary.failed["broken"]
     made = dcmread(tmp_path / "out" / "visit" / "t1.dcm")
     assert made.Modality == "SEG"
     said = json.loads((tmp_path / "out" / "visit" / "t1.json").read_text())
@@ -361,10 +361,10 @@ def test_probabilities_are_written_where_they_are_asked_for(
 
 
 def test_an_unexpected_failure_is_one_images_own(release_3d, folder, tmp_path, monkeypatch):
-    def exhausted(path):
+    def exhausted(path, options):
         if path.name == "a.nii.gz":
             raise MemoryError
-        return nifti.read(path)
+        return nifti.read(path, options)
 
     monkeypatch.setattr("medkd.device.inputs.read_image", exhausted)
     summary = answer(release_3d, folder, tmp_path / "masks")

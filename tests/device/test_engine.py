@@ -79,6 +79,26 @@ def test_a_missing_file_is_refused(tmp_path, runtime):
         open_engine(tmp_path / "gone.onnx", runtime)
 
 
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from medkd.device.engine import open_engine
+from medkd.types import Runtime
+signal.signal(signal.SIGUSR1, lambda *_: None)
+engines = [open_engine(Path(sys.argv[1]), Runtime.OPENVINO, threads=1) for _ in range(3)]
+while engines:
+    del engines[0]
+    os.kill(os.getpid(), signal.SIGUSR1)
+print("alive")
+"""
+
+
+def test_engines_may_be_closed_in_any_order_and_signals_still_arrive(exported):
+    command = [sys.executable, "-c", SIGNALLED, str(exported[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n")
+
+
 def test_what_a_runtime_lacks_is_said(monkeypatch):
     assert lacks(Runtime.ONNXRUNTIME) is None
     monkeypatch.setattr(engine, "cpu_flags", set)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medkd.data import images, nifti
-from medkd.data.dicom import read
+from medkd.data.dicom.volume import read
 from medkd.device.inputs import answer_name, find_inputs
 from medkd.errors import DataError
 

@@ -12,6 +12,7 @@ from medkd.data.reader import read_label
 from medkd.device.predictor import Prediction
 from medkd.evaluate.score import pooled, score_classification, score_segmentation
 from medkd.metrics.calibration import CalibrationBins
+from medkd.report.wording import less_is_better
 
 
 def in_turn(probabilities, *, values=None):
@@ -61,6 +62,16 @@ class TestSegmentation:
         assert values == pytest.approx(dict.fromkeys(values, 0) | best)
         assert scores.per_class["dice/core"].value == 1
         assert scores.failures == {"misses": 0, "false_alarms": 0, "failures": 0}
+
+    def test_no_figure_calls_a_worse_answer_better(self, score, segmented):
+        labels = segmented[2]
+        best, worse = (
+            score([believed(label, classes=3) for label in answers])
+            for answers in (labels, [np.roll(label, 2, axis=0) for label in labels])
+        )
+        for name, figure in (best.headline | best.per_class).items():
+            gain = figure.value - (worse.headline | worse.per_class)[name].value
+            assert (-gain if less_is_better(name) else gain) > 0, name
 
     def test_near_boundaries_errors_weigh_more_than_in_the_whole_image(self, score, segmented):
         labels = segmented[2]

@@ -72,5 +72,5 @@ def test_a_variant_is_shown_with_what_it_lost_and_why_it_was_refused(segmentatio
     )
     (row,) = costs.variants(segmentation.model_copy(update={"variants": (result,)})).rows
     assert (row[0].text, row[0].below) == ("student-int8", "openvino")
-    assert (row[1].text, row[1].below) == ("-0.0042", "dice, -0.0060 to +0.0010")
+    assert (row[1].text, row[1].below) == ("−0.0042", "Dice, −0.0060 to +0.0010")  # noqa: RUF001
     assert (row[-1].text, row[-1].below) == ("not released", "it loses too much")

@@ -1,5 +1,7 @@
+import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from medkd.report import figures
@@ -97,3 +99,12 @@ def test_any_number_of_variants_are_drawn_and_the_front_holds_those_that_none_be
     assert "student-int8" in front
     assert "teacher" in front, "nothing is more accurate"
     assert "student-slow" not in front
+
+
+def test_names_of_releases_that_lie_close_do_not_cover_each_other(segmentation):
+    names = [f"student-{place}" for place in range(4)]
+    releases = tuple(variant(segmentation, name, dice=0.8, p50_ms=20.0) for name in names)
+    drawing = figures.trade(segmentation.model_copy(update={"releases": releases}))
+    text = drawing.svg.decode()
+    heights = [float(re.search(rf' y="([\d.]+)"[^>]*>{name}<', text)[1]) for name in names]
+    assert min(np.diff(sorted(heights))) > 10

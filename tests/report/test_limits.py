@@ -1,3 +1,5 @@
+import pytest
+
 from medkd.report.limits import limits, questions
 from medkd.results import CaseScores, GateResult
 from medkd.types import Role
@@ -51,8 +53,15 @@ def test_whose_failure_it_is_is_told_by_case(segmentation):
     assert "nowhere" in said(with_cases(segmentation), question)
 
 
-def test_a_difference_is_told_with_its_interval(segmentation):
-    text = said(segmentation, "Is the student as good as its teacher?")
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_difference_of_the_first_figure_is_told_with_its_interval(segmentation, turned):
+    found = segmentation.comparisons
+    of_parts = tuple(c.model_copy(update={"figure": f"{c.figure}/core"}) for c in found)
+    order = (*of_parts, *found)[:: -1 if turned else 1]
+    report = segmentation.model_copy(update={"comparisons": order})
+    text = said(report, "Is the student as good as its teacher?")
+    whole = next(c for c in found if (c.figure, c.minus) == ("dice", Role.TEACHER))
+    assert f"{whole.difference.value:.3f}".lstrip("-") in text
     assert text.startswith("Dice, student minus teacher: ")
     assert "[" in text
 

@@ -46,3 +46,25 @@ def test_an_empty_config_gives_no_tables(segmentation):
 def test_the_split_says_cases_patients_and_digest(segmentation):
     row = [cell.text for cell in provenance.split(segmentation).rows[2]]
     assert row == ["Test", "52", "39", "c2d3e4f5a6b7c8d9"]
+
+
+def test_each_loss_has_one_row_and_what_is_not_set_has_none(segmentation):
+    losses = [{"name": "pixel_kd", "temperature": 2, "class_weights": None}, {"name": "dist"}]
+    config = {"distill": {"losses": losses, "store": None, "online": False}}
+    report = segmentation.model_copy(update={"config": config})
+    (table,) = provenance.options(report, provenance.TRAINING)
+    assert {key: cell.text for key, cell in cells(table).items()} == {
+        "Losses · 1": "pixel_kd: temperature 2",
+        "Losses · 2": "dist",
+        "Online": "no",
+    }
+
+
+def test_the_prose_of_a_card_is_set_below_the_page_s_headings_and_runs_nothing(segmentation):
+    text = "# Why\n\n- one\n\n<script>x</script> ![p](http://a/b.png) [l](javascript:x)"
+    report = segmentation.model_copy(update={"card": {"prose": text, "name": "n"}})
+    html = provenance.prose(report)
+    assert "<h4>Why</h4>" in html
+    assert "<li>one</li>" in html
+    assert not any(tag in html for tag in ("<script", "<img", 'href="javascript'))
+    assert list(cells(provenance.card(report))) == ["Name"]

@@ -16,12 +16,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from medkd.config import Config
 from medkd.data import phi
 from medkd.data.findings import Level
 from medkd.data.quality.kinship import proposed
 from medkd.data.quality.survey import FOLDER, Survey
 from medkd.data.quality.thumbnail import volume_thumbnail
-from medkd.data.reader import read_image, read_label
+from medkd.data.reading import image_of, label_of
 from medkd.errors import DataError
 from medkd.extras import require
 from medkd.progress import console, progress
@@ -146,7 +147,7 @@ def _pictures(found: Survey, *, salt: bytes) -> Iterator[dict[str, str]]:
     ids = _shown(list(worst), list(found.cases))
     pool = ThreadPoolExecutor()
     with pool:
-        drawn = pool.map(_picture, [found.cases[case_id] for case_id in ids])
+        drawn = pool.map(lambda case_id: _picture(found.cases[case_id], found.config), ids)
         for case_id, png in zip(ids, progress(drawn, "page", total=len(ids)), strict=True):
             yield {
                 "key": phi.key(case_id, salt=salt),
@@ -164,10 +165,10 @@ def _shown(marked: Sequence[str], everything: Sequence[str]) -> list[str]:
     return (chosen + (others[::step] if room else []))[:PICTURES]
 
 
-def _picture(case: Case) -> bytes:
+def _picture(case: Case, config: Config) -> bytes:
     """Return a case's thumbnail; nothing of a case that cannot be read."""
     try:
-        label = read_label(case.label) if isinstance(case.label, Path) else None
-        return volume_thumbnail(read_image(case.image), label)
+        label = label_of(case, config) if isinstance(case.label, Path) else None
+        return volume_thumbnail(image_of(case, config), label)
     except DataError:
         return b""

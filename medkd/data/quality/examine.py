@@ -1,7 +1,7 @@
 """Examine: read one case, say what is wrong with it and keep what the cohort is judged by."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from pydantic import BaseModel, ConfigDict
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
 from medkd.data.quality.perceptual import perceptual_hash
-from medkd.data.reader import read_image, read_label
+from medkd.data.quality.telling import telling
+from medkd.data.reader import read_image
+from medkd.data.reading import label_on_image, options_of
+from medkd.data.shear import SKEWED_DEGREES, skew_degrees
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 from medkd.types import GRID_TOLERANCE_MM, Case, Volume, grid_distance_mm
 
 SHOWN = 8  # undeclared values of a label map; an image in its place has hundreds
@@ -45,6 +49,8 @@ class Examined(BaseModel):
         pixels: SHA-256 of the values of the image, however they are stored.
         answer: SHA-256 of the values of its label map, or its class.
         perceptual: 32 bytes in hexadecimal that similar images share; None where it has no say.
+        remedies: what was mended while it was read.
+        telling: what its files say of its patient, by the names of attributes.
         stored: the type of its values.
         channels: of the image.
         shape: spatial shape.
@@ -61,6 +67,8 @@ class Examined(BaseModel):
     pixels: str = ""
     answer: str = ""
     perceptual: str | None = None
+    remedies: tuple[str, ...] = ()
+    telling: tuple[str, ...] = ()
     stored: str = ""
     channels: int = 0
     shape: tuple[int, ...] = ()
@@ -82,26 +90,33 @@ class Examined(BaseModel):
         return float(np.prod(self.spacing_mm)) / (1000 if len(self.shape) == 3 else 100)
 
 
-def examine(case: Case, config: Config | None = None) -> Examined:
+def examine(
+    case: Case, config: Config | None = None, *, labels: Mapping[str, int] | None = None
+) -> Examined:
     """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
 
-    Without a config, which says what to expect, it is read and not judged.
+    Without a config, which says what to expect, it is read and not judged; ``labels`` are then the
+    structures of a SEG or RTSTRUCT, and the values they get.
     """
     findings: list[Finding] = []
     known: dict[str, Any] = {}
     file = case.image
     try:
-        image = read_image(_there(file))
+        options = options_of(case, config)
+        image = read_image(_there(file), options)
+        findings += _of_reading(case, image)
         findings += _of_image(case, image, config) if config else ()
-        known = _known(image) | {"answer": str(case.label)}
+        known = _known(image) | {"telling": telling(file)} | {"answer": str(case.label)}
         if isinstance(case.label, Path):
             file = case.label
-            label = read_label(_there(file))
+            _there(file)
+            known_labels = config.data.labels if config else labels or {}
+            label = label_on_image(case, known_labels, options)
             known["voxels"] = voxels = _counted(label.array)
             known["answer"] = _digest_of(label.array)
             findings += _of_grid(case, image, label)
             findings += _of_numbers(case, set(voxels), config) if config else ()
-        known["image"], known["files"] = _digests(case)
+        known["image"], known["files"] = _digests(case, options)
     except DataError as error:
         findings.append(_refused(case, file, error))
     return Examined(findings=tuple(findings), **known)
@@ -121,11 +136,30 @@ def _there(path: Path) -> Path:
     return path
 
 
+def _of_reading(case: Case, image: Volume) -> Iterator[Finding]:
+    """Name what was mended, and axes off right angles that were not."""
+    for remedy in image.remedies:
+        told = f"mended while it was read: {remedy}"
+        yield Finding(
+            case.id, Level.WARNING, told, "look at it: those voxels are estimates", case.image
+        )
+    skew = skew_degrees(image.affine)
+    if skew > SKEWED_DEGREES:
+        yield Finding(
+            case.id,
+            Level.WARNING,
+            f"its axes miss right angles by {skew:.1f} degrees, and distances are taken along them",
+            "set preprocess.reading.shear_correct: true to resample it",
+            case.image,
+        )
+
+
 def _known(image: Volume) -> dict[str, Any]:
     array = image.array
     return {
         "pixels": _digest_of(array),
         "perceptual": _perceptual(array),
+        "remedies": image.remedies,
         "stored": array.dtype.name,
         "channels": len(array),
         "shape": image.shape,
@@ -245,8 +279,9 @@ def _mm(volume: Volume) -> str:
     return "x".join(f"{v:.3g}" for v in volume.spacing_mm)
 
 
-def _digests(case: Case) -> tuple[str, str]:
-    sha = hashlib.sha256()
+def _digests(case: Case, options: ReadingOptions) -> tuple[str, str]:
+    series = options.series.uid if options.series else None  # of all that may lie in the folder
+    sha = hashlib.sha256((series or "").encode())
     for path in files_of(case.image):
         sha.update(path.read_bytes())
     image = sha.hexdigest()

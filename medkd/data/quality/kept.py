@@ -11,7 +11,7 @@ from medkd.data.quality.examine import Examined, files_of
 from medkd.study import digest
 from medkd.types import Case
 
-VERSION = 1  # of what is looked at; another one reads everything anew
+VERSION = 2  # of what is looked at; another one reads everything anew
 
 
 class Kept:
@@ -25,6 +25,8 @@ class Kept:
         self._path = path
         options = config.model_dump(include={"task": True, "data": {"labels"}}, mode="json")
         grid = {"channels": config.preprocess.channels, "dims": config.dims}
+        grid |= config.preprocess.reading.model_dump(mode="json")
+        self._series = config.data.series or ""
         self._asked = [VERSION, options, grid]
         self._known = dict(_read(path)) if path and path.is_file() else {}
 
@@ -46,7 +48,8 @@ class Kept:
         files = [path for named in (case.image, label) if named for path in files_of(named)]
         stats = [(path.stat() if path.exists() else None) for path in files]
         seen = [(s.st_size, s.st_mtime_ns) if s else None for s in stats]
-        return digest(self._asked, case.id, str(case.label), [*map(str, files)], seen)
+        series = case.attributes.get(self._series)
+        return digest(self._asked, case.id, str(case.label), [*map(str, files)], seen, series)
 
 
 def _read(path: Path) -> Iterator[tuple[str, Examined]]:

@@ -17,6 +17,7 @@ from medkd.data.quality.fitness import unfit
 from medkd.data.quality.kept import Kept
 from medkd.data.quality.kinship import Kinship, findings_of, kinships
 from medkd.data.quality.outliers import outliers
+from medkd.data.quality.privacy import identifying
 from medkd.data.quality.statistics import card_findings
 from medkd.errors import DataError
 from medkd.progress import progress
@@ -95,6 +96,7 @@ def survey(study: Study, *, keep: bool = False) -> Survey:
     findings = [finding for found in examined.values() for finding in found.findings]
     findings += problems
     findings += unfit(config, cases, examined, split) if split else ()
+    findings += identifying(cases, examined, config)
     findings += duplicates(cases, examined, split)
     findings += outliers(examined, config)
     findings += unbalanced(balanced)

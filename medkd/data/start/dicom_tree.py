@@ -12,6 +12,7 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from medkd.data.reading import SERIES
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
 from medkd.types import Task
@@ -41,7 +42,7 @@ def recognise(folder: Path) -> Layout | None:
     """Return the image series that a SEG or RTSTRUCT below the folder refers to.
 
     Raises:
-        DataError: such objects, but no image series of theirs; or series that share a folder.
+        DataError: such objects, but no image series of theirs.
     """
     if not folder.is_dir():
         return None
@@ -77,6 +78,8 @@ def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterat
                 number += 1
                 image = series[uid][0]
                 attributes = {"modality": image.modality, "manufacturer": image.maker}
+                if _is_shared(series, uid):
+                    attributes[SERIES] = uid
                 yield Row(
                     f"case_{number:03d}",
                     _place(series[uid]),
@@ -84,6 +87,13 @@ def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterat
                     patient=f"patient_{patients.index(reference.patient) + 1:03d}",
                     attributes=attributes,
                 )
+
+
+def _is_shared(series: dict[str, list[_Object]], uid: str) -> bool:
+    """Whether files of another series lie in the folder of this one."""
+    place = _place(series[uid])
+    others = (found for other, files in series.items() if other != uid for found in files)
+    return any(found.path.parent == place for found in others)
 
 
 def _place(files: list[_Object]) -> Path:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def _started(layout: Layout, data: Path, config: Path) -> Started:
     cases = {row.case: _case(row) for row in rows}
     if len(cases) < len(rows):
         raise DataError(f"{data}: two cases go by one name; rename their files")
-    examined = _examined(list(cases.values()))
+    examined = _examined(list(cases.values()), layout.labels)
     labels = dict(layout.labels) or _labels(layout.task, examined)
     rows, known = _with_patients(rows, cases, examined)
     found = fingerprint({row.case: _case(row) for row in rows}, examined, labels)
@@ -104,9 +105,9 @@ def _case(row: Row) -> Case:
     return Case(row.case, row.image, row.label, row.patient or row.case, row.attributes)
 
 
-def _examined(cases: Sequence[Case]) -> dict[str, Examined]:
+def _examined(cases: Sequence[Case], labels: Mapping[str, int]) -> dict[str, Examined]:
     with ThreadPoolExecutor() as pool:
-        seen = pool.map(examine, cases)
+        seen = pool.map(partial(examine, labels=labels), cases)
         shown = progress(seen, "read", total=len(cases))
         return dict(zip([case.id for case in cases], shown, strict=True))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from medkd.data.reading import SERIES
 from medkd.data.start.layout import Layout
 from medkd.data.start.plan import Choice, Plan
 from medkd.types import Task
@@ -86,6 +87,8 @@ def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str
     split = {"column": "split"} if has_parts else {"validation": 0.1, "test": 0.2}
     why = "the data set's own" if has_parts else "by patient, stratified by what labels hold"
     who = "" if is_npz(layout) else f"  patient: patient # {patients}\n"
+    if any(SERIES in row.attributes for row in layout.rows):
+        who += f"  series: {SERIES} # folders hold several\n"
     return (
         f"data:\n  root: {_flow(str(root))}\n  source: {_flow(source)}\n{who}"
         f"  labels: {_flow(dict(labels))}{told}\n  split: {_flow(split)} # {why}\n"

@@ -156,7 +156,8 @@ class Node:
         if self._spool.knows(uid):
             self._spool.finish(folder, answer=None)
             return
-        volume = read_image(folder if len(source.headers) > 1 else next(folder.glob("*.dcm")))
+        path = folder if len(source.headers) > 1 else next(folder.glob("*.dcm"))
+        volume = read_image(path, manifest.preprocess.reading)
         prediction = self._predictor.predict(volume, strict=self._options.strict)
         made = as_dicom(prediction, volume, source, manifest)
         if not has_ended:

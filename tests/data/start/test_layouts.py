@@ -1,10 +1,12 @@
 import json
+import shutil
 
 import pytest
 
+from medkd.data.quality.examine import examine
 from medkd.data.start.layouts import recognise
 from medkd.errors import DataError
-from medkd.types import Task
+from medkd.types import Case, Task
 
 NAMES = {
     "Decathlon": {"ball": 1, "core_of_it": 2},
@@ -64,6 +66,24 @@ def test_dicom_series_go_with_the_structures_that_refer_to_them(data_root):
     assert [row.patient for row in found.rows] == ["patient_001"] * 3 + ["patient_002"]
     assert "GTV_Mass_CT" in found.labels
     assert not any("STS" in text for row in found.rows for text in (row.case, row.patient))
+
+
+@pytest.mark.data
+def test_series_that_share_a_folder_are_told_apart_by_a_column(data_root, tmp_path):
+    for name in ("sts_008_ct", "sts_008_mr"):
+        series = data_root / "dicom/series" / name
+        for path in [*(series / "dicom").iterdir(), series / "rtstruct.dcm"]:
+            shutil.copy(path, tmp_path / f"{name}-{path.name}")
+    rows = recognise(tmp_path).rows
+    assert {row.image for row in rows} == {tmp_path}
+    assert len({row.attributes["series_uid"] for row in rows}) == 2
+    labels = {"GTV_Mass_CT": 1, "GTV_Mass_MR_T1": 2}
+    seen = [
+        examine(Case(row.case, row.image, row.label, "p", row.attributes), labels=labels)
+        for row in rows
+    ]
+    assert sorted(found.shape for found in seen) == [(28, 79, 77), (51, 137, 141)]
+    assert all(len(found.voxels) == 2 for found in seen)
 
 
 REFUSED = {

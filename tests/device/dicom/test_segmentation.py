@@ -2,7 +2,7 @@ import highdicom as hd  # noqa: TID253
 import numpy as np
 import pytest
 
-from medkd.data.dicom import read
+from medkd.data.dicom.volume import read
 from medkd.device import load
 from medkd.device.dicom.segmentation import segmentation
 from medkd.device.dicom.source import Source, release_id, save

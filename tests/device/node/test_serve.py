@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from medkd.data.dicom import read
+from medkd.data.dicom.volume import read
 from medkd.device import load
 from medkd.device.dicom.source import Source
 from medkd.device.node.spool import key_of

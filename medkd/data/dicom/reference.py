@@ -1,0 +1,107 @@
+"""Reference: a DICOM SEG or RTSTRUCT as the label map of the image it was drawn on."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data.dicom import rtstruct, segmentation
+from medkd.data.dicom.header import read_dataset, refusing
+from medkd.errors import DataError
+from medkd.options import ReadingOptions
+from medkd.types import Volume
+
+
+def is_reference(path: Path) -> bool:
+    """Whether a DICOM file says which voxels are what, rather than how bright they are."""
+    if path.is_dir():
+        return False
+    header = read_dataset(path, memory_bytes=ReadingOptions().memory_bytes)
+    return str(header.get("Modality", "")) in {"SEG", "RTSTRUCT"}
+
+
+def read_reference(
+    path: Path, grid: Volume, labels: Mapping[str, int], options: ReadingOptions | None = None
+) -> Volume:
+    """Return the label map ``[1, *space]`` of the structures that ``labels`` name, on ``grid``.
+
+    Names are compared without case and with anything but letters and digits alike: ``left lung``
+    is ``Left_Lung``. Structures that ``labels`` do not name are left out.
+
+    Args:
+        path: a SEG or RTSTRUCT file.
+        grid: of the image; its values are not looked at.
+        labels: name of each structure, and its value in the map.
+        options: memory, and what becomes of voxels that two structures share.
+
+    Raises:
+        DataError: neither of the two, of another frame of reference, without any structure that
+            is named, off the grid, or with voxels that two structures share.
+    """
+    options = options or ReadingOptions()
+    with refusing(path):
+        header = read_dataset(path, memory_bytes=options.memory_bytes)
+        of_outlines = str(header.get("Modality", "")) == "RTSTRUCT"
+        kind = rtstruct if of_outlines else segmentation
+        _refuse_elsewhere(path, kind.frame_uids(header), grid)
+        values = _values(path, kind.names_of(header), labels)
+        if of_outlines:
+            found = rtstruct.masks(path, header, grid, set(values))
+        else:
+            found = segmentation.masks(
+                path, header, grid, set(values), memory_bytes=options.memory_bytes
+            )
+        order = list(labels.values()) if options.overlap == "last" else None
+        array = _merged(path, found, grid.shape, values, order=order)
+    return Volume(array[None], grid.affine, frame_uid=grid.frame_uid)
+
+
+def _refuse_elsewhere(path: Path, uids: set[str], grid: Volume) -> None:
+    if uids and grid.frame_uid and grid.frame_uid not in uids:
+        raise DataError(
+            f"{path}: lies in another frame of reference than its image, so their places cannot be "
+            f"compared; give the image it was drawn on"
+        )
+
+
+def _values(path: Path, names: Mapping[int, str], labels: Mapping[str, int]) -> dict[int, int]:
+    """Return the value of each structure that ``labels`` name, by the structure's number."""
+    known = {_plain(name): value for name, value in labels.items()}
+    values = {number: known[_plain(n)] for number, n in names.items() if _plain(n) in known}
+    if not values:
+        listed = ", ".join(repr(name) for name in names.values()) or "nothing"
+        raise DataError(
+            f"{path}: holds {listed}, and data.labels asks for {', '.join(map(repr, labels))}; "
+            f"name the structures as the file does"
+        )
+    return values
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _merged(
+    path: Path,
+    found: Iterator[tuple[int, np.ndarray]],
+    shape: tuple[int, ...],
+    values: Mapping[int, int],
+    *,
+    order: Sequence[int] | None,
+) -> np.ndarray:
+    """Put masks into one map; of two values the later in ``order`` wins, without it neither."""
+    array = np.zeros(shape, np.int32)
+    for number, mask in found:
+        value = values[number]
+        shared = mask & (array > 0) & (array != value)
+        if order is None and shared.any():
+            other = int(array[shared][0])
+            raise DataError(
+                f"{path}: {int(shared.sum())} voxels belong to the structures of value {other} and "
+                f"{value}; set preprocess.reading.overlap: last to give them to the one that comes "
+                f"later in data.labels"
+            )
+        later = order[order.index(value) + 1 :] if order else ()
+        array[mask & ~np.isin(array, later)] = value
+    return array

@@ -1,0 +1,128 @@
+"""Series: which a folder holds, and the one that is meant."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from pydicom import Dataset
+
+from medkd.data.dicom.files import files_in, is_dicom
+from medkd.data.dicom.header import read_dataset
+from medkd.data.memory import refuse_larger
+from medkd.errors import DataError
+from medkd.options import ReadingOptions, SeriesOptions
+
+NO_PICTURES = {  # modalities of objects that say something about images, or that images become
+    "SEG": "give it as the label of the image it was drawn on",
+    "RTSTRUCT": "give it as the label of the image it was drawn on",
+    "RTDOSE": "give the series that was planned on",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """The images of one series.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        modality: e.g. ``CT``.
+        description: SeriesDescription; may name a patient, so it is shown to nobody.
+        files: one a slice, or one of many frames.
+        headers: of the files, in their order, without pixels.
+    """
+
+    uid: str
+    modality: str
+    description: str
+    files: tuple[Path, ...]
+    headers: tuple[Dataset, ...]
+
+    @property
+    def summary(self) -> str:
+        """The series in a few words, for a list to choose from."""
+        return f"{self.uid} ({self.modality or 'no modality'}, {len(self.files)} files)"
+
+
+def series_in(path: Path, *, memory_bytes: int) -> list[Series]:
+    """Return the series of images in a folder, or the one of a file; by UID.
+
+    Raises:
+        DataError: no DICOM, a damaged file among it, or nothing that is a picture.
+    """
+    files = [file for file in files_in(path) if is_dicom(file)] if path.is_dir() else [path]
+    refuse_larger(path, sum(file.stat().st_size for file in files), memory_bytes=memory_bytes)
+    groups: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    others: dict[str, str] = {}
+    for file in files:
+        header = read_dataset(file, memory_bytes=memory_bytes)
+        modality = str(header.get("Modality", ""))
+        if "Rows" in header and modality not in NO_PICTURES:
+            groups[str(header.get("SeriesInstanceUID", ""))].append((file, header))
+        else:
+            others[modality or "object without a modality"] = NO_PICTURES.get(modality, "")
+    if not groups:
+        raise DataError(f"{path}: {_no_picture(others)}")
+    return [_series(uid, members) for uid, members in sorted(groups.items())]
+
+
+def choose(path: Path, found: Sequence[Series], wanted: SeriesOptions | None) -> Series:
+    """Return the series that is meant; there has to be exactly one.
+
+    Raises:
+        DataError: none or several fit; the series are listed.
+    """
+    rule = wanted or SeriesOptions()
+    fitting = [series for series in found if _fits(series, rule)]
+    if rule.largest and fitting:
+        most = max(len(series.files) for series in fitting)
+        fitting = [series for series in fitting if len(series.files) == most]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(series.summary for series in (fitting or found))
+    if fitting:
+        raise DataError(
+            f"{path}: {len(fitting)} series: {listed}; say which with preprocess.reading.series, "
+            f"or case by case in the column that data.series names"
+        )
+    raise DataError(
+        f"{path}: none of its {len(found)} series is what preprocess.reading.series asks for: "
+        f"{listed}; correct the rule, or remove the case"
+    )
+
+
+def read_series(path: Path, options: ReadingOptions) -> Series:
+    """Return the one series of a folder or file that ``options`` ask for.
+
+    Raises:
+        DataError: as ``series_in`` and ``choose``.
+    """
+    return choose(path, series_in(path, memory_bytes=options.memory_bytes), options.series)
+
+
+def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
+    first = members[0][1]
+    return Series(
+        uid=uid,
+        modality=str(first.get("Modality", "")),
+        description=str(first.get("SeriesDescription", "")),
+        files=tuple(file for file, _ in members),
+        headers=tuple(header for _, header in members),
+    )
+
+
+def _fits(series: Series, rule: SeriesOptions) -> bool:
+    return (
+        rule.uid in {None, series.uid}
+        and rule.modality in {None, series.modality}
+        and fnmatch(series.description.lower(), (rule.description or "*").lower())
+    )
+
+
+def _no_picture(others: dict[str, str]) -> str:
+    if not others:
+        return "holds no DICOM file; correct the path"
+    kinds = ", ".join(sorted(others))
+    remedy = next((text for text in others.values() if text), "give a series of images")
+    return f"no image but {kinds}; {remedy}"

@@ -1,0 +1,106 @@
+"""Privacy: what the inputs of a study say of its patients, before anything of it is tracked.
+
+Inputs stay where they are, and medkd copies no header, name or text of theirs. But whoever shares
+the data shares what is written there, pictures show what is burned into pixels, and a report names
+the groups of a column. Findings name attributes and columns, never what they hold.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from medkd.config import Config
+from medkd.data.findings import Finding, Level
+from medkd.data.quality.examine import Examined
+from medkd.data.quality.telling import (
+    BURNED_IN,
+    FACE,
+    MAY_BE_BURNED_IN,
+    OF_PIXELS,
+    is_direct,
+    looks_like,
+)
+from medkd.types import Case
+
+COLUMNS = re.compile(
+    r"(?i)(?:^|[_\W])(?:(?:first|last|sur|family|given|full|patient)?[_ ]?name|birth\w*|dob|mrn"
+    r"|ssn|address|street|phone|e?mail|zip|postcode|accession\w*|insurance\w*|record\w*"
+    r"|passport\w*|\w*date)(?:$|[_\W])"
+)
+STAYS = (
+    "it stays where it is and medkd tracks none of it; de-identify the files before you share them"
+)
+
+
+def identifying(
+    cases: Mapping[str, Case], examined: Mapping[str, Examined], config: Config
+) -> Iterator[Finding]:
+    """Yield what the inputs tell of their patients: headers, texts, names, columns and pixels."""
+    yield from _of_pixels(examined, config)
+    told = Counter(name for seen in examined.values() for name in set(seen.telling))
+    direct = sorted(name for name in told if is_direct(name))
+    indirect = sorted(name for name in told if not is_direct(name) and name not in OF_PIXELS)
+    for names, level, what in (
+        (direct, Level.WARNING, "say who a patient is"),
+        (indirect, Level.NOTE, "can lead to a patient"),
+    ):
+        if names:
+            count = max(told[name] for name in names)
+            message = f"headers of {count} of {len(cases)} cases {what}: {', '.join(names)}"
+            yield Finding(None, level, message, STAYS)
+    yield from _of_names(cases)
+    yield from _of_columns(list(cases.values()), config)
+
+
+def _of_pixels(examined: Mapping[str, Examined], config: Config) -> Iterator[Finding]:
+    for case_id, seen in examined.items():
+        if BURNED_IN in seen.telling and config.data.burned_in == "refuse":
+            yield Finding(
+                case_id,
+                Level.ERROR,
+                "its header says that text is burned into its pixels, which pictures would show",
+                "black it out, or set data.burned_in: allow if it says nothing of a patient",
+            )
+    for name, what in (
+        (MAY_BE_BURNED_IN, "come off a screen and do not say that no text is burned into them"),
+        (FACE, "say that a face can be recognised in them"),
+    ):
+        count = sum(name in seen.telling for seen in examined.values())
+        if count:
+            message = f"{count} of {len(examined)} cases {what}"
+            yield Finding(None, Level.WARNING, message, "look at them before pictures are shared")
+
+
+def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:
+    """Look at the names of files, folders and cases, and at patient ids."""
+    texts = {
+        "names of files or folders": [str(case.image)[-120:] for case in cases.values()],
+        "case ids": list(cases),
+        "patient ids": [case.patient for case in cases.values()],
+    }
+    for what, found in texts.items():
+        kinds = Counter(kind for text in found if (kind := looks_like(text)))
+        if kinds:
+            kind, count = kinds.most_common(1)[0]
+            message = f"{count} {what} seem to hold {kind}"
+            remedy = "nothing that leaves the study's folder holds them: keyed hashes stand in"
+            yield Finding(None, Level.NOTE, message, remedy)
+
+
+def _of_columns(cases: Sequence[Case], config: Config) -> Iterator[Finding]:
+    named = {group.attribute for group in config.evaluate.subgroups}
+    for column in dict.fromkeys(name for case in cases for name in case.attributes):
+        values = {case.attributes.get(column, "") for case in cases}
+        kind = next((k for value in sorted(values) if (k := looks_like(value))), None)
+        is_known = column == config.data.series  # UIDs, which say which series is meant
+        if is_known or (kind is None and not COLUMNS.search(column)):
+            continue
+        holds = f"seems to hold {kind}" if kind else "goes by a name that speaks of a person"
+        message = f"the column {column!r} {holds}"
+        if column in named:
+            remedy = "leave it out of evaluate.subgroups: a report names its groups"
+            yield Finding(None, Level.ERROR, message, remedy)
+        else:
+            yield Finding(
+                None, Level.NOTE, message, "it is not tracked; leave out what is not used"
+            )

@@ -1,0 +1,131 @@
+"""Telling: what a file says of its patient, by the names of attributes and never what they hold."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medkd.data.dicom import is_dicom
+from medkd.data.dicom.files import files_in
+from medkd.data.reader import NIFTI, PICTURES, suffix
+from medkd.errors import DataError
+
+# DICOM PS3.15 table E.1-1, basic profile: who a patient is …
+DIRECT = {
+    *("PatientID", "OtherPatientIDs", "OtherPatientIDsSequence", "IssuerOfPatientID"),
+    *("PatientBirthDate", "PatientBirthTime", "PatientAddress", "PatientTelephoneNumbers"),
+    *("PatientTelecomInformation", "MedicalRecordLocator", "PatientComments", "Occupation"),
+    *("AdditionalPatientHistory", "MilitaryRank", "AccessionNumber", "AdmissionID"),
+    *("ServiceEpisodeID", "PersonAddress", "PersonTelephoneNumbers", "ResponsibleOrganization"),
+    *("CurrentPatientLocation", "PatientInstitutionResidence", "InsurancePlanIdentification"),
+}
+# … and what leads to that with other knowledge
+INDIRECT = {
+    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName"),
+    *("DeviceSerialNumber", "StudyID", "StudyDescription", "SeriesDescription", "ImageComments"),
+    *("ProtocolName", "RequestedProcedureDescription", "PerformedProcedureStepDescription"),
+    *("AdmittingDiagnosesDescription", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
+    *("FrameOfReferenceUID", "EthnicGroup", "CountryOfResidence", "RegionOfResidence"),
+    *("PatientReligiousPreference", "ReasonForStudy", "RequestAttributesSequence"),
+}
+SAYS_NOTHING = re.compile(
+    r"(?i)^(?:anon\w*|unknown|none|removed|de-?identified|no[_ ]?name|0+|x*)\^*$"
+)
+SCREENS = {"US", "ES", "XC", "OT", "SC", "SM", "GM", "OP"}  # pixels often come off a screen
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+OF_PIXELS = BURNED_IN, MAY_BE_BURNED_IN, FACE = "burned in", "may be burned in", "a face"
+
+PATTERNS = {
+    "a name": re.compile(r"[A-Za-z]{2,}\^[A-Za-z]*|(?i:\b(?:mr|mrs|dr)\.? [a-z]{2,})"),
+    "a date": re.compile(
+        r"(?<!\d)(?:(?:19|20)\d\d([-_./]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+        r"|(?:0?[1-9]|[12]\d|3[01])[-./](?:0?[1-9]|1[0-2])[-./](?:19|20)\d\d)(?!\d)"
+    ),
+    "a DICOM UID": re.compile(r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])"),
+    "an address": re.compile(r"[\w.+-]+@[\w-]+\.\w+"),
+    "a number of six digits or more": re.compile(r"(?<![\d.])\d{6,}(?!\d)"),
+}
+
+
+def telling(path: Path) -> tuple[str, ...]:
+    """Return the names of what a file, or the first of a series, says of its patient.
+
+    What cannot be read says nothing here: the readers refuse it.
+    """
+    try:
+        if suffix(path) in NIFTI:
+            return tuple(_of_nifti(path))
+        if suffix(path) in PICTURES:
+            return tuple(_of_picture(path))
+        files = files_in(path) if path.is_dir() else [path]
+        first = next((file for file in files if is_dicom(file)), None)
+        return tuple(_of_dicom(first)) if first else ()
+    except (DataError, OSError):
+        return ()
+
+
+def looks_like(text: str) -> str | None:
+    """Say what of a patient a text seems to hold; None if it seems to hold nothing.
+
+    Example:
+        >>> looks_like("DOE^JANE"), looks_like("scan 1956-03-04"), looks_like("FSL 6.0")
+        ('a name', 'a date', None)
+    """
+    return next((what for what, pattern in PATTERNS.items() if pattern.search(text)), None)
+
+
+def is_direct(name: str) -> bool:
+    """Whether what goes by this name says who a patient is, by itself."""
+    return name in DIRECT or name.endswith(("Name", "Names")) or ": " in name
+
+
+def _of_dicom(path: Path) -> Iterator[str]:
+    from medkd.data.dicom.header import read_dataset, refusing
+    from medkd.options import ReadingOptions
+
+    with refusing(path):
+        memory_bytes = ReadingOptions().memory_bytes
+        header = read_dataset(path, memory_bytes=memory_bytes, all_attributes=True)
+        yield from sorted({element.keyword for element in header.iterall() if _tells(element)})
+        if any(element.tag.is_private for element in header):
+            yield "private attributes"
+        yield from _burned_in(header)
+
+
+def _tells(element: Any) -> bool:  # noqa: ANN401
+    if element.VR not in {"PN", "DA", "DT"} and element.keyword not in DIRECT | INDIRECT:
+        return False
+    return bool(element.keyword) and not SAYS_NOTHING.match(str(element.value or "").strip())
+
+
+def _burned_in(header: Any) -> Iterator[str]:  # noqa: ANN401
+    said = str(header.get("BurnedInAnnotation", "")).upper()
+    of_screen = (
+        str(header.get("Modality", "")) in SCREENS
+        or str(header.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
+        or any("SCREEN" in str(value).upper() for value in header.get("ImageType") or ())
+    )
+    if said == "YES":
+        yield BURNED_IN
+    elif said != "NO" and of_screen:
+        yield MAY_BE_BURNED_IN
+    if str(header.get("RecognizableVisualFeatures", "")).upper() == "YES":
+        yield FACE
+
+
+def _of_nifti(path: Path) -> Iterator[str]:
+    from medkd.data.nifti import remarks
+
+    for field, text in remarks(path).items():
+        kind = "a DICOM header" if field == "extension (DICOM)" else looks_like(text)
+        if kind:
+            yield f"NIfTI {field}: {kind}"
+
+
+def _of_picture(path: Path) -> Iterator[str]:
+    from medkd.data.images import remarks
+
+    for field, text in remarks(path).items():
+        kind = looks_like(text)
+        if kind:
+            yield f"{field}: {kind}"

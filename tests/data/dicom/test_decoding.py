@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import generate_frames
+
+from medkd.data.dicom.decoding import Decoding
+from medkd.data.dicom.volume import read
+from medkd.errors import DataError
+
+PIXELS = np.random.default_rng(0).integers(0, 4096, (32, 48)).astype(np.uint16)
+
+
+@pytest.fixture
+def lossless(tmp_path, kit):
+    """A file in lossless JPEG, which GDCM writes and no other decoder here reads."""
+    import gdcm
+
+    plain, path = kit.save(tmp_path / "plain.dcm", kit.picture(PIXELS)), tmp_path / "lossless.dcm"
+    reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+    change = gdcm.ImageChangeTransferSyntax()
+    reader.SetFileName(str(plain))
+    assert reader.Read()
+    syntax = gdcm.TransferSyntax.JPEGLosslessProcess14_1
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return path
+
+
+def damage(path):
+    """Change a byte of the compressed stream's header that ends a process which decodes it."""
+    frame = next(generate_frames(dcmread(path).PixelData, number_of_frames=1))
+    content = bytearray(path.read_bytes())
+    content[content.index(frame[:20]) + 6] ^= 0xFF
+    broken = path.with_name("broken.dcm")
+    broken.write_bytes(content)
+    return broken
+
+
+def test_lossless_jpeg_gives_what_was_compressed(lossless):
+    np.testing.assert_array_equal(read(lossless).array.reshape(PIXELS.shape), PIXELS)
+
+
+def test_a_decoder_that_dies_is_one_error_and_the_next_file_is_read(lossless):
+    broken = damage(lossless)
+    with Decoding(memory_bytes=2**30) as decoding:
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"broken\.dcm: "):
+                list(decoding.frames(broken))
+            (frame,) = decoding.frames(lossless)
+            np.testing.assert_array_equal(frame, PIXELS)
+
+
+def test_what_the_other_process_refuses_is_refused_in_the_same_words(lossless):
+    dataset = dcmread(lossless)
+    dataset.Rows = 64
+    dataset.save_as(lossless)
+    with pytest.raises(DataError, match=r"lossless\.dcm: its header says 64x48 pixels, its"):
+        read(lossless)
+
+
+def test_the_other_process_imports_nothing_that_lies_in_the_working_folder(
+    lossless, tmp_path, monkeypatch
+):
+    for name in ("json", "numpy", "pydicom", "medkd"):
+        (tmp_path / f"{name}.py").write_text("open('was_run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert read(lossless).array.size == PIXELS.size
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_the_other_process_is_gone_afterwards(lossless):
+    with Decoding(memory_bytes=2**30) as decoding:
+        list(decoding.frames(lossless))
+        process = decoding._process
+        assert process.poll() is None
+    assert process.poll() is not None

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from medkd.data.dicom.header import read_dataset
+from medkd.data.dicom.segmentation import masks, names_of
+from medkd.data.dicom.volume import read, read_grid
+from medkd.errors import DataError
+
+GIB = 2**30
+
+
+def describe(number, label):
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=codes.SCT.Organ,
+        segmented_property_type=codes.SCT.Liver,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name="x", family=codes.DCM.ArtificialIntelligence, version="1"
+        ),
+    )
+
+
+@pytest.fixture
+def written(tmp_path, series):
+    """Return a writer of label maps ``[slices, rows, columns]``, by highdicom."""
+
+    def write(label, *, kind="BINARY", keep_empty=True):
+        from highdicom.seg import Segmentation
+
+        sources = [dcmread(path) for path in series.folder.iterdir()]
+        for source in sources:
+            source.PatientID = source.StudyID = source.PatientName = "x^"
+            source.PatientBirthDate = source.PatientSex = source.AccessionNumber = ""
+            source.StudyDate = source.StudyTime = source.ReferringPhysicianName = ""
+            source.LossyImageCompression = "00"
+        sources.sort(key=lambda source: source.InstanceNumber)
+        seg = Segmentation(
+            source_images=sources,
+            pixel_array=label[::-1],  # sources go up, a volume counts down
+            segmentation_type=kind,
+            segment_descriptions=[describe(1, "liver"), describe(2, "spleen")],
+            series_instance_uid="1.2.7",
+            series_number=2,
+            sop_instance_uid="1.2.8",
+            instance_number=1,
+            manufacturer="x",
+            manufacturer_model_name="x",
+            software_versions="1",
+            device_serial_number="1",
+            omit_empty_frames=not keep_empty,
+        )
+        seg.save_as(tmp_path / "seg.dcm")
+        return tmp_path / "seg.dcm"
+
+    return write
+
+
+@pytest.fixture
+def label(kit):
+    return np.random.default_rng(3).integers(0, 3, kit.voxels.shape).astype(np.uint8)
+
+
+def together(path, grid):
+    found = np.zeros(grid.shape, int)
+    for number, mask in masks(
+        path, read_dataset(path, memory_bytes=GIB), grid, {1, 2}, memory_bytes=GIB
+    ):
+        found[mask] = number
+    return found
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+@pytest.mark.parametrize("keep_empty", [True, False])
+def test_what_highdicom_has_written_is_read(written, series, label, kind, keep_empty):
+    label[1:3] = 0
+    path = written(label, kind=kind, keep_empty=keep_empty)
+    grid = read_grid(series.folder)
+    np.testing.assert_array_equal(together(path, grid), label)
+    assert {1: "liver", 2: "spleen"}.items() <= names_of(
+        read_dataset(path, memory_bytes=GIB)
+    ).items()
+
+
+def test_a_pixel_goes_where_it_lies_whatever_the_order_of_the_grid(written, series, label):
+    from medkd.types import without_values
+
+    path, grid = written(label), read_grid(series.folder)
+    flipped = grid.affine @ np.array(
+        [[0, 0, -1, 4], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], float
+    )
+    turned = without_values((7, 6, 5), flipped)
+    expected = label.transpose(2, 1, 0)[:, :, ::-1]
+    np.testing.assert_array_equal(together(path, turned), expected)
+
+
+def test_a_grid_that_is_not_its_own_is_refused(written, series, label):
+    from medkd.types import without_values
+
+    path, grid = written(label), read_grid(series.folder)
+    for shift in (0.4, 40):
+        moved = grid.affine.copy()
+        moved[:3, 3] += shift * grid.affine[:3, 1]
+        with pytest.raises(DataError, match=r"seg\.dcm: (a frame does not lie|reaches beyond)"):
+            together(path, without_values(grid.shape, moved))
+    coarse = grid.affine @ np.diag([1, 2, 2, 1.0])
+    with pytest.raises(DataError, match=r"seg\.dcm: a frame does not lie"):
+        together(path, without_values(grid.shape, coarse))
+
+
+def test_shares_are_refused(written, series, label):
+    fractional = dcmread(written(label))
+    fractional.SegmentationType = "FRACTIONAL"
+    path = series.folder.parent / "f.dcm"
+    fractional.save_as(path)
+    with pytest.raises(DataError, match=r"f\.dcm: a segmentation of type FRACTIONAL"):
+        together(path, read_grid(series.folder))
+
+
+def test_a_segmentation_is_no_image(written, label):
+    with pytest.raises(DataError, match=r"seg\.dcm: no image but SEG"):
+        read(written(label))

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from medkd.data.dicom.series import choose, series_in
+from medkd.data.dicom.volume import read
+from medkd.errors import DataError
+from medkd.options import ReadingOptions, SeriesOptions
+
+GIB = 2**30
+SERIES = {  # uid: modality, description, slices
+    "1.1": ("CT", "Scout", 1),
+    "1.2": ("CT", "Thorax 1.0 B31f", 4),
+    "1.3": ("CT", "Thorax 5.0 B70f", 3),
+    "1.4": ("PT", "WB uptake", 3),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, kit):
+    """A folder of four series, their files in one another's midst."""
+    for uid, (modality, description, count) in SERIES.items():
+        for number in range(count):
+            changes = {"SeriesInstanceUID": uid, "Modality": modality}
+            dataset = kit.slice_of(number, SeriesDescription=description, **changes)
+            kit.save(tmp_path / "study" / f"{number}-{uid[-1]}", dataset)
+    return tmp_path / "study"
+
+
+def test_series_are_told_apart(folder):
+    found = series_in(folder, memory_bytes=GIB)
+    told = {s.uid: (s.modality, s.description, len(s.files)) for s in found}
+    assert told == SERIES
+
+
+def test_several_series_are_listed_and_none_is_taken(folder):
+    with pytest.raises(DataError) as caught:
+        read(folder)
+    message = str(caught.value)
+    for uid, (modality, description, count) in SERIES.items():
+        assert f"{uid} ({modality}, {count} files)" in message
+        assert description not in message  # names and dates are written there
+    assert "preprocess.reading.series" in message
+
+
+@pytest.mark.parametrize(
+    ("rule", "uid"),
+    [
+        ({"uid": "1.3"}, "1.3"),
+        ({"modality": "PT"}, "1.4"),
+        ({"description": "*b31F*"}, "1.2"),
+        ({"modality": "CT", "description": "thorax 5*"}, "1.3"),
+        ({"largest": True}, "1.2"),
+        ({"description": "thorax*", "largest": True}, "1.2"),
+    ],
+)
+def test_a_rule_chooses(folder, rule, uid):
+    rule = SeriesOptions(**rule)
+    assert choose(folder, series_in(folder, memory_bytes=GIB), rule).uid == uid
+    volume = read(folder, ReadingOptions(series=rule))
+    assert volume.shape[0] == SERIES[uid][2]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"modality": "CT"}, "3 series: 1.1"),
+        ({"modality": "PT", "description": "thorax*"}, "none of its 4 series"),
+        ({"uid": "9"}, "none of its 4 series"),
+    ],
+)
+def test_a_rule_that_leaves_none_or_several_is_refused(folder, rule, said):
+    with pytest.raises(DataError, match=said):
+        read(folder, ReadingOptions(series=SeriesOptions(**rule)))
+
+
+def test_the_largest_of_two_as_large_is_none(tmp_path, kit):
+    for uid in ("1.1", "1.2"):
+        dataset = kit.slice_of(0, SeriesInstanceUID=uid)
+        kit.save(tmp_path / "two" / uid, dataset)
+    with pytest.raises(DataError, match="2 series"):
+        read(tmp_path / "two", ReadingOptions(series=SeriesOptions(largest=True)))
+
+
+def test_what_is_drawn_on_images_is_no_series_of_images(folder, kit):
+    for modality in ("SEG", "RTSTRUCT", "SR"):
+        dataset = kit.picture(np.zeros((4, 4), np.uint8), Modality=modality, SeriesInstanceUID="7")
+        if modality == "SR":
+            del dataset.Rows
+        kit.save(folder / modality, dataset)
+    assert {s.uid for s in series_in(folder, memory_bytes=GIB)} == set(SERIES)
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match="holds no DICOM file"):
+        series_in(tmp_path, memory_bytes=GIB)
+
+
+def test_a_folder_larger_than_memory_is_refused_before_it_is_read(folder):
+    with pytest.raises(DataError, match=r"study: takes .*memory_gib"):
+        series_in(folder, memory_bytes=2000)

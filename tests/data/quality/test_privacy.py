@@ -1,0 +1,59 @@
+import pytest
+
+from medkd.config import load
+from medkd.data.findings import Level
+from medkd.data.quality.examine import Examined
+from medkd.data.quality.privacy import identifying
+from medkd.data.quality.telling import BURNED_IN
+from medkd.types import Case
+
+SECRETS = ("Doe", "19560304", "1956-03-04", "MRN0042", "Mercy")
+
+
+@pytest.fixture
+def config(make_config):
+    return load(make_config())
+
+
+def found(config, *, case="c1", patient="p1", attributes=None, told=()):
+    cases = {case: Case(case, config.folder / "a.nii", None, patient, attributes or {})}
+    return list(identifying(cases, {case: Examined(telling=told)}, config))
+
+
+def test_headers_are_told_once_for_all_cases(config):
+    warning, note = found(config, told=("PatientName", "StudyDate", "NIfTI descrip: a name"))
+    assert warning.level is Level.WARNING
+    assert "1 of 1 cases say who a patient is: NIfTI descrip: a name, PatientName" in warning.text
+    assert note.level is Level.NOTE
+    assert "StudyDate" in note.text
+
+
+def test_burned_in_text_is_an_error_until_it_is_allowed(config):
+    (error,) = found(config, told=(BURNED_IN,))
+    assert (error.level, error.case) == (Level.ERROR, "c1")
+    data = config.data.model_copy(update={"burned_in": "allow"})
+    assert not found(config.model_copy(update={"data": data}), told=(BURNED_IN,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"case": "DOE^JANE"}, "1 case ids seem to hold a name"),
+        ({"patient": "19560304"}, "1 patient ids seem to hold a date"),
+        ({"attributes": {"surname": "Doe"}}, "the column 'surname' goes by a name that speaks"),
+        ({"attributes": {"seen": "1956-03-04"}}, "the column 'seen' seems to hold a date"),
+        ({"attributes": {"site": "Mercy", "sex": "F"}}, None),
+    ],
+)
+def test_names_and_columns_are_notes(config, changes, message):
+    notes = found(config, **changes)
+    assert [note.level for note in notes] == ([Level.NOTE] if message else [])
+    assert not message or message in notes[0].text
+    assert not any(secret in note.line for note in notes for secret in SECRETS)
+
+
+def test_a_group_that_a_report_would_name_is_an_error(make_config):
+    config = load(make_config(), overrides=["evaluate.subgroups=[birth_date]"])
+    (error,) = found(config, attributes={"birth_date": "1956-03-04"})
+    assert error.level is Level.ERROR
+    assert "evaluate.subgroups" in error.remedy

@@ -1,0 +1,142 @@
+import gzip
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from medkd.data.quality.telling import looks_like, telling
+
+SECRETS = ("Doe", "19560304", "MRN0042", "Mercy", "1.2.826.0.1.77")
+
+
+def dicom(path, **changes):
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.Modality, dataset.Rows = "CT", 2
+    for key, value in changes.items():
+        setattr(dataset, key, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_header_tells_the_names_of_what_it_says_and_not_what(tmp_path):
+    item = Dataset()
+    item.ScheduledPerformingPhysicianName = "Roe^Richard"
+    path = dicom(
+        tmp_path / "x.dcm",
+        PatientName="Doe^Jane",
+        PatientID="MRN0042",
+        PatientBirthDate="19560304",
+        StudyDate="20200102",
+        InstitutionName="Mercy",
+        SeriesInstanceUID="1.2.826.0.1.77",
+        ReferringPhysicianName="",
+        PatientComments="anonymous",
+        ReferencedStudySequence=[item],
+    )
+    told = telling(path)
+    assert set(told) == {
+        *("PatientName", "PatientID", "PatientBirthDate", "StudyDate", "InstitutionName"),
+        *("SeriesInstanceUID", "ScheduledPerformingPhysicianName"),
+    }
+    assert not any(secret in " ".join(told) for secret in SECRETS)
+
+
+def test_a_header_without_a_patient_tells_nothing(tmp_path):
+    assert telling(dicom(tmp_path / "x.dcm", PatientName="ANONYMOUS", PatientID="")) == ()
+
+
+def test_private_attributes_are_told(tmp_path):
+    path = tmp_path / "x.dcm"
+    dicom(path)
+    from pydicom import dcmread
+
+    dataset = dcmread(path)
+    dataset.private_block(0x0009, "VENDOR", create=True).add_new(1, "LO", "Doe^Jane")
+    dataset.save_as(path)
+    assert telling(path) == ("private attributes",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"BurnedInAnnotation": "YES"}, "burned in"),
+        ({"Modality": "US"}, "may be burned in"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "may be burned in"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "may be burned in"),
+        ({"Modality": "US", "BurnedInAnnotation": "NO"}, None),
+        ({"Modality": "DX"}, None),
+        ({"RecognizableVisualFeatures": "YES"}, "a face"),
+    ],
+)
+def test_hints_of_what_pixels_show(tmp_path, changes, told):
+    assert telling(dicom(tmp_path / "x.dcm", **changes)) == ((told,) if told else ())
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
+@pytest.mark.parametrize("field", ["descrip", "aux_file", "db_name"])
+def test_texts_of_a_nifti_header_are_looked_through(tmp_path, suffix, field):
+    kind = nibabel.Nifti1Pair if suffix == ".hdr" else nibabel.Nifti1Image
+    image = kind(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header[field] = b"Doe^Jane"
+    nibabel.save(image, tmp_path / f"i{suffix}")
+    assert telling(tmp_path / f"i{suffix}") == (f"NIfTI {field}: a name",)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "told"),
+    [
+        (6, b"born 1956-03-04", "NIfTI extension: a date"),
+        (2, b"\x10\x00\x10\x00", "NIfTI extension (DICOM): a DICOM header"),
+        (6, b"resampled", None),
+    ],
+)
+def test_extensions_of_nifti_are_looked_through(tmp_path, code, text, told):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension(6, text))
+    content = bytearray(image.to_bytes())
+    content[356:360] = code.to_bytes(4, "little")
+    (tmp_path / "i.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    assert telling(tmp_path / "i.nii.gz") == ((told,) if told else ())
+
+
+def test_texts_beside_pixels_are_looked_through(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "patient MRN 00420042")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "i.png", pnginfo=text)
+    assert telling(tmp_path / "i.png") == ("text Comment: a number of six digits or more",)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("DOE^JANE", "a name"),
+        ("seen by Dr Roe", "a name"),
+        ("1956-03-04", "a date"),
+        ("scan_19560304", "a date"),
+        ("4.3.1956", "a date"),
+        ("1.2.826.0.1.3680043.2", "a DICOM UID"),
+        ("jane@doe.org", "an address"),
+        ("p0012345", "a number of six digits or more"),
+        ("FSL 6.0.5", None),
+        ("sub-01_ses-2_T1w", None),
+        ("hippocampus_367", None),
+        ("TE=30", None),
+    ],
+)
+def test_what_looks_like_a_patient(text, kind):
+    assert looks_like(text) == kind
+
+
+def test_what_cannot_be_read_is_left_to_the_readers(tmp_path):
+    for name in ("a.nii", "a.png", "a.dcm"):
+        (tmp_path / name).write_bytes(b"nothing")
+        assert telling(tmp_path / name) == ()
+    assert telling(tmp_path / "gone.nii") == ()

@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from medkd.config import load
+from medkd.data import nifti
+from medkd.data.reading import image_of, label_of, options_of
+from medkd.errors import DataError
+from medkd.types import Case
+
+
+def slice_of(uid, number, value):
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{number}"
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"{uid}.{number}"
+    dataset.SeriesInstanceUID, dataset.Modality = uid, "CT"
+    dataset.Rows = dataset.Columns = 4
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 7, 0, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.PixelSpacing, dataset.ImageOrientationPatient = [1, 1], [1, 0, 0, 0, 1, 0]
+    dataset.ImagePositionPatient = [0, 0, number]
+    dataset.PixelData = bytes([value]) * 16
+    return dataset
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two series of two slices in one folder."""
+    (tmp_path / "study").mkdir()
+    for value, uid in ((10, "1.7"), (20, "1.8")):
+        for number in range(2):
+            path = tmp_path / "study" / f"{value}-{number}.dcm"
+            slice_of(uid, number, value).save_as(path, enforce_file_format=True)
+    return tmp_path / "study"
+
+
+def test_the_datalist_says_which_series_of_a_folder_is_meant(make_config, folder):
+    config = load(make_config(), overrides=["data.series=uid"])
+    case = Case("c", folder, None, "p", {"uid": "1.8"})
+    assert (image_of(case, config).array == 20).all()
+    assert (image_of(replace(case, attributes={"uid": "1.7"}), config).array == 10).all()
+    with pytest.raises(DataError, match="2 series"):
+        image_of(replace(case, attributes={"uid": ""}), config)
+    with pytest.raises(DataError, match=r"case c: no column 'uid', which data.series names"):
+        image_of(replace(case, attributes={}), config)
+
+
+def test_options_of_the_config_hold_for_every_case(make_config, folder):
+    config = load(make_config(), overrides=["preprocess.reading.series={uid: '1.7'}"])
+    case = Case("c", folder, None, "p")
+    assert (image_of(case, config).array == 10).all()
+    assert options_of(case, config) == config.preprocess.reading
+    assert config.preprocess.of_anyone.reading.series.uid is None
+
+
+def test_a_label_map_is_read_on_the_grid_of_its_image(make_config, tmp_path):
+    config = load(make_config(), overrides=["preprocess.reading.shear_correct=true"])
+    skewed = np.array([[1, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    nifti.write(tmp_path / "i.nii", np.ones((4, 4, 4), np.float32), affine=skewed)
+    nifti.write(tmp_path / "l.nii", np.full((4, 4, 4), 2, np.uint8), affine=skewed)
+    case = Case("c", tmp_path / "i.nii", tmp_path / "l.nii", "p")
+    image, label = image_of(case, config), label_of(case, config)
+    assert image.shape == label.shape
+    np.testing.assert_allclose(image.affine, label.affine)
+    assert set(np.unique(label.array)) == {0, 2}
+
+
+@pytest.mark.data
+def test_outlines_are_a_label_map_with_the_values_of_the_config(make_config, data_root):
+    config = load(make_config(), overrides=["data.labels={gtv mass ct: 3}"])
+    folder = data_root / "dicom/series/sts_008_ct"
+    case = Case("c", folder / "dicom", folder / "rtstruct.dcm", "p")
+    label = label_of(case, config)
+    assert set(np.unique(label.array)) == {0, 3}
+    assert label.shape == image_of(case, config).shape
