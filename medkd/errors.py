@@ -3,7 +3,7 @@
 MedkdError
 ├── ConfigError      a key, value or name in the config or on the command line   exit 2
 ├── DataError        a file, case, label or grid                                 exit 3
-│   └── FindingsError  what a check of all cases has found                       exit 1
+├── FindingsError    a DataError: what a check of all cases has found            exit 1
 ├── StudyError       a study folder that does not fit the config                 exit 2
 ├── TrainingError    training that cannot go on                                  exit 1
 ├── ReleaseError     a release folder that cannot be trusted or run              exit 3
