@@ -17,6 +17,11 @@ UNTESTED = {  # modules without a test of their own name, and who tests them ins
     "data/start/dicom_tree.py": "test_layouts.py, which recognises it",
     "data/start/layout.py": "nobody: two records without logic",
     "data/start/medmnist_file.py": "test_init.py, which starts a study of such a file",
+    "device/dicom/answer.py": "the tests of the outputs of a device",
+    "device/node/health.py": "the tests of the node",
+    "device/node/log.py": "the tests of the node",
+    "device/node/receive.py": "the tests of the node",
+    "device/node/send.py": "the tests of the node",
     "models/teachers.py": "test_zoo.py, whose contract every network keeps",
 }
 
