@@ -117,6 +117,9 @@ def check(
 ) -> None:
     """Build every model, read every case and name every problem, before anything is trained.
 
+    Exit 0 if the data are sound, 1 if anything is an error, 2 if the config is wrong, 3 if nothing
+    can be read that lists the cases.
+
     Example: medkd check configs/hippocampus.yaml
     """
     from medkd.data.check import cohort_of
@@ -333,21 +336,34 @@ def _sign_off(study: "Study", found: "Report") -> None:
 @app.command()
 def predict(
     release: Annotated[Path, typer.Argument(help="A release folder.")],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="An image, or a folder of them.")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT…", help="Images, folders of them, a DICOM study."),
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A file or a folder.")],
     runtime: Annotated[
         Runtime | None, typer.Option(help="The one measured to be fastest here if left out.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse images unlike the validated data.")
+    ] = False,
+    nifti: Annotated[
+        bool, typer.Option("--nifti", help="NIfTI masks for DICOM images, not DICOM SEG.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write those of all classes as well.")
+    ] = False,
 ) -> None:
-    """Answer for a file or a folder: masks on each image's own grid, or class probabilities.
+    """Answer for images: masks on each one's own grid, or class probabilities, and what to know.
 
     Example: medkd predict runs/hippocampus/releases/student scan.nii.gz mask.nii.gz
     """
-    from medkd.device.answer import answer
+    from medkd.device.answer import How, answer
     from medkd.progress import console
 
-    summary = answer(release, source, target, runtime=runtime)
-    flagged = f", {len(summary.unlike)} of them unlike usual" if summary.unlike else ""
+    how = How(runtime=runtime, strict=strict, nifti=nifti, probabilities=probabilities)
+    summary = answer(release, sources, target, how=how)
+    flagged = f", {len(summary.unlike)} of them unlike the validated data" * bool(summary.unlike)
     console.print(
         f"{len(summary.written)} answered{flagged}, {len(summary.failed)} failed; {target}"
     )
@@ -361,21 +377,54 @@ def bench(
     image: Annotated[list[Path], typer.Option(help="An image to answer for; may be repeated.")],
     queries: Annotated[int, typer.Option(help="Answers that are counted.")] = 64,
     threads: Annotated[int, typer.Option(help="Threads of the network.")] = 2,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
+    ] = None,
 ) -> None:
-    """Measure latency and memory of releases, file to file, side by side.
+    """Measure latency and memory of releases, file to file, in turns; with accuracy beside it.
 
     Example: medkd bench runs/x/releases/teacher runs/x/releases/student --image scan.nii.gz
     """
-    from medkd.device.latency import measure_latency
-    from medkd.progress import console
-    from medkd.report.headline import latencies
+    import json
 
-    measured = {}
-    for number, release in enumerate(releases, start=1):
-        # a line and no bar, which would take time from what is being timed
-        console.print(f"measuring {release} ({number} of {len(releases)})")
-        measured[str(release)] = measure_latency(release, image, queries=queries, threads=threads)
-    console.print(latencies(measured))
+    from medkd.device.bench import bench as measure
+    from medkd.device.bench import tables
+    from medkd.progress import console
+    from medkd.study import write_atomic
+
+    # a line and no bar, which would take time from what is being timed
+    console.print(f"measuring {', '.join(map(str, releases))}", markup=False)
+    measured = measure(releases, image, queries=queries, threads=threads)
+    for table in tables(measured, queries=queries):
+        console.print(table)
+    if json_path:
+        found = [each.model_dump(mode="json") for each in measured]
+        write_atomic(json_path, json.dumps(found, indent=1))
+
+
+@app.command()
+def serve(
+    release: Annotated[Path, typer.Argument(help="A release folder.")],
+    peer: Annotated[str, typer.Option(metavar="TITLE@HOST:PORT", help="Gets the answers.")],
+    spool: Annotated[Path, typer.Option(help="The folder of the queue; its owner's alone.")],
+    host: Annotated[str, typer.Option(help="To listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="To listen on, for DICOM.")] = 11112,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="TITLE", help="May call; may be repeated.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other option.")
+    ] = None,
+) -> None:
+    """Be a DICOM node: series come in by C-STORE, DICOM SEG or SR goes to the peer.
+
+    Example: medkd serve runs/x/releases/student --peer PACS@127.0.0.1:4242 --spool spool
+    """
+    from medkd.device.node.options import Peer, node_options
+    from medkd.device.node.serve import serve as be_node
+
+    given = {"spool": spool, "peer": Peer.parse(peer), "host": host, "port": port}
+    be_node(release, node_options(given | {"allow": tuple(allow or ())}, overrides or ()))
 
 
 @app.command()

@@ -27,6 +27,7 @@ from medkd.options import (
     LatencyOptions,
     NamedOptions,
     Options,
+    PostprocessOptions,
     PreprocessOptions,
     StudentOptions,
     StudyOptions,
@@ -46,6 +47,7 @@ class Config(Options):
     statement: str | None = None  # what only people know; CONFIG.report.yaml if left out
     data: DataOptions
     preprocess: PreprocessOptions
+    postprocess: PostprocessOptions = PostprocessOptions()
     augment: AugmentOptions = AugmentOptions()
     teacher: TeacherOptions
     student: StudentOptions
@@ -80,6 +82,17 @@ class Config(Options):
         if unknown := sorted(self.data.codes.keys() - self.data.labels.keys()):
             known = ", ".join(self.data.labels)
             raise ValueError(f"data.codes: {unknown} are not in data.labels; known: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_are_of_structures(self) -> "Config":
+        rules = self.postprocess
+        named = {*rules.largest_component, *rules.fill_holes}
+        if named and self.task is Task.CLASSIFICATION:
+            raise ValueError("postprocess: its rules are for masks; a classifier gives none")
+        if unknown := sorted(named - self.data.labels.keys()):
+            known = ", ".join(self.data.labels)
+            raise ValueError(f"postprocess: {unknown} are not in data.labels; known: {known}")
         return self
 
     @model_validator(mode="after")

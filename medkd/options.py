@@ -22,13 +22,14 @@ PathName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 class Options(BaseModel):
     """Base of every section: frozen, and no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # validators are built when first used: a device needs few of them, and starts in 0.1 s less
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class NamedOptions(BaseModel):
     """A registered thing by name, with options that its factory checks."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
     name: str
 
     @property
@@ -172,6 +173,14 @@ class PreprocessOptions(Options):
         if codes is not None and (len(codes) != 3 or of_each != pairs):
             raise ValueError("three axis codes, one of L or R, P or A, I or S: RAS, LPS, …")
         return codes
+
+
+class PostprocessOptions(Options):
+    """Rules that tidy the masks of every release; they are scored as they are given out."""
+
+    largest_component: tuple[str, ...] = ()  # structures of which smaller pieces are dropped
+    fill_holes: tuple[str, ...] = ()  # structures that are solid
+    argmax_first: bool = False  # decide on the network's grid: quicker, but boundaries move
 
 
 class AugmentOptions(Options):

@@ -42,7 +42,9 @@ class Result(BaseModel):
     """Base of every record: frozen, and no unknown keys."""
 
     # JSON knows no NaN, which is the AUROC of a class without a case
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", defer_build=True
+    )
 
 
 class Interval(Result):
@@ -164,16 +166,31 @@ class Percentiles(Result):
 
 
 class Latency(Result):
-    """What answering costs on the machine it was measured on, one case after another."""
+    """What answering costs on the machine it was measured on, one case after another.
+
+    Attributes:
+        network_ms: one whole image through the network, all windows.
+        stages_ms: median of read, preprocess, guard, network, postprocess, write.
+        cold_start_ms: process start to mask on disk.
+        cold_stages_ms: what that consists of: start (until the release is loaded), then as above.
+        p90_bound_ms: MLPerf's early-stopping bound: 90 % of answers are faster, with 99 %
+            confidence; None where there were too few queries.
+        size_mib: of the release.
+    """
 
     queries: int
     threads: int
     file_to_file_ms: Percentiles
-    network_ms: Percentiles  # one whole image through the network, all windows
-    stages_ms: dict[str, float]  # median of read, preprocess, guard, network, postprocess, write
-    cold_start_ms: float  # process start to mask on disk
+    network_ms: Percentiles
+    stages_ms: dict[str, float]
+    cold_start_ms: float
+    cold_stages_ms: dict[str, float] = {}
+    p90_bound_ms: float | None = None
     peak_memory_mib: float
+    size_mib: float | None = None
+    runtime: str | None = None
     processor: str
+    processor_flags: tuple[str, ...] = ()
     load_average: float
 
 

@@ -33,14 +33,21 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part of it."""
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part of it.
+
+    Args:
+        path: the file.
+        content: all of it.
+        durable: wait until it is on the disk: a power failure then loses nothing.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     data = content.encode() if isinstance(content, str) else content
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 

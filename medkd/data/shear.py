@@ -6,6 +6,7 @@ suppose right angles, so such a volume is resampled where the config says so.
 
 import numpy as np
 
+from medkd.extras import require
 from medkd.types import Volume
 
 SKEWED_DEGREES = 0.5  # from here on distances along the axes mislead
@@ -70,8 +71,8 @@ def at_right_angles(volume: Volume, *, order: int, slice_axis: int | None = None
 def _resampled(
     channel: np.ndarray, back: np.ndarray, shape: tuple[int, ...], *, order: int
 ) -> np.ndarray:
-    from scipy import ndimage
-
+    # a device does without SciPy, which is a third of all it would install
+    ndimage = require("scipy.ndimage", extra="train")
     values = ndimage.affine_transform(
         channel.astype(np.float32 if order else channel.dtype),
         back[:3, :3],

@@ -1,29 +1,47 @@
-"""Answer: a release answers for a file or a folder and writes masks or class probabilities."""
+"""Answer: a release answers for images and writes masks, class probabilities and what to know."""
 
 import csv
 import io
 import json
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from rich.markup import escape
 
-from medkd.data.dicom import is_dicom
-from medkd.data.reader import SUFFIXES, read_image, stem, suffix, write_mask
-from medkd.device.guard import Finding
+from medkd.data.reader import stem, suffix, write_mask
+from medkd.device.inputs import Input, answer_name, find_inputs
 from medkd.device.manifest import Manifest
+from medkd.device.pipeline import pipelined
 from medkd.device.predictor import Clock, Prediction, Predictor, load
+from medkd.device.record import record
 from medkd.errors import DataError, MedkdError
-from medkd.options import ReadingOptions
 from medkd.progress import console, progress
 from medkd.study import write_atomic
 from medkd.types import Runtime, Task, Volume
 
 Row = dict[str, str | float]
+TABLE, SUMMARY = "probabilities.csv", "summary.json"
+MASKS = {".nii", ".nii.gz", ".png", ".dcm"}  # suffixes of an answer that is one file
+
+
+@dataclass(frozen=True)
+class How:
+    """How a release is asked.
+
+    Attributes:
+        runtime: what computes the network; the fastest here if None.
+        strict: refuse images unlike those that the release was validated on.
+        nifti: give NIfTI masks for DICOM images too, instead of DICOM SEG.
+        probabilities: write those of all classes as well, beside each mask.
+    """
+
+    runtime: Runtime | None = None
+    strict: bool = False
+    nifti: bool = False
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,82 +54,176 @@ class Summary:
         unlike: how an image differs from those the release was validated on, if it was flagged.
     """
 
-    written: dict[str, Path]
-    failed: dict[str, str]
-    unlike: dict[str, str]
+    written: dict[str, Path] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
 
 
-def answer(release: Path, source: Path, target: Path, *, runtime: Runtime | None = None) -> Summary:
-    """Answer for a file or a folder.
+@dataclass(frozen=True)
+class _Answered:
+    """One image and what was said of it."""
 
-    Segmentation writes one mask an image: to ``target`` itself, or into it if it is a folder or
-    ``source`` is one. Classification writes one table: ``target`` if it ends in .csv or .json,
-    else ``target/probabilities.csv``. One bad file does not stop the others.
+    volume: Volume
+    prediction: Prediction
+
+
+def answer(
+    release: Path, sources: Path | Sequence[Path], target: Path, *, how: How | None = None
+) -> Summary:
+    """Answer for files and folders.
+
+    Segmentation writes one mask an image and ``<mask>.json`` beside it: to ``target`` itself if
+    that is the name of a mask and there is one image, else into the folder ``target``. DICOM
+    images get a DICOM SEG. Classification writes one table, ``target`` if it ends in .csv or
+    .json, else ``target/probabilities.csv``, and into a folder a DICOM SR for DICOM images.
+    One bad file does not stop the others; a folder gets ``summary.json``, which names them.
 
     Raises:
         ReleaseError: the release cannot be used.
-        DataError: the input does not exist or holds no image.
+        DataError: an input does not exist or holds no image.
     """
-    predictor = load(release, runtime=runtime)
-    if predictor.manifest.task is Task.CLASSIFICATION:
-        return _classify(predictor, source, target)
-    inputs = _inputs(source)
-    taken = {path.resolve() for path in inputs}
-    written: dict[str, Path] = {}
-    failed: dict[str, str] = {}
-    unlike: dict[str, str] = {}
-    for path in progress(inputs, "predict", total=len(inputs)):
-        try:
-            output = _mask_path(path, source, target, predictor.manifest)
-            if output.resolve() in taken:
-                raise DataError(f"{path}: its mask would overwrite {output}; choose another output")
-            taken.add(output.resolve())
-            finding = answer_file(predictor, path, output).finding
-            written[path.name] = output
-            if finding and finding.is_unlike:
-                unlike[path.name] = _unusual(path.name, finding)
-        except MedkdError as error:
-            failed[path.name] = _reason(path, error)
-    return Summary(written=written, failed=failed, unlike=unlike)
+    how = how or How()
+    predictor = load(release, runtime=how.runtime)
+    given = [sources] if isinstance(sources, Path) else sources
+    images = find_inputs(given, predictor.manifest.preprocess.reading)
+    run = _Run(predictor, images, target, how)
+    outcomes = pipelined(images, read=run.read, work=run.predict, write=run.write)
+    for image, outcome in progress(outcomes, "predict", total=len(images)):
+        run.note(image, outcome)
+    run.conclude()
+    return run.summary
 
 
 def answer_file(predictor: Predictor, source: Path, target: Path) -> Prediction:
-    """Read an image, answer, and write the mask (or the probabilities).
+    """Read an image, answer, and write the mask (or the probabilities) and what to know of it.
 
     The stages of what is returned are those from file to file.
     """
     clock = Clock()
-    volume = read_image(source, predictor.manifest.preprocess.reading)
+    image = Input(source.name, source)
+    volume = image.read(predictor.manifest.preprocess.reading)
     clock.lap("read")
     prediction = predictor.predict(volume)
     clock.restart()
     if prediction.mask is not None:
-        write_mask(target, prediction.mask, affine=volume.affine)
+        _write_mask(target, image, _Answered(volume, prediction), predictor.manifest)
     else:
-        write_probabilities(target, [row(predictor, source.name, prediction)])
+        write_probabilities(target, [row(predictor.manifest, image.name, prediction)])
     clock.lap("write")
     laps = {"read": clock.laps["read"], **prediction.stages_ms, "write": clock.laps["write"]}
     return replace(prediction, stages_ms=laps)
 
 
-def row(predictor: Predictor, name: str, prediction: Prediction) -> Row:
+class _Run:
+    """One call of ``answer``."""
+
+    def __init__(
+        self, predictor: Predictor, images: Sequence[Input], target: Path, how: How
+    ) -> None:
+        self.summary = Summary()
+        self._predictor, self._target, self._how = predictor, target, how
+        self._is_map = predictor.manifest.task is Task.SEGMENTATION
+        self._taken = {path.resolve() for each in images for path in (each.path, *each.files)}
+        self._taken -= {each.path.resolve() for each in images if each.path.is_dir()}
+        self._single = len(images) == 1
+        self._rows: list[Row] = []
+
+    def read(self, image: Input) -> tuple[Volume, Path]:
+        """Read one image; an answer that would overwrite another file is refused before."""
+        place = self._place(image)
+        if place.resolve() in self._taken:
+            raise DataError(f"its answer would overwrite {place}; choose another output")
+        if place != self._table:
+            self._taken.add(place.resolve())
+        return image.read(self._predictor.manifest.preprocess.reading), place
+
+    def predict(self, image: Input, given: tuple[Volume, Path]) -> tuple[_Answered, Path]:
+        """Answer for one image."""
+        volume, place = given
+        wanted = self._how.probabilities and self._is_map
+        prediction = self._predictor.predict(
+            volume, with_probabilities=wanted, strict=self._how.strict
+        )
+        return _Answered(volume, prediction), place
+
+    def write(self, image: Input, given: tuple[_Answered, Path]) -> tuple[Path, Prediction]:
+        """Write one answer; rows of classes are kept for their table."""
+        answered, place = given
+        manifest = self._predictor.manifest
+        if self._is_map:
+            _write_mask(place, image, answered, manifest)
+        else:
+            self._rows.append(row(manifest, image.name, answered.prediction))
+            if place != self._table:
+                _write_dicom(place, image, answered, manifest)
+        return place, answered.prediction
+
+    def note(self, image: Input, outcome: "Future[tuple[Path, Prediction]]") -> None:
+        """Keep and show what became of an image."""
+        error = outcome.exception()
+        if error:
+            reason = _reason(image, error)
+            self.summary.failed[image.name] = reason
+            console.print(f"[red]failed[/] {escape(f'{image.name}: {reason}')}")
+            return
+        place, prediction = outcome.result()
+        self.summary.written[image.name] = place if self._is_map else self._table
+        finding = prediction.finding
+        if finding and finding.is_unlike:
+            self.summary.unlike[image.name] = finding.verdict
+            console.print(f"[yellow]{escape(f'{image.name}: {finding.verdict}')}[/]")
+
+    def conclude(self) -> None:
+        """Write the table of classes, and what became of each image of a folder."""
+        if self._rows:
+            write_probabilities(self._table, self._rows)
+        if self._target.is_dir() and not self._single:
+            told = {
+                "answered": {n: p.name for n, p in self.summary.written.items()},
+                "unlike": self.summary.unlike,
+                "failed": self.summary.failed,
+            }
+            write_atomic(self._target / SUMMARY, json.dumps(told, indent=1))
+
+    @property
+    def _table(self) -> Path:
+        """The table of class probabilities."""
+        return self._target if suffix(self._target) in {".csv", ".json"} else self._target / TABLE
+
+    def _place(self, image: Input) -> Path:
+        """Return where the answer for an image goes."""
+        as_dicom = bool(image.files) and not self._how.nifti
+        if self._is_map:
+            is_file = suffix(self._target) in MASKS and not self._target.is_dir()
+            if is_file and self._single:
+                return self._target
+            kind = ".dcm" if as_dicom else mask_suffix(self._predictor.manifest)
+            return self._target / answer_name(image, kind)
+        if as_dicom and self._table != self._target:
+            return self._target / answer_name(image, ".dcm")
+        return self._table
+
+
+def row(manifest: Manifest, name: str, prediction: Prediction) -> Row:
     """Return one row of the table of class probabilities."""
     assert prediction.probabilities is not None
     values = [float(p) for p in prediction.probabilities]
-    classes = predictor.manifest.classes
-    likeliest = classes[int(np.argmax(values))]
-    said: Row = {"image": name, **dict(zip(classes, values, strict=True)), "prediction": likeliest}
+    ((likeliest, confidence),) = prediction.confidence.items()
+    said: Row = {"image": name, **dict(zip(manifest.classes, values, strict=True))}
+    said |= {"prediction": likeliest, "confidence": confidence}
+    if manifest.conformal:
+        said["conformal_set"] = " ".join(prediction.possible)
     if prediction.finding:
-        said["unlike"] = _reasons(prediction.finding) if prediction.finding.is_unlike else ""
+        said["guard"] = prediction.finding.verdict
     return said
 
 
-def mask_name(path: Path, manifest: Manifest) -> str:
-    """Return the name of an image's mask: NIfTI in 3D, PNG in 2D."""
-    return stem(path) + (".nii.gz" if len(manifest.preprocess.window) == 3 else ".png")
+def mask_suffix(manifest: Manifest) -> str:
+    """Return the format of a release's masks: NIfTI in 3D, PNG in 2D."""
+    return ".nii.gz" if len(manifest.preprocess.window) == 3 else ".png"
 
 
-def write_probabilities(path: Path, rows: list[Row]) -> None:
+def write_probabilities(path: Path, rows: Sequence[Row]) -> None:
     """Write rows of class probabilities as CSV or JSON, by the file's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
@@ -124,88 +236,45 @@ def write_probabilities(path: Path, rows: list[Row]) -> None:
     write_atomic(path, text.getvalue())
 
 
-def _classify(predictor: Predictor, source: Path, target: Path) -> Summary:
-    table = target if target.suffix in {".csv", ".json"} else target / "probabilities.csv"
-    rows: list[Row] = []
-    failed: dict[str, str] = {}
-    for name, volume in _volumes(source, predictor.manifest.preprocess.reading, failed):
-        try:
-            prediction = predictor.predict(volume)
-            rows.append(row(predictor, name, prediction))
-            if prediction.finding and prediction.finding.is_unlike:
-                _unusual(name, prediction.finding)
-        except MedkdError as error:
-            failed[name] = _reason(Path(name), error)
-    if rows:
-        write_probabilities(table, rows)
-    unlike = {str(row["image"]): str(row["unlike"]) for row in rows if row.get("unlike")}
-    return Summary({str(row["image"]): table for row in rows}, failed, unlike)
+def _write_mask(place: Path, image: Input, answered: _Answered, manifest: Manifest) -> None:
+    volume, prediction = answered.volume, answered.prediction
+    assert prediction.mask is not None
+    if suffix(place) == ".dcm":
+        _write_dicom(place, image, answered, manifest)
+    else:
+        write_mask(place, prediction.mask, affine=volume.affine)
+    beside = place.with_name(stem(place) + ".json")
+    said = json.dumps(record(image.name, volume, prediction, manifest), indent=1)
+    write_atomic(beside, said, durable=False)
+    if prediction.probabilities is not None:
+        _write_maps(place, volume, prediction.probabilities)
 
 
-def _volumes(
-    source: Path, options: ReadingOptions, failed: dict[str, str]
-) -> Iterator[tuple[str, Volume]]:
-    if source.suffix == ".npz":
-        yield from _npz_images(source)
-        return
-    inputs = _inputs(source)
-    for path in progress(inputs, "predict", total=len(inputs)):
-        try:
-            yield path.name, read_image(path, options)
-        except MedkdError as error:
-            failed[path.name] = _reason(path, error)
+def _write_maps(place: Path, volume: Volume, probabilities: np.ndarray) -> None:
+    """Write the probabilities of all classes, channels last: NIfTI in 3D, NumPy's format in 2D."""
+    maps, name = np.moveaxis(probabilities, 0, -1), stem(place) + ".probabilities"
+    if volume.dims == 3:
+        from medkd.data import nifti
+
+        nifti.write(place.with_name(name + ".nii.gz"), maps, affine=volume.affine)
+    else:
+        np.save(place.with_name(name + ".npy"), maps, allow_pickle=False)
 
 
-def _npz_images(source: Path) -> Iterator[tuple[str, Volume]]:
-    """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
-    if not source.is_file():
-        raise DataError(f"{source}: no such file")
-    try:
-        with source.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            stacks = {name: arrays[name] for name in arrays if name.endswith("images")}
-    except (OSError, ValueError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
-        raise DataError(f"{source}: truncated or not an npz file ({error})") from None
-    if not stacks:
-        raise DataError(f"{source}: holds no array whose name ends in 'images'")
-    for name, stack in stacks.items():
-        for index in progress(range(len(stack)), f"predict {name}", total=len(stack)):
-            image = stack[index]
-            array = np.moveaxis(image, -1, 0) if image.shape[-1] == 3 else image[None]
-            yield f"{name}/{index:05d}", Volume(array=array, affine=np.eye(array.ndim))
+def _write_dicom(place: Path, image: Input, answered: _Answered, manifest: Manifest) -> None:
+    from medkd.device.dicom.answer import as_dicom
+    from medkd.device.dicom.source import Source, save
+
+    if not image.files:
+        raise DataError(f"{place.name}: a DICOM answer refers to DICOM images; choose NIfTI or PNG")
+    source = Source.read(image.files)
+    save(as_dicom(answered.prediction, answered.volume, source, manifest), place)
 
 
-def _inputs(source: Path) -> list[Path]:
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
-    if source.is_file() or is_dicom(source):
-        return [source]
-    known = {*SUFFIXES} - {".img"}  # the .hdr stands for its pair
-    found = sorted(p for p in source.iterdir() if is_dicom(p) or suffix(p) in known)
-    if not found:
-        raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM)")
-    return found
-
-
-def _mask_path(path: Path, source: Path, target: Path, manifest: Manifest) -> Path:
-    many = source.is_dir() and not is_dicom(source)
-    if many or target.is_dir() or not suffix(target):
-        return target / mask_name(path, manifest)
-    return target
-
-
-def _unusual(name: str, finding: Finding) -> str:
-    reasons = _reasons(finding)
-    console.print(f"[yellow]unlike what it was validated on[/] {escape(f'{name}: {reasons}')}")
-    return reasons
-
-
-def _reasons(finding: Finding) -> str:
-    far = f"distance {finding.distance:.1f}, at most {finding.limit:.1f} is usual"
-    return "; ".join((far, *finding.reasons[:3]))
-
-
-def _reason(path: Path, error: MedkdError) -> str:
-    reason = str(error).removeprefix(f"{path}: ")
-    console.print(f"[red]failed[/] {escape(f'{path.name}: {reason}')}")
-    return reason
+def _reason(image: Input, error: BaseException) -> str:
+    """Say in one line why an image has no answer."""
+    if isinstance(error, MedkdError):
+        return str(error).removeprefix(f"{image.path}: ")
+    if isinstance(error, MemoryError):
+        return "it takes more memory than there is"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

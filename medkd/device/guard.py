@@ -16,6 +16,7 @@ from medkd.data.preprocess import Grid
 
 LEAST_SPREAD = 0.05  # of a feature, on its own scale: spacings that never vary may by 5 %
 TELLING = 3.0  # standard deviations from which on a feature is named as a reason
+TOLD = 3  # reasons in a verdict
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 LOGARITHMIC = ("spacing", "extent", "edges", "noise", "jump", "spread")  # are compared as ratios
 ENOUGH = 250_000  # voxels, for a percentile or a mean
@@ -41,6 +42,20 @@ class Finding(BaseModel):
     def is_unlike(self) -> bool:
         """Whether the image is flagged."""
         return self.distance > self.limit
+
+    @property
+    def verdict(self) -> str:
+        """The finding in words.
+
+        Example:
+            >>> reasons = ("spacing of axis 2: 5 mm, expected 0.8-1.2",)
+            >>> Finding(distance=9, limit=2, reasons=reasons).verdict
+            'unlike the validated data: spacing of axis 2: 5 mm, expected 0.8-1.2'
+        """
+        if not self.is_unlike:
+            return "like the validated data"
+        far = f"distance {self.distance:.1f}, expected at most {self.limit:.1f}"
+        return f"unlike the validated data: {'; '.join(self.reasons[:TOLD] or (far,))}"
 
 
 class Guard(BaseModel):
@@ -70,9 +85,7 @@ class Guard(BaseModel):
         distance = _distance(z, np.array(self.precision))
         unusual = [int(i) for i in np.argsort(-np.abs(z)) if abs(z[i]) > TELLING]
         reasons = tuple(
-            f"{self.features[i]} {description[self.features[i]]:.3g}, "
-            f"seen {self.seen[i][0]:.3g} to {self.seen[i][1]:.3g}"
-            for i in unusual
+            _reason(self.features[i], description[self.features[i]], self.seen[i]) for i in unusual
         )
         return Finding(distance=distance, limit=self.limit, reasons=reasons)
 
@@ -157,6 +170,12 @@ def shrunk_covariance(rows: np.ndarray) -> np.ndarray:
     noise = float((np.square(x).T @ np.square(x) / count - np.square(sample)).sum())
     share = min(1.0, noise / features / count / off) if off > TINY else 1.0
     return (1 - share) * sample + (share * level + TINY) * np.eye(features)
+
+
+def _reason(feature: str, value: float, seen: tuple[float, float]) -> str:
+    name, _, unit = feature.partition(", ")
+    to = "-" if seen[0] >= 0 else " to "
+    return f"{name}: {value:.3g}{' ' * bool(unit)}{unit}, expected {seen[0]:.3g}{to}{seen[1]:.3g}"
 
 
 def _distance(z: np.ndarray, precision: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.device.guard import Guard
 from medkd.errors import ReleaseError
-from medkd.options import CodeOptions, PreprocessOptions
+from medkd.options import CodeOptions, PostprocessOptions, PreprocessOptions
 from medkd.results import Conformal, Parity, VariantResult
 from medkd.study import sha256
 from medkd.types import Runtime, Task, Temperature, Variant
@@ -34,6 +34,7 @@ class Manifest(BaseModel):
         label_values: the value that stands for each class in a mask.
         codes: what classes are, by name, where the study says so.
         preprocess: from the image's grid to the network's; window and overlap.
+        postprocess: rules that tidy the mask.
         temperature: the network's output is divided by it before the softmax; where there is one a
             class, its log-probabilities are.
         conformal: thresholds of the calibrated probabilities that keep a promise.
@@ -59,6 +60,7 @@ class Manifest(BaseModel):
     label_values: tuple[int, ...]
     codes: dict[str, CodeOptions] = {}
     preprocess: PreprocessOptions
+    postprocess: PostprocessOptions = PostprocessOptions()
     temperature: Temperature
     conformal: Conformal | None = None
     model: dict[str, Any]

@@ -5,7 +5,7 @@ rim. Positions, padding and weights are those of MONAI's sliding window inferenc
 uses, so that the device answers the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -31,24 +31,84 @@ def predict_windows(
         overlap: share of a window that its neighbour sees too.
         windows_at_once: batch given to the network.
     """
+    slabs = predict_slabs(
+        network, image, window=window, overlap=overlap, windows_at_once=windows_at_once
+    )
+    parts = [logits for _, logits in slabs]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def predict_slabs(
+    network: Network,
+    image: np.ndarray,
+    *,
+    window: Sequence[int],
+    overlap: float,
+    windows_at_once: int = 1,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield ``predict_windows`` in slabs along the first axis, as soon as each is complete.
+
+    Only the slab that windows still fall into is held, so that the memory for logits does not grow
+    with the image.
+
+    Yields:
+        The rows of the image, and their logits ``[classes, rows, ...]``.
+    """
     padded, inside = _pad(image, window)
     corners = window_corners(padded.shape[1:], window, overlap)
     if len(corners) == 1:
-        return network(padded[None])[0][inside]
+        yield slice(0, image.shape[1]), network(np.ascontiguousarray(padded)[None])[0][inside]
+        return
     weight = gaussian_weight(window)
-    total: np.ndarray | None = None
-    weights = np.zeros(padded.shape[1:], np.float32)
-    for first in range(0, len(corners), windows_at_once):
-        chunk = corners[first : first + windows_at_once]
-        logits = network(np.stack([padded[(slice(None), *place)] for place in chunk]))
-        if total is None:
-            total = np.zeros((logits.shape[1], *padded.shape[1:]), np.float32)
-        for place, answer in zip(chunk, logits, strict=True):
-            total[(slice(None), *place)] += answer * weight
-            weights[place] += weight
-    assert total is not None
-    total /= weights
-    return total[inside]
+    chunks = [
+        corners[first : first + windows_at_once]
+        for first in range(0, len(corners), windows_at_once)
+    ]
+    slab = _Slab(padded.shape[1:], height=max(c[-1][0].stop - c[0][0].start for c in chunks))
+    rows, across = inside[1], inside[2:]
+    for number, chunk in enumerate(chunks):
+        windows = np.stack([padded[(slice(None), *place)] for place in chunk])
+        for place, logits in zip(chunk, network(windows), strict=True):
+            slab.add(logits, weight, place)
+        is_last = number + 1 == len(chunks)
+        done = padded.shape[1] if is_last else chunks[number + 1][0][0].start
+        if done > slab.first:
+            first, blended = slab.first, slab.release(done)
+            low, high = max(first, rows.start), min(done, rows.stop)
+            if low < high:
+                kept = blended[(slice(None), slice(low - first, high - first), *across)]
+                yield slice(low - rows.start, high - rows.start), kept
+
+
+class _Slab:
+    """Weighted sums of the windows that fall into some rows of an image.
+
+    Attributes:
+        first: the row of the image that is the slab's first.
+    """
+
+    def __init__(self, shape: Sequence[int], *, height: int) -> None:
+        self.first = 0
+        self._weights = np.zeros((height, *shape[1:]), np.float32)
+        self._total = np.zeros((0, *self._weights.shape), np.float32)
+
+    def add(self, logits: np.ndarray, weight: np.ndarray, place: tuple[slice, ...]) -> None:
+        """Add one window's logits ``[classes, *window]``."""
+        if not len(self._total):
+            self._total = np.zeros((len(logits), *self._weights.shape), np.float32)
+        rows = slice(place[0].start - self.first, place[0].stop - self.first)
+        self._total[(slice(None), rows, *place[1:])] += logits * weight
+        self._weights[(rows, *place[1:])] += weight
+
+    def release(self, done: int) -> np.ndarray:
+        """Return the blended logits of all rows before ``done``, which becomes the first."""
+        count = done - self.first
+        blended = self._total[:, :count] / self._weights[:count]
+        for sums in (*self._total, self._weights):
+            sums[:-count] = sums[count:]  # numpy copies where the two overlap
+            sums[-count:] = 0
+        self.first = done
+        return blended
 
 
 def window_corners(
@@ -83,7 +143,7 @@ def gaussian_weight(window: Sequence[int]) -> np.ndarray:
 def _pad(image: np.ndarray, window: Sequence[int]) -> tuple[np.ndarray, tuple[slice, ...]]:
     lacks = [max(0, w - n) for w, n in zip(window, image.shape[1:], strict=True)]
     if not any(lacks):
-        return np.ascontiguousarray(image), (slice(None),) * image.ndim
+        return image, (slice(None), *(slice(0, n) for n in image.shape[1:]))
     padded = np.pad(image, [(0, 0), *((n // 2, n - n // 2) for n in lacks)])
     inside = tuple(
         slice(n // 2, n // 2 + size) for n, size in zip(lacks, image.shape[1:], strict=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.postprocess import postprocess
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of
 from medkd.data.samples import Sample
@@ -57,6 +58,8 @@ def _in_process(probabilities_of: Callable[[Sample], np.ndarray], config: Config
         probabilities = probabilities_of(sample).astype(np.float32)
         is_map = config.task is Task.SEGMENTATION
         mask = values[probabilities.argmax(axis=0)] if is_map else None
+        if mask is not None:
+            mask = postprocess(mask, config.postprocess, config.data.labels)
         return Prediction(mask=mask, probabilities=probabilities)
 
     return answer

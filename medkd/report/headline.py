@@ -1,10 +1,8 @@
 """Headline: the three-row table of a study, for the terminal."""
 
-from collections.abc import Mapping
-
 from rich.table import Table
 
-from medkd.results import Interval, Latency, Report
+from medkd.results import Interval, Report
 from medkd.types import Role
 
 TITLES = {
@@ -55,20 +53,3 @@ def interval(figure: Interval) -> str:
     if figure.low is None or figure.high is None:
         return f"{figure.value:.3f}"
     return f"{figure.value:.3f}\n({figure.low:.3f}, {figure.high:.3f})"
-
-
-def latencies(measured: Mapping[str, Latency]) -> Table:
-    """Return latency and memory of releases, a row each."""
-    table = Table(
-        "release", "p50 ms", "p90 ms", "p99 ms", "network ms", "cold start ms", "peak MiB"
-    )
-    for name, latency in measured.items():
-        times = latency.file_to_file_ms
-        table.add_row(
-            name,
-            *(f"{value:.1f}" for value in (times.p50, times.p90, times.p99)),
-            f"{latency.network_ms.p50:.1f}",
-            f"{latency.cold_start_ms:.0f}",
-            f"{latency.peak_memory_mib:.0f}",
-        )
-    return table

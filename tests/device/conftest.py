@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from torch import nn
 
 from medkd.device.manifest import MANIFEST, WEIGHTS, Manifest, sha256
@@ -122,5 +124,57 @@ def scan(blob):
         return (noise + 60 * blob(shape, seed=seed) + 60 * blob(shape, seed=seed + 9)).astype(
             np.float32
         )
+
+    return make
+
+
+def uid(*names):
+    return generate_uid(entropy_srcs=["medkd tests", *map(str, names)])
+
+
+def make_slice(series, number, pixels, *, spacing_mm=(1.2, 1.2, 2.5), study="study"):
+    """Return one axial slice of an MR series."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    image.SOPInstanceUID = uid(study, series, number)
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.SeriesInstanceUID, image.StudyInstanceUID = uid(study, series), uid(study)
+    image.FrameOfReferenceUID = uid(study, series, "frame")
+    image.PatientName, image.PatientID = "DOE^JANE", "MRN0042"
+    image.PatientBirthDate, image.PatientSex = "19560304", "F"
+    image.StudyID, image.StudyDate, image.StudyTime = "1", "20240102", "101500"
+    image.AccessionNumber, image.ReferringPhysicianName = "A1", "ROE^RICHARD"
+    image.Modality, image.SeriesNumber, image.InstanceNumber = "MR", 3, number + 1
+    image.ImagePositionPatient = [-10.0, 20.0, number * spacing_mm[2]]
+    image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    image.PixelSpacing = list(spacing_mm[:2])
+    image.SliceThickness = spacing_mm[2]
+    image.Rows, image.Columns = pixels.shape
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 16
+    image.HighBit, image.PixelRepresentation = 15, 0
+    image.PixelData = pixels.astype(np.uint16).tobytes()
+    return image
+
+
+@pytest.fixture
+def mr_slice():
+    """Return a maker of a DICOM slice."""
+    return make_slice
+
+
+@pytest.fixture
+def write_series(scan):
+    """Return a maker of a folder with one series, whose files are in no order."""
+
+    def make(folder, *, series="one", shape=(9, 12, 14), seed=0):
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(scan(shape, seed=seed), 0, None)
+        for number, plane in enumerate(pixels):
+            image = make_slice(series, number, plane)
+            image.save_as(folder / f"{(7 * number) % shape[0]:03d}.dcm", enforce_file_format=True)
+        return folder
 
     return make

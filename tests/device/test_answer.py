@@ -7,11 +7,12 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from medkd.data import images, nifti
 from medkd.data.preprocess import preprocess
 from medkd.device import load
-from medkd.device.answer import answer, answer_file, mask_name, write_probabilities
+from medkd.device.answer import How, answer, answer_file, write_probabilities
 from medkd.device.guard import describe, fit_guard
 from medkd.device.manifest import MANIFEST
 from medkd.errors import DataError, ReleaseError
@@ -54,7 +55,12 @@ def test_a_folder_gives_masks_and_one_bad_file_stops_nothing(release_3d, folder,
     }
     assert list(summary.failed) == ["damaged.nii.gz"]
     assert summary.failed["damaged.nii.gz"].startswith("truncated or not a NIfTI file")
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["a.nii.gz", "b.v2.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
+        *("a.json", "a.nii.gz", "b.v2.json", "b.v2.nii.gz", "summary.json")
+    ]
+    told = json.loads((tmp_path / "masks" / "summary.json").read_text())
+    assert told["answered"] == {"a.nii.gz": "a.nii.gz", "b.v2.nii": "b.v2.nii.gz"}
+    assert told["failed"] == summary.failed
 
 
 def test_a_mask_file_has_the_images_own_grid(release_3d, folder, tmp_path):
@@ -109,12 +115,6 @@ def test_a_name_in_brackets_is_no_markup(release_3d, folder, tmp_path, capsys):
     (folder / "damaged.nii.gz").rename(folder / "x[bold].nii.gz")
     assert "x[bold].nii.gz" in answer(release_3d, folder, tmp_path / "masks").failed
     assert "x[bold].nii.gz" in capsys.readouterr().out
-
-
-def test_a_folder_of_series_gives_masks_named_after_them(release_3d):
-    manifest = load(release_3d).manifest
-    assert mask_name(release_3d / "1.2.840.10008", manifest) == "1.2.840.10008.nii.gz"
-    assert mask_name(release_3d / "scan.nii.gz", manifest) == "scan.nii.gz"
 
 
 def test_stages_are_told_in_milliseconds(release_3d, release_classes, folder, pictures, tmp_path):
@@ -203,7 +203,7 @@ import sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "monai", "mlflow", "albumentations"}:
+        if name.partition(".")[0] in {"torch", "monai", "mlflow", "albumentations", "scipy"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refuse())
@@ -275,10 +275,18 @@ def test_an_image_unlike_the_usual_is_answered_with_a_warning(release_3d, scan, 
     summary = answer(release, source, tmp_path / "masks")
     assert summary.written.keys() == {"usual.nii.gz", "thick.nii.gz"}
     assert list(summary.unlike) == ["thick.nii.gz"]
-    assert "spacing of axis 2, mm 6, seen 1 to 1" in summary.unlike["thick.nii.gz"]
+    verdict = "unlike the validated data: spacing of axis 2: 6 mm, expected 1-1"
+    assert summary.unlike["thick.nii.gz"].startswith(verdict)
     said = " ".join(capsys.readouterr().out.split())
-    assert "unlike what it was validated on thick.nii.gz: distance" in said
-    assert "usual.nii.gz" not in said.replace("unusual", "")
+    assert f"thick.nii.gz: {verdict}" in said
+    assert "usual.nii.gz" not in said
+    guard = json.loads((tmp_path / "masks" / "thick.json").read_text())["guard"]
+    assert guard["unlike"]
+    assert guard["verdict"] == summary.unlike["thick.nii.gz"]
+    refusing = answer(release, source, tmp_path / "strict", how=How(strict=True))
+    assert refusing.written.keys() == {"usual.nii.gz"}
+    assert refusing.failed["thick.nii.gz"].startswith(f"refused: {verdict}")
+    assert not (tmp_path / "strict" / "thick.nii.gz").exists()
 
 
 def test_the_table_of_classes_says_which_images_are_unlike_the_usual(
@@ -292,11 +300,73 @@ def test_the_table_of_classes_says_which_images_are_unlike_the_usual(
     usual = [Volume(image[None], np.eye(3)) for image in flat]
     release = guarded(release_classes, tmp_path / "release", usual)
     images.write(pictures / "usual.png", flat[0])
-    rows = {row["image"]: row["unlike"] for row in table_of(release, pictures, tmp_path)}
-    assert rows["usual.png"] == ""
-    assert rows["dark.png"].startswith("distance")  # not a bit of noise in it
+    rows = {row["image"]: row["guard"] for row in table_of(release, pictures, tmp_path)}
+    assert rows["usual.png"] == "like the validated data"
+    assert rows["dark.png"].startswith("unlike the validated data: ")  # not a bit of noise in it
 
 
 def table_of(release, source, folder):
     answer(release, source, folder / "p.csv")
     return table(folder / "p.csv")
+
+
+def test_a_dicom_study_gets_segmentations_named_after_its_folders(
+    release_3d, write_series, tmp_path
+):
+    study = tmp_path / "study"
+    for name in ("t1", "t2"):
+        write_series(study / "visit" / name, series=name)
+    write_series(study / "broken", series="broken")
+    (study / "broken" / "003.dcm").unlink()
+    summary = answer(release_3d, study, tmp_path / "out")
+    assert sorted(summary.written) == ["visit/t1", "visit/t2"]
+    assert "missing slices: 1" in summary.failed["broken"]
+    made = dcmread(tmp_path / "out" / "visit" / "t1.dcm")
+    assert made.Modality == "SEG"
+    said = json.loads((tmp_path / "out" / "visit" / "t1.json").read_text())
+    assert set(said["volumes_ml"]) == {"organ", "lesion"}
+
+
+def test_dicom_images_get_nifti_where_that_is_asked_for(release_3d, write_series, tmp_path):
+    series = write_series(tmp_path / "one")
+    for target, how in ((tmp_path / "a.nii.gz", How()), (tmp_path / "out", How(nifti=True))):
+        (written,) = answer(release_3d, series, target, how=how).written.values()
+        assert written.name.endswith(".nii.gz")
+    assert "DICOM" in answer_of_nifti_as_dicom(release_3d, tmp_path)
+
+
+def answer_of_nifti_as_dicom(release, folder):
+    summary = answer(release, folder / "a.nii.gz", folder / "b.dcm")
+    return summary.failed["a.nii.gz"]
+
+
+def test_many_files_may_be_given(release_3d, folder, tmp_path):
+    sources = [folder / "a.nii.gz", folder / "b.v2.nii"]
+    assert len(answer(release_3d, sources, tmp_path / "masks").written) == 2
+
+
+def test_probabilities_are_written_where_they_are_asked_for(
+    release_3d, release_2d, folder, scan, tmp_path
+):
+    how = How(probabilities=True)
+    answer(release_3d, folder / "a.nii.gz", tmp_path / "m.nii.gz", how=how)
+    maps = nibabel.load(tmp_path / "m.probabilities.nii.gz")
+    mask = nibabel.load(tmp_path / "m.nii.gz")
+    np.testing.assert_array_equal(maps.affine, mask.affine)
+    assert maps.shape == (*mask.shape, 3)
+    np.testing.assert_allclose(maps.get_fdata().sum(axis=-1), 1, atol=1e-5)
+    images.write(tmp_path / "p.png", np.clip(scan((20, 31)), 0, 255).astype(np.uint8))
+    answer(release_2d, tmp_path / "p.png", tmp_path / "q.png", how=how)
+    assert np.load(tmp_path / "q.probabilities.npy").shape == (20, 31, 3)
+
+
+def test_an_unexpected_failure_is_one_images_own(release_3d, folder, tmp_path, monkeypatch):
+    def exhausted(path, options):
+        if path.name == "a.nii.gz":
+            raise MemoryError
+        return nifti.read(path, options)
+
+    monkeypatch.setattr("medkd.device.inputs.read_image", exhausted)
+    summary = answer(release_3d, folder, tmp_path / "masks")
+    assert summary.failed["a.nii.gz"] == "it takes more memory than there is"
+    assert "b.v2.nii" in summary.written

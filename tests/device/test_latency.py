@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from medkd.data import images, nifti
-from medkd.device.latency import measure_latency
+from medkd.device import latency
+from medkd.device.choice import CHOICE
+from medkd.device.latency import measure_latencies, measure_latency
 from medkd.errors import DataError, ReleaseError
 
 
@@ -24,23 +26,32 @@ def assert_ordered(percentiles):
 
 
 def test_figures_are_positive_ordered_and_fit_together(release_3d, sources):
-    latency = measure_latency(release_3d, sorted(sources.glob("*.gz")), queries=12, threads=1)
-    assert (latency.queries, latency.threads) == (12, 1)
-    assert_ordered(latency.file_to_file_ms)
-    assert_ordered(latency.network_ms)
-    assert set(latency.stages_ms) == {"read", "preprocess", "network", "postprocess", "write"}
-    assert all(value > 0 for value in latency.stages_ms.values())
-    assert sum(latency.stages_ms.values()) < 2 * latency.file_to_file_ms.p50
-    assert latency.network_ms.p50 == pytest.approx(latency.stages_ms["network"])
-    assert latency.cold_start_ms > latency.file_to_file_ms.p50
-    assert latency.processor
-    assert latency.load_average >= 0
+    measured = measure_latency(release_3d, sorted(sources.glob("*.gz")), queries=44, threads=1)
+    assert (measured.queries, measured.threads) == (44, 1)
+    assert_ordered(measured.file_to_file_ms)
+    assert_ordered(measured.network_ms)
+    assert set(measured.stages_ms) == {"read", "preprocess", "network", "postprocess", "write"}
+    assert all(value > 0 for value in measured.stages_ms.values())
+    assert sum(measured.stages_ms.values()) < 2 * measured.file_to_file_ms.p50
+    assert measured.network_ms.p50 == pytest.approx(measured.stages_ms["network"])
+    assert measured.cold_start_ms > measured.file_to_file_ms.p50
+    cold = measured.cold_stages_ms
+    assert set(cold) == {"start", *measured.stages_ms}
+    assert cold["start"] > measured.file_to_file_ms.p50
+    assert measured.cold_start_ms == pytest.approx(sum(cold.values()), rel=0.5)
+    assert measured.file_to_file_ms.p90 <= measured.p90_bound_ms
+    assert measured.size_mib == pytest.approx(
+        sum(p.stat().st_size for p in release_3d.iterdir() if p.name != CHOICE) / 2**20
+    )
+    assert measured.runtime == "onnxruntime"
+    assert measured.processor
+    assert measured.load_average >= 0
     assert [p.name for p in sources.iterdir() if "partial" in p.name] == []
 
 
 def test_classification_has_no_way_back_to_the_image(release_classes, sources):
-    latency = measure_latency(release_classes, [sources / "p.png"], queries=2, threads=1)
-    assert set(latency.stages_ms) == {"read", "preprocess", "network", "write"}
+    measured = measure_latency(release_classes, [sources / "p.png"], queries=2, threads=1)
+    assert set(measured.stages_ms) == {"read", "preprocess", "network", "write"}
 
 
 def test_peak_memory_is_the_devices_own_and_not_that_of_who_asks():
@@ -73,6 +84,28 @@ def test_what_is_no_release_is_named_in_one_line(tmp_path, sources):
     assert "\n" not in str(caught.value)
 
 
-def test_any_other_failure_is_told_with_the_release(release_3d, sources):
-    with pytest.raises(ReleaseError, match=r"(?s)volumes: measuring its latency failed: .*Error"):
+def test_any_other_failure_is_told_with_the_release(release_3d, sources, monkeypatch):
+    broken = [sys.executable, "-c", "raise RuntimeError('out of order')"]
+    monkeypatch.setattr(latency, "_command", lambda *_: broken)
+    with pytest.raises(ReleaseError, match=r"(?s)volumes: measuring .* failed: .*out of order"):
+        measure_latency(release_3d, [sources / "0.nii.gz"], queries=1, threads=1)
+
+
+def test_no_query_is_no_measurement(release_3d, sources):
+    with pytest.raises(ReleaseError, match="give at least one query"):
         measure_latency(release_3d, [sources / "0.nii.gz"], queries=0, threads=1)
+
+
+def test_releases_take_turns_and_none_is_measured_more_often(
+    release_3d, changed, sources, monkeypatch
+):
+    asked = []
+    ask = latency._Worker.ask
+    monkeypatch.setattr(
+        latency._Worker, "ask", lambda self, s: asked.append((self._release, s)) or ask(self, s)
+    )
+    other = changed(release_3d, temperature=3.0)
+    measured = measure_latencies([release_3d, other], [sources / "0.nii.gz"], queries=3, threads=1)
+    assert list(measured) == [release_3d, other]
+    assert [release for release, _ in asked] == [release_3d, other] * (3 + latency.WARM_UP + 1)
+    assert all(each.queries == 3 for each in measured.values())

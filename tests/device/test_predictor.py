@@ -1,11 +1,12 @@
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medkd.data.preprocess import from_grid, preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
-from medkd.device.predictor import softmax, tempered
+from medkd.device.predictor import argmax, softmax, tempered
 from medkd.device.window import predict_windows
 from medkd.errors import DataError
 from medkd.metrics.temperature import apply_temperature
@@ -74,6 +75,60 @@ def test_equals_its_parts_put_together_by_hand(release_3d, scan):
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
+def test_a_release_may_decide_before_the_way_back(release_3d, changed, scan):
+    volume = volume_in(scan((21, 17, 12)), "RAS", (1.0, 1.2, 3.0))
+    predictor = load(changed(release_3d, postprocess={"argmax_first": True}), threads=1)
+    array, _ = preprocess(volume, predictor.manifest.preprocess)
+    logits = predict_windows(predictor._engine, array, window=(8, 8, 8), overlap=0.25)
+    steps = [(n - 1) / (t - 1) for n, t in zip(array.shape[1:], volume.shape, strict=True)]
+    places = np.meshgrid(*(np.arange(n) * s for n, s in zip(volume.shape, steps, strict=True)),
+                         indexing="ij")  # fmt: skip
+    nearest = tuple(np.floor(p + 0.5).astype(int) for p in places)
+    expected = VALUES[logits.argmax(axis=0)[nearest]]
+    np.testing.assert_array_equal(predictor.predict(volume).mask, expected)
+
+
+def test_rules_of_the_manifest_tidy_the_mask(release_3d, changed, scan):
+    volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
+    before = load(release_3d).predict(volume).mask
+    rules = {"largest_component": ["lesion"], "fill_holes": ["organ"]}
+    after = load(changed(release_3d, postprocess=rules)).predict(volume).mask
+    numbered, count = ndimage.label(before == 255, structure=np.ones((3, 3, 3)))
+    assert count > 1
+    largest = numbered == np.bincount(numbered.ravel())[1:].argmax() + 1
+    np.testing.assert_array_equal(after == 255, largest)
+    assert (after[before == 7] == 7).all()
+
+
+def test_confidence_is_the_mean_probability_of_what_was_found(release_3d, scan):
+    volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
+    answer = load(release_3d).predict(volume, with_probabilities=True)
+    for index, name in ((1, "organ"), (2, "lesion")):
+        inside = answer.probabilities[index][answer.mask == VALUES[index]]
+        assert answer.confidence[name] == pytest.approx(inside.mean(), abs=1e-5)
+    assert "background" not in answer.confidence
+
+
+def test_a_promise_tells_the_volume_of_all_that_may_be_a_structure(release_3d, changed, scan):
+    volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
+    promise = {"promised": 0.9, "thresholds": {"organ": 0.2, "lesion": 0.4}, "cases": 30}
+    answer = load(changed(release_3d, conformal=promise)).predict(volume, with_probabilities=True)
+    for index, (name, threshold) in enumerate(promise["thresholds"].items(), start=1):
+        possible = (answer.probabilities[index] >= threshold).sum() * 1.5**3 / 1000
+        assert answer.conformal_ml[name] == pytest.approx(possible, rel=1e-3)
+    assert load(release_3d).predict(volume).conformal_ml == {}
+
+
+@pytest.mark.parametrize(("threshold", "possible"), [(0.0, 2), (0.9999, 1)])
+def test_a_promise_tells_which_classes_are_possible(release_classes, changed, threshold, possible):
+    promise = {"promised": 0.9, "thresholds": {"set": threshold}, "cases": 30}
+    image = Volume(np.full((1, 20, 12), 30, np.uint8), np.eye(3))
+    answer = load(changed(release_classes, conformal=promise)).predict(image)
+    assert len(answer.possible) == possible
+    assert "dark" in answer.possible
+    assert answer.confidence == {"dark": pytest.approx(answer.probabilities[0])}
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (9, 40), (50, 33)])
 def test_pictures_of_any_size(release_2d, scan, shape):
     image = Volume(np.clip(scan(shape), 0, 255).astype(np.uint8)[None], np.eye(3))
@@ -127,3 +182,9 @@ def test_a_dicom_series_and_its_nifti_twin_get_the_same_mask(release_3d, data_ro
         volume = read_image(path)
         masks.append(in_ras(predictor.predict(volume).mask.astype(np.int16), volume.affine))
     assert (masks[0] != masks[1]).mean() < 1e-4
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 255])
+def test_argmax_is_numpys(classes):
+    logits = np.random.default_rng(0).integers(0, 5, (classes, 6, 7)).astype(np.float32)
+    np.testing.assert_array_equal(argmax(logits), logits.argmax(axis=0))

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,12 @@ from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from medkd.device.window import gaussian_weight, predict_windows, window_corners
+from medkd.device.window import (
+    gaussian_weight,
+    predict_slabs,
+    predict_windows,
+    window_corners,
+)
 
 NETWORKS = {
     dims: nn.Sequential(conv(2, 4, 3, padding=1), nn.ReLU(), conv(4, 3, 3, padding=1)).eval()
@@ -106,3 +113,29 @@ def test_the_weight_is_symmetric_largest_in_the_middle_and_never_zero(window):
     np.testing.assert_allclose(weight, np.flip(weight), rtol=1e-5)
     assert weight.min() >= 1e-3
     assert weight.max() == weight[tuple(width // 2 for width in window)] <= 1
+
+
+@pytest.mark.parametrize("windows_at_once", [1, 2, 4, 7])
+@pytest.mark.parametrize("shape", [(30, 12, 9), (5, 20, 9), (8, 8, 8), (33, 7, 7)])
+def test_slabs_come_in_order_and_together_are_the_whole(shape, windows_at_once):
+    options = {"window": (8, 8, 8), "overlap": 0.5, "windows_at_once": windows_at_once}
+    slabs = list(predict_slabs(answer, noise(shape), **options))
+    stops = [0, *(rows.stop for rows, _ in slabs)]
+    assert [rows.start for rows, _ in slabs] == stops[:-1]
+    assert stops[-1] == shape[0]
+    whole = np.concatenate([logits for _, logits in slabs], axis=1)
+    np.testing.assert_allclose(whole, monai(noise(shape), (8, 8, 8), 0.5), atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_number_of_rows():
+    def peak(rows):
+        image = np.zeros((1, rows, 32, 32), np.float32)
+        classes = np.zeros((1, 20, 8, 32, 32), np.float32)
+        tracemalloc.start()
+        for _ in predict_slabs(lambda _: classes, image, window=(8, 32, 32), overlap=0.5):
+            pass
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(400) < 1.1 * peak(40)

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from medkd.report.headline import headline, latencies
+from medkd.report.headline import headline
 
 
 def shown(table):
@@ -30,9 +30,3 @@ def test_classification_has_its_own_columns(classification):
     text = shown(headline(classification))
     assert "AUROC" in text
     assert "Dice" not in text
-
-
-def test_latencies_of_several_releases_stand_side_by_side(segmentation):
-    measured = {str(role): result.latency for role, result in segmentation.roles.items()}
-    text = shown(latencies(measured))
-    assert all(f"{latency.cold_start_ms:.0f}" in text for latency in measured.values())

@@ -1,0 +1,141 @@
+"""Bench: what releases cost side by side, with how accurate they are where their study knows it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from medkd.device.latency import measure_latencies
+from medkd.errors import MedkdError
+from medkd.results import Latency, Report, Result, read_report
+from medkd.types import Role
+
+MLPERF_QUERIES = 64
+CLASSES = ((0.999, "99.9 %"), (0.99, "99 %"))  # MLPerf's accuracy classes, of the reference
+
+
+class Accuracy(Result):
+    """How accurate a release is, from its study's report.
+
+    Attributes:
+        figure: dice or auroc, on the test split.
+        value: of the release.
+        reference: of the teacher.
+    """
+
+    figure: str
+    value: float
+    reference: float
+
+    @property
+    def of_reference(self) -> str:
+        """MLPerf's accuracy class.
+
+        Example:
+            >>> Accuracy(figure="dice", value=0.8811, reference=0.889).of_reference
+            '99 %'
+        """
+        share = self.value / self.reference if self.reference else 0.0
+        return next((name for least, name in CLASSES if share >= least), "below 99 %")
+
+
+class Bench(Result):
+    """One release that was measured."""
+
+    release: str
+    latency: Latency
+    accuracy: Accuracy | None = None
+
+
+def bench(
+    releases: Sequence[Path], images: Sequence[Path], *, queries: int, threads: int
+) -> list[Bench]:
+    """Measure releases in turns.
+
+    Raises:
+        DataError: an image cannot be read, or is none for a release.
+        ReleaseError: a release cannot be used.
+    """
+    measured = measure_latencies(releases, images, queries=queries, threads=threads)
+    return [
+        Bench(release=str(release), latency=latency, accuracy=accuracy_of(release))
+        for release, latency in measured.items()
+    ]
+
+
+def accuracy_of(release: Path) -> Accuracy | None:
+    """Return what the study of ``STUDY/releases/NAME`` has measured of it; None if nothing."""
+    release = release.resolve()
+    try:
+        report = read_report(release.parent.parent / "report.json")
+    except (MedkdError, OSError, ValueError):
+        return None
+    found = dict(_figures(report))
+    teacher = found.get(str(Role.TEACHER))
+    if teacher is None or release.name not in found:
+        return None
+    figure, value = found[release.name]
+    return Accuracy(figure=figure, value=value, reference=teacher[1])
+
+
+def _figures(report: Report) -> Iterator[tuple[str, tuple[str, float]]]:
+    """Yield name, figure and value of all releases of a study."""
+    for role, result in report.roles.items():
+        figure = next((key for key in ("dice", "auroc") if key in result.headline), None)
+        if figure:
+            yield str(role), (figure, result.headline[figure].value)
+    for point in report.releases:
+        yield point.name, (point.figure, point.value.value)
+
+
+def tables(measured: Sequence[Bench], *, queries: int) -> Iterator[Table]:
+    """Yield the table of latencies, and that of what they consist of."""
+    first = measured[0].latency
+    flags = " ".join(first.processor_flags)
+    short = f" MLPerf asks for at least {MLPERF_QUERIES}." if queries < MLPERF_QUERIES else ""
+    yield _table(
+        "release accuracy p50 p90 p99 p90_at_most network cold_start peak_MiB size_MiB",
+        [_row(each) for each in measured],
+        title=f"milliseconds file to file, {queries} queries in turns, {first.threads} threads",
+        caption=f"{first.processor} ({flags}), load {first.load_average:.1f}. The p90 is at most "
+        f"so much with 99 % confidence (early stopping of MLPerf).{short}",
+    )
+    stages = list(dict.fromkeys(s for each in measured for s in each.latency.cold_stages_ms))
+    yield _table(
+        " ".join(["release", *stages]),
+        [row for each in measured for row in _waterfall(each, stages)],
+        title="where the milliseconds go: warm, then cold",
+    )
+
+
+def _row(each: Bench) -> list[str]:
+    latency, accuracy = each.latency, each.accuracy
+    times = latency.file_to_file_ms
+    said = f"{accuracy.figure} {accuracy.value:.3f}, {accuracy.of_reference}" if accuracy else ""
+    bound = f"{latency.p90_bound_ms:.1f}" if latency.p90_bound_ms is not None else "too few"
+    return [
+        each.release,
+        said,
+        *(f"{value:.1f}" for value in (times.p50, times.p90, times.p99)),
+        bound,
+        f"{latency.network_ms.p50:.1f}",
+        f"{latency.cold_start_ms:.0f}",
+        f"{latency.peak_memory_mib:.0f}",
+        "" if latency.size_mib is None else f"{latency.size_mib:.1f}",
+    ]
+
+
+def _waterfall(each: Bench, stages: Sequence[str]) -> Iterator[list[str]]:
+    for laps in (each.latency.stages_ms, each.latency.cold_stages_ms):
+        yield [each.release, *(f"{laps[s]:.1f}" if s in laps else "" for s in stages)]
+
+
+def _table(
+    columns: str, rows: Sequence[Sequence[str]], *, title: str, caption: str | None = None
+) -> Table:
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for number, column in enumerate(columns.split()):
+        table.add_column(column.replace("_", " "), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table

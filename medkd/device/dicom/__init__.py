@@ -1,0 +1,1 @@
+"""dicom: answers as DICOM objects that refer to the images they are about."""

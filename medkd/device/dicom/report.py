@@ -1,0 +1,117 @@
+"""Report: class probabilities as a DICOM structured report (TID 1500, Measurement Report)."""
+
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+
+from medkd.device.dicom.source import Source, algorithm, concept, own_concept, quietly
+from medkd.device.manifest import Manifest
+from medkd.device.predictor import Prediction
+from medkd.errors import DataError
+
+IMAGING_STUDY = ("18748-4", "LN", "Diagnostic imaging study")  # LOINC
+
+
+def report(prediction: Prediction, source: Source, manifest: Manifest) -> Dataset:
+    """Return a classification as a report about its images.
+
+    The group of measurements (TID 1501) holds the likeliest class as its finding, a calibrated
+    probability for each class, the classes of the conformal set, and the guard's verdict.
+
+    Raises:
+        DataError: the source images do not have what an object that refers to them needs.
+    """
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    quietly()
+    try:
+        content = hd.sr.MeasurementReport(
+            observation_context=_observer(source, manifest),
+            procedure_reported=hd.sr.CodedConcept(*IMAGING_STUDY),
+            imaging_measurements=[_group(prediction, source, manifest)],
+            title=codes.DCM.ImagingMeasurementReport,
+            referenced_images=source.headers,
+        )
+        return hd.sr.ComprehensiveSR(
+            evidence=source.headers,
+            content=content[0],
+            is_complete=True,
+            is_final=False,  # nobody has looked at it
+            is_verified=False,
+            series_description=f"medkd {manifest.role}" + _unlike(prediction),
+            **source.equipment(manifest, "report"),
+        )
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"no DICOM SR can refer to these images ({reason})") from None
+
+
+def _unlike(prediction: Prediction) -> str:
+    return " UNLIKE VALIDATED DATA" if prediction.finding and prediction.finding.is_unlike else ""
+
+
+def _observer(source: Source, manifest: Manifest) -> Any:  # noqa: ANN401
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=source.uid(manifest, "device"), name="medkd", model_name=algorithm(manifest)[0]
+    )
+    return hd.sr.ObservationContext(
+        observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device)
+    )
+
+
+def _group(prediction: Prediction, source: Source, manifest: Manifest) -> Any:  # noqa: ANN401
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    assert prediction.probabilities is not None
+    name, version = algorithm(manifest)
+    classes = {c: concept(manifest.codes.get(c), c) for c in manifest.classes}
+    likeliest = manifest.classes[int(np.argmax(prediction.probabilities))]
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(
+            uid=source.uid(manifest, "finding"), identifier=f"medkd {manifest.role}"
+        ),
+        finding_type=classes[likeliest],
+        algorithm_id=hd.sr.AlgorithmIdentification(name=name, version=version),
+        measurements=[
+            hd.sr.Measurement(
+                name=classes[c],
+                value=float(p),
+                unit=codes.UCUM.NoUnits,
+                derivation=own_concept("probability"),
+            )
+            for c, p in zip(manifest.classes, prediction.probabilities, strict=True)
+        ],
+        qualitative_evaluations=_evaluations(prediction, classes),
+        source_images=[
+            hd.sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
+            for header in source.headers
+        ],
+    )
+    if prediction.finding:
+        group[0].ContentSequence.append(
+            hd.sr.TextContentItem(
+                name=own_concept("guard"),
+                value=prediction.finding.verdict,
+                relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
+            )
+        )
+    return group
+
+
+def _evaluations(prediction: Prediction, classes: dict[str, Any]) -> list[Any]:
+    import highdicom as hd
+
+    said = [
+        hd.sr.QualitativeEvaluation(own_concept("possible"), classes[name])
+        for name in prediction.possible
+    ]
+    if prediction.finding:
+        verdict = own_concept("unlike" if prediction.finding.is_unlike else "like")
+        said.append(hd.sr.QualitativeEvaluation(own_concept("guard"), verdict))
+    return said

@@ -1,0 +1,139 @@
+"""Source: the images that an answer is about, and what all answers about them share."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+
+from medkd import __version__
+from medkd.device.manifest import Manifest
+from medkd.errors import DataError
+from medkd.options import Code
+from medkd.study import digest
+
+OWN_SCHEME = "99MEDKD"  # of classes that the study gives no code
+OWN = {
+    "probability": ("calibrated-p", "Calibrated probability"),
+    "guard": ("input-guard", "Likeness to the validated data"),
+    "like": ("like", "Like the validated data"),
+    "unlike": ("unlike", "Unlike the validated data"),
+    "possible": ("conformal-set", "Possible class"),
+}
+# attributes of type 2 that anonymisers remove, although even an empty one must be there
+EXPECTED = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate"),
+    *("StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of one series, without their pixels.
+
+    Attributes:
+        headers: of all files.
+    """
+
+    headers: tuple[Dataset, ...]
+
+    @classmethod
+    def read(cls, files: Sequence[Path]) -> "Source":
+        """Read the headers of a series.
+
+        Raises:
+            DataError: a file is no DICOM image, or does not say which.
+        """
+        return cls(tuple(_header(file) for file in files))
+
+    def uid(self, manifest: Manifest, kind: str) -> str:
+        """Return a UID that is the same whenever this release answers for these images."""
+        images = sorted(str(header.SOPInstanceUID) for header in self.headers)
+        return generate_uid(entropy_srcs=[release_id(manifest), kind, *images])
+
+    def equipment(self, manifest: Manifest, kind: str) -> dict[str, Any]:
+        """Return the arguments of highdicom's objects that say what made them and which."""
+        return {
+            "series_instance_uid": self.uid(manifest, f"{kind} series"),
+            "sop_instance_uid": self.uid(manifest, kind),
+            "series_number": 9000 + int(self.headers[0].get("SeriesNumber") or 0) % 1000,
+            "instance_number": 1,
+            "manufacturer": "medkd",
+        }
+
+
+def release_id(manifest: Manifest) -> str:
+    """Return 16 hex digits that stand for a release and all that its answers depend on."""
+    return digest(manifest.model_dump(mode="json"))
+
+
+def algorithm(manifest: Manifest) -> tuple[str, str]:
+    """Return name and version of a release, for the identification of algorithms."""
+    name = f"medkd {manifest.study.get('name', '')} {manifest.role}".replace("  ", " ")
+    return name[:64], f"{__version__} {release_id(manifest)}"
+
+
+def concept(code: Code | None, name: str) -> Any:  # noqa: ANN401
+    """Return a coded concept; a name without a code gets one of medkd's own scheme."""
+    from highdicom.sr import CodedConcept
+
+    if code:
+        return CodedConcept(code.value, code.scheme, code.meaning)
+    return CodedConcept(name[:16], OWN_SCHEME, name[:64])
+
+
+def own_concept(key: str) -> Any:  # noqa: ANN401
+    """Return one of medkd's own concepts."""
+    from highdicom.sr import CodedConcept
+
+    value, meaning = OWN[key]
+    return CodedConcept(value, OWN_SCHEME, meaning)
+
+
+def save(dataset: Dataset, path: Path) -> None:
+    """Write a DICOM file that is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{path.name}")
+    dataset.save_as(temporary, enforce_file_format=True)
+    temporary.replace(path)
+
+
+def quietly() -> None:
+    """Silence the DICOM libraries' warnings: they repeat attributes, which may name a patient."""
+    warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
+
+
+def _header(file: Path) -> Dataset:
+    quietly()
+    try:
+        with file.open("rb") as stream:
+            header = dcmread(stream, stop_before_pixels=True, defer_size="1 MB")
+    except Exception as error:  # noqa: BLE001  pydicom meets odd files in many ways
+        raise DataError(f"{file}: not a DICOM file ({type(error).__name__})") from None
+    if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise DataError(f"{file}: deflated; its answer can be no DICOM object, choose NIfTI")
+    missing = [key for key in ("SOPInstanceUID", "SOPClassUID") if key not in header]
+    if missing:
+        raise DataError(f"{file}: without {missing[0]} no DICOM object can refer to it")
+    for keyword in EXPECTED:
+        if keyword not in header:
+            setattr(header, keyword, None)
+    if str(header.get("SpecificCharacterSet")).startswith("ISO 2022"):  # alone it extends nothing
+        header.decode()
+        header.SpecificCharacterSet = "ISO_IR 192"
+    if "FrameOfReferenceUID" not in header:  # anonymisers remove it; a series has one frame
+        header.FrameOfReferenceUID = header.SeriesInstanceUID
+    _share(header)
+    return header
+
+
+def _share(header: Dataset) -> None:
+    """Say once what all frames of a regular volume have in common, where highdicom looks for it."""
+    shared = header.get("SharedFunctionalGroupsSequence")
+    frames = header.get("PerFrameFunctionalGroupsSequence")
+    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if shared and frames and keyword not in shared[0] and keyword in frames[0]:
+            setattr(shared[0], keyword, frames[0].get(keyword))

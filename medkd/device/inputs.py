@@ -1,0 +1,143 @@
+"""Inputs: which images are asked about: files, folders of files, a DICOM study tree, MedMNIST."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data.dicom import is_dicom
+from medkd.data.npz import read_arrays
+from medkd.data.reader import SUFFIXES, read_image, stem, suffix
+from medkd.errors import DataError
+from medkd.options import ReadingOptions
+from medkd.types import Volume
+
+NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}  # modalities
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image to answer for.
+
+    Attributes:
+        name: tells it apart from the others, and what its answer is called after.
+        path: its file, or the folder of its series.
+        files: of its DICOM series; empty for other formats.
+        array: ``[height, width]`` or ``[height, width, 3]``, where it is one of many in a file.
+    """
+
+    name: str
+    path: Path
+    files: tuple[Path, ...] = ()
+    array: np.ndarray | None = None
+
+    def read(self, options: ReadingOptions) -> Volume:
+        """Read the image.
+
+        Raises:
+            DataError: as ``read_image``.
+        """
+        if self.array is not None:
+            array = self.array
+            array = np.moveaxis(array, -1, 0) if array.shape[-1] == 3 else array[None]
+            return Volume(array=array, affine=np.eye(array.ndim))
+        if len(self.files) <= 1 or set(self.files) == set(_visible(self.path)):
+            return read_image(self.files[0] if len(self.files) == 1 else self.path, options)
+        with tempfile.TemporaryDirectory() as folder:  # a series that shares its folder
+            for number, file in enumerate(self.files):
+                (Path(folder) / f"{number:05d}.dcm").symlink_to(file.resolve())
+            try:
+                return read_image(Path(folder), options)
+            except DataError as error:
+                raise DataError(str(error).replace(folder, str(self.path))) from None
+
+
+def find_inputs(sources: Sequence[Path], options: ReadingOptions) -> list[Input]:
+    """Return the images of files and folders, in order.
+
+    A folder is searched for DICOM series all the way down, for files of other formats at its top
+    alone: answers may lie in a folder inside it. Of the series of a folder those are meant that
+    the rule of ``options`` fits.
+
+    Raises:
+        DataError: a source does not exist or holds no image.
+    """
+    return [found for source in sources for found in _find(source, options)]
+
+
+def _find(source: Path, options: ReadingOptions) -> list[Input]:
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder")
+    if source.suffix == ".npz":
+        return list(_npz_images(source, options))
+    if source.is_file():
+        is_plain = suffix(source) in SUFFIXES and suffix(source) != ".dcm"
+        return [Input(source.name, source, () if is_plain else (source,))]
+    known = {*SUFFIXES} - {".img", ".dcm"}  # the .hdr stands for its pair
+    found = [Input(p.name, p) for p in _visible(source) if suffix(p) in known]
+    found += _dicom_series(source, options, apart_from={each.path for each in found})
+    if not found:
+        rule = " that the release's preprocess.reading.series asks for" if options.series else ""
+        raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM){rule}")
+    return sorted(found, key=lambda each: each.name)
+
+
+def _dicom_series(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[Input]:
+    """Yield the series of a tree, one or several a folder."""
+    for folder, inner, _ in os.walk(source):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        files = [file for file in _visible(Path(folder)) if file not in apart_from]
+        dicom = [file for file in files if is_dicom(file)]
+        series = _series(dicom, options) if dicom else {}
+        place = Path(folder).relative_to(source)
+        for uid, members in sorted(series.items()):
+            # a folder's own name says more than a UID, where it holds one series
+            name = place.as_posix() if len(series) == 1 else (place / uid).as_posix()
+            yield Input(source.name if name == "." else name, Path(folder), tuple(members))
+
+
+def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each series of images that is meant; damaged ones for reading to tell."""
+    from medkd.data.dicom.header import read_dataset
+    from medkd.data.dicom.series import grouped, meant
+
+    headers, damaged = [], []
+    for file in files:
+        try:
+            headers.append((file, read_dataset(file, memory_bytes=options.memory_bytes)))
+        except DataError:
+            damaged.append(file)
+    images, others = grouped(headers)
+    damaged += [file for file, modality in others.items() if modality not in NO_IMAGES]
+    found = {each.uid: each.files for each in meant(images, options.series)}
+    return found | ({"damaged": tuple(damaged)} if damaged else {})
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _npz_images(source: Path, options: ReadingOptions) -> Iterator[Input]:
+    """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
+    stacks = read_arrays(
+        source, wanted=lambda name: name.endswith("images"), memory_bytes=options.memory_bytes
+    )
+    if not stacks:
+        raise DataError(f"{source}: holds no array whose name ends in 'images'")
+    for name, stack in stacks.items():
+        for index, array in enumerate(stack):
+            yield Input(f"{name}/{index:05d}", source, array=array)
+
+
+def answer_name(image: Input, suffix: str) -> str:
+    """Return what the answer for an image is called.
+
+    Example:
+        >>> answer_name(Input("scan.v2.nii.gz", Path("scan.v2.nii.gz")), ".dcm")
+        'scan.v2.dcm'
+    """
+    own = Path(image.name)
+    return (own.parent / (stem(own) + suffix)).as_posix()

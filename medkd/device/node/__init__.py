@@ -1,0 +1,1 @@
+"""node: a release as a DICOM node: images come in, answers are sent on."""

@@ -1,0 +1,148 @@
+"""Receive: C-ECHO and C-STORE; an object is acknowledged once it is on the disk."""
+
+import threading
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+from pydicom import dcmread, uid
+
+from medkd.device.dicom.source import quietly
+from medkd.device.node.log import log
+from medkd.device.node.options import NodeOptions
+from medkd.device.node.spool import Spool, SpoolFullError, key_of
+
+# status codes of PS3.4 B.2.3 and PS3.7 C
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+IMAGES = (  # storage classes that a network may have been made for
+    *("CTImageStorage", "EnhancedCTImageStorage", "MRImageStorage", "EnhancedMRImageStorage"),
+    *("PositronEmissionTomographyImageStorage", "EnhancedPETImageStorage"),
+    *("NuclearMedicineImageStorage", "ComputedRadiographyImageStorage"),
+    *("DigitalXRayImageStorageForPresentation", "DigitalXRayImageStorageForProcessing"),
+    "DigitalMammographyXRayImageStorageForPresentation",
+    *("UltrasoundImageStorage", "UltrasoundMultiFrameImageStorage"),
+    *("SecondaryCaptureImageStorage", "MultiFrameTrueColorSecondaryCaptureImageStorage"),
+    "MultiFrameGrayscaleByteSecondaryCaptureImageStorage",
+    *("XRayAngiographicImageStorage", "VLPhotographicImageStorage", "VLEndoscopicImageStorage"),
+    *("OphthalmicPhotography8BitImageStorage", "OphthalmicTomographyImageStorage"),
+)
+SYNTAXES = (  # that pixels are decoded from; a deflated object may unpack to any size
+    *(uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian),
+    *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1),
+    *(uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.JPEG2000Lossless, uid.JPEG2000),
+    uid.RLELossless,
+)
+
+
+class Receiver:
+    """The listening half of a node."""
+
+    def __init__(self, spool: Spool, options: NodeOptions) -> None:
+        self._spool, self._options = spool, options
+        self._lock = threading.Lock()
+        self._open: dict[int, set[str]] = {}  # series by association
+        self._incoming: dict[int, int] = {}  # bytes of the object that is arriving
+        self._server: Any = None
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        from pynetdicom import AE, _config, evt, sop_class
+
+        quietly()
+        _config.LOG_HANDLER_LEVEL = "none"
+        entity = AE(self._options.title)
+        entity.require_called_aet = True
+        entity.require_calling_aet = list(self._options.allow)
+        entity.maximum_pdu_size = 2**17
+        for name in ("Verification", *IMAGES):
+            entity.add_supported_context(getattr(sop_class, name), list(SYNTAXES))
+        handlers: list[Any] = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_PDU_RECV, self._measure),
+            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_ABORTED, self._broken),
+            (evt.EVT_CONN_CLOSE, self._broken),
+            (evt.EVT_REJECTED, self._rejected),
+        ]
+        address = (self._options.host, self._options.port)
+        self._server = entity.start_server(address, block=False, evt_handlers=handlers)
+
+    def stop(self) -> None:
+        """Stop listening; associations are aborted."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def busy(self) -> set[str]:
+        """Return the series that open associations have sent objects of."""
+        with self._lock:
+            return set().union(*self._open.values())
+
+    def _store(self, event: Any) -> int:  # noqa: ANN401
+        self._incoming.pop(id(event.assoc), None)
+        try:
+            content = event.encoded_dataset()
+            series_uid = _series_uid(content)
+            with self._lock:
+                self._open.setdefault(id(event.assoc), set()).add(key_of(series_uid))
+            self._spool.store(series_uid, event.request.AffectedSOPInstanceUID, content)
+        except SpoolFullError:
+            log("refused an object: the spool is full")
+            return OUT_OF_RESOURCES
+        except OSError as error:
+            log(f"refused an object: {error.strerror}")
+            return OUT_OF_RESOURCES
+        except Exception as error:  # noqa: BLE001  whatever an object does to pydicom
+            log(f"refused an object: not to be understood ({type(error).__name__})")
+            return CANNOT_UNDERSTAND
+        return SUCCESS
+
+    def _measure(self, event: Any) -> None:  # noqa: ANN401
+        """Abort an association whose object is too large, before it fills the memory."""
+        from pynetdicom.pdu import P_DATA_TF
+
+        if not isinstance(event.pdu, P_DATA_TF):
+            return
+        size = self._incoming.get(id(event.assoc), 0) + event.pdu.pdu_length
+        self._incoming[id(event.assoc)] = size
+        if size > self._options.object_bytes:
+            log(
+                f"aborted an association: an object of more than {self._options.object_bytes} bytes"
+            )
+            event.assoc.abort(block=False)
+
+    def _released(self, event: Any) -> None:  # noqa: ANN401
+        with self._lock:
+            series = self._open.pop(id(event.assoc), set())
+        self._spool.release(series)
+        if series:
+            log(f"received {', '.join(sorted(series))}")
+
+    def _broken(self, event: Any) -> None:  # noqa: ANN401
+        with self._lock:
+            self._incoming.pop(id(event.assoc), None)
+            series = self._open.pop(id(event.assoc), set())
+        if series:
+            log(f"an association broke off in {', '.join(sorted(series))}")
+
+    def _rejected(self, event: Any) -> None:  # noqa: ANN401
+        log("rejected an association: its title is not allowed, or it called another")
+
+
+def _series_uid(content: bytes) -> str:
+    """Return the series of an encoded object.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    wanted = ["SeriesInstanceUID"]
+    header: Mapping[str, Any] = dcmread(  # type: ignore[assignment]
+        BytesIO(content), stop_before_pixels=True, specific_tags=wanted
+    )
+    found = str(header.get("SeriesInstanceUID", ""))
+    if not found:
+        raise ValueError("no SeriesInstanceUID")
+    return found

@@ -1,0 +1,240 @@
+"""Spool: a node's queue on disk. What was accepted is there after a kill, once.
+
+Every step is a rename. Folders and files are called by digests of UIDs, never by what an object
+says, and only their owner can read them::
+
+    receiving/SERIES/OBJECT.dcm   accepted; ``.released`` beside them once the sender has finished
+    working/SERIES/               is being answered
+    outbox/ANSWER.dcm             is to be sent
+    sent/ANSWER.dcm               was taken by the peer
+    answered/SERIES/              kept for a while: late objects join it and all are answered anew
+    failed/SERIES/reason.json     no answer, and why
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medkd.errors import StudyError
+from medkd.study import write_atomic
+
+PARTS = ("receiving", "working", "outbox", "sent", "answered", "failed")
+RELEASED, ATTEMPTS, REASON = ".released", ".attempts", "reason.json"
+MOST_ATTEMPTS = 3  # of a series that ends the whole process
+
+
+class SpoolFullError(Exception):
+    """The spool holds as much as it may."""
+
+
+class Spool:
+    """The queue in one folder, which one process holds.
+
+    Attributes:
+        folder: owner only.
+        most_bytes: that it may hold.
+    """
+
+    def __init__(self, folder: Path, *, most_bytes: int) -> None:
+        self.folder, self.most_bytes = folder, most_bytes
+        self._lock = threading.Lock()
+        for part in PARTS:
+            (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        self.bytes = self._measured()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out, and take up what a killed one left.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        with (self.folder / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StudyError(
+                    f"{self.folder}: another node works in this folder; choose another --spool"
+                ) from None
+            self._take_up()
+            yield
+
+    def store(self, series_uid: str, object_uid: str, content: bytes) -> None:
+        """Keep an object; once this returns it is on the disk.
+
+        Raises:
+            SpoolFullError: there is no room for it.
+        """
+        with self._lock:
+            if self.bytes + len(content) > self.most_bytes:
+                raise SpoolFullError
+            folder = self.folder / "receiving" / key_of(series_uid)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / RELEASED).unlink(missing_ok=True)
+            write_atomic(folder / f"{key_of(object_uid)}.dcm", content)
+            _sync(folder)
+            _sync(folder.parent)
+            self.bytes += len(content)
+
+    def release(self, series: Collection[str]) -> None:
+        """Note that the sender of some series has finished."""
+        with self._lock:
+            for each in series:
+                folder = self.folder / "receiving" / each
+                if folder.is_dir():
+                    (folder / RELEASED).touch()
+
+    def claim(
+        self, *, busy: Collection[str], quiet_s: float, patience_s: float
+    ) -> tuple[Path, bool] | None:
+        """Return the folder of a series that is complete, and whether its sender had finished.
+
+        Args:
+            busy: series that open associations have sent objects of.
+            quiet_s: since the last association that sent any was released.
+            patience_s: since the last object, where no association was released: the sender or
+                this node broke off.
+        """
+        with self._lock:
+            for folder in sorted((self.folder / "receiving").iterdir(), key=_changed):
+                released = (folder / RELEASED).exists()
+                since = time.time() - _changed(folder / RELEASED if released else folder)
+                if folder.name in busy or since < (quiet_s if released else patience_s):
+                    continue
+                for part in ("answered", "failed"):
+                    self._join(self.folder / part / folder.name, folder)
+                working = folder.replace(self.folder / "working" / folder.name)
+                return working, released
+        return None
+
+    def attempt(self, working: Path) -> int:
+        """Count and return how often a series was begun."""
+        path = working / ATTEMPTS
+        count = int(path.read_text()) + 1 if path.exists() else 1
+        write_atomic(path, str(count))
+        return count
+
+    def knows(self, answer_uid: str) -> bool:
+        """Whether this answer was given; if it had been sent, it will be once more, unchanged."""
+        name = f"{key_of(answer_uid)}.dcm"
+        with self._lock:
+            if (self.folder / "outbox" / name).exists():
+                return True
+            if (self.folder / "sent" / name).exists():
+                (self.folder / "sent" / name).replace(self.folder / "outbox" / name)
+                return True
+        return False
+
+    def finish(self, working: Path, *, answer: tuple[str, Callable[[Path], None]] | None) -> None:
+        """Put an answer into the outbox and the series away.
+
+        Args:
+            working: the series.
+            answer: its UID, and what writes it to a path; None if it is there already.
+        """
+        if answer:
+            uid, write = answer
+            place = self.folder / "outbox" / f"{key_of(uid)}.dcm"
+            temporary = place.with_name(f".{place.name}.partial")
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(place)
+            _sync(place.parent)
+        self._put_away(working, "answered")
+
+    def fail(self, working: Path, reason: str) -> None:
+        """Put a series away that has no answer."""
+        write_atomic(working / REASON, json.dumps({"reason": reason}))
+        self._put_away(working, "failed")
+
+    def outbox(self) -> list[Path]:
+        """Return the answers to be sent, the oldest first."""
+        return sorted((self.folder / "outbox").glob("*.dcm"), key=_changed)
+
+    def sent(self, answer: Path) -> None:
+        """Note that the peer has taken an answer."""
+        with self._lock:
+            answer.replace(self.folder / "sent" / answer.name)
+
+    def purge(self, *, keep_s: float) -> None:
+        """Remove what has been answered, sent or failed for so long."""
+        with self._lock:
+            for part in ("answered", "sent", "failed"):
+                for path in (self.folder / part).iterdir():
+                    if time.time() - _changed(path) > keep_s:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.bytes = self._measured()
+
+    def counts(self) -> dict[str, int]:
+        """Return how many series or answers are where."""
+        return {
+            part: sum(not p.name.startswith(".") for p in (self.folder / part).iterdir())
+            for part in PARTS
+        }
+
+    def _take_up(self) -> None:
+        for working in (self.folder / "working").iterdir():
+            receiving = self.folder / "receiving" / working.name
+            if receiving.exists():  # objects that came while it was answered
+                self._join(working, receiving)
+            else:
+                working.replace(receiving)
+        for partial in self.folder.glob("*/.*.partial"):
+            partial.unlink()
+
+    def _put_away(self, working: Path, part: str) -> None:
+        with self._lock:
+            for name in (RELEASED, ATTEMPTS):
+                (working / name).unlink(missing_ok=True)
+            place = self.folder / part / working.name
+            if place.exists():
+                shutil.rmtree(place)
+            working.replace(place)
+            os.utime(place)
+
+    @staticmethod
+    def _join(source: Path, target: Path) -> None:
+        """Move the objects of one folder to another that does not have them."""
+        if not source.is_dir():
+            return
+        for path in source.glob("*.dcm"):
+            if not (target / path.name).exists():
+                path.replace(target / path.name)
+        if (source / ATTEMPTS).exists():
+            (source / ATTEMPTS).replace(target / ATTEMPTS)
+        shutil.rmtree(source)
+
+    def _measured(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.glob("*/**/*.dcm"))
+
+
+def key_of(uid: str) -> str:
+    """Return what an object is called on disk and in logs: nothing of its UID shows.
+
+    Example:
+        >>> key_of("1.2.840.10008.1")
+        '08a65d6d4c4c107fb68d'
+    """
+    return hashlib.sha256(uid.encode()).hexdigest()[:20]
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _sync(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""Record: what a release says of an image beside the mask, as JSON."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from medkd import __version__
+from medkd.device.manifest import Manifest
+from medkd.device.predictor import Prediction
+from medkd.types import Task, Volume
+
+
+def record(name: str, volume: Volume, prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
+    """Return volumes, probabilities, confidence, conformal answer and the guard's verdict.
+
+    The guard's verdict is always there, as null where the release has no guard.
+    """
+    is_map = manifest.task is Task.SEGMENTATION
+    said = _of_mask(volume, prediction, manifest) if is_map else _of_classes(prediction, manifest)
+    finding = prediction.finding
+    guard = None
+    if finding:
+        guard = {
+            "verdict": finding.verdict,
+            "unlike": finding.is_unlike,
+            "distance": finding.distance,
+            "limit": finding.limit,
+            "reasons": list(finding.reasons),
+        }
+    release = {"role": manifest.role, "variant": str(manifest.variant), "medkd": __version__}
+    return {"image": name, "release": release | manifest.study, **said, "guard": guard}
+
+
+def volumes_ml(mask: np.ndarray, affine: np.ndarray, manifest: Manifest) -> dict[str, float]:
+    """Return the volume of each structure in a 3D mask."""
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    return {name: n * voxel_ml for name, n in _counts(mask, manifest).items()}
+
+
+def _counts(mask: np.ndarray, manifest: Manifest) -> dict[str, int]:
+    structures = zip(manifest.classes[1:], manifest.label_values[1:], strict=True)
+    return {name: int(np.count_nonzero(mask == value)) for name, value in structures}
+
+
+def _of_mask(volume: Volume, prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
+    assert prediction.mask is not None
+    said: dict[str, Any] = {}
+    if volume.dims == 3:
+        said["volumes_ml"] = volumes_ml(prediction.mask, volume.affine, manifest)
+    else:
+        said["pixels"] = _counts(prediction.mask, manifest)
+    said["confidence"] = prediction.confidence
+    if manifest.conformal and prediction.conformal_ml:
+        said["conformal"] = {
+            "promised": manifest.conformal.promised,
+            "volumes_ml": prediction.conformal_ml,
+        }
+    return said
+
+
+def _of_classes(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
+    assert prediction.probabilities is not None
+    values = [float(p) for p in prediction.probabilities]
+    assert math.isclose(sum(values), 1, abs_tol=1e-3)
+    said: dict[str, Any] = {
+        "prediction": next(iter(prediction.confidence)),
+        "confidence": next(iter(prediction.confidence.values())),
+        "probabilities": dict(zip(manifest.classes, values, strict=True)),
+    }
+    if manifest.conformal:
+        said["conformal"] = {
+            "promised": manifest.conformal.promised,
+            "set": list(prediction.possible),
+        }
+    return said

@@ -1,0 +1,222 @@
+import itertools
+import stat
+import subprocess
+import sys
+from io import BytesIO
+
+import highdicom  # noqa: TID253
+import numpy as np
+import pydicom
+import pytest
+
+from medkd.data.dicom.volume import read
+from medkd.device import load
+from medkd.device.dicom.source import Source
+from medkd.device.node.spool import key_of
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+PATIENT = ("DOE", "JANE", "MRN0042", "19560304", "ROE")
+VALUES = np.array([0, 7, 255])
+
+
+def objects_of(folder):
+    return [pydicom.dcmread(file) for file in sorted(folder.iterdir())]
+
+
+def send(association, objects):
+    assert association.is_established
+    for each in objects:
+        assert association.send_c_store(each).Status == 0
+
+
+def test_a_series_becomes_a_segmentation_at_the_peer(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    folder = write_series(tmp_path / "one")
+    node = start_node(release_3d)
+    association = associate(node)
+    assert association.send_c_echo().Status == 0
+    send(association, objects_of(folder))
+    association.release()
+    ((uid, content),) = until(lambda: peer.got)
+    expected = load(release_3d).predict(read(folder)).mask
+    assert uid == Source.read(sorted(folder.iterdir())).uid(
+        load(release_3d).manifest, "segmentation"
+    )
+    seg = highdicom.seg.Segmentation.from_dataset(decoded(content))
+    np.testing.assert_array_equal(VALUES[seg.get_volume(combine_segments=True).array], expected)
+    health = until(lambda: node.health() if node.health()["spool"]["sent"] else None)
+    assert health["status"] == "ok"
+    assert health["answered"] == 1
+    assert node.stop() == 0
+
+
+def decoded(content):
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset = pydicom.dcmread(BytesIO(content), force=True)
+    dataset.file_meta = meta
+    return dataset
+
+
+def test_files_are_the_owners_alone_and_logs_name_no_patient(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    folder = write_series(tmp_path / "one")
+    node = start_node(release_3d)
+    association = associate(node)
+    send(association, objects_of(folder))
+    association.release()
+    broken = objects_of(write_series(tmp_path / "two", series="two"))[::2]
+    del broken[1]  # a slice is missing: this one fails
+    association = associate(node)
+    send(association, broken)
+    association.release()
+    until(lambda: node.health()["failed"] and peer.got)
+    for path in [node.spool, *node.spool.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    uids = {str(each.SOPInstanceUID) for each in objects_of(folder)}
+    for path in node.spool.rglob("*"):
+        assert not any(name in path.as_posix() for name in (*PATIENT, *uids))
+    text = node.log.read_text()
+    assert key_of(broken[0].SeriesInstanceUID) in text
+    assert not any(name in text for name in (*PATIENT, *uids))
+
+
+def test_who_may_call(release_3d, start_node, associate):
+    node = start_node(release_3d, allow=["MODALITY"])
+    assert associate(node, title="STRANGER").is_rejected
+    assert associate(node, called="OTHER").is_rejected
+    association = associate(node)
+    assert association.is_established
+    association.release()
+
+
+def test_an_object_that_is_too_large_is_not_taken(
+    release_3d, start_node, associate, mr_slice, until
+):
+    node = start_node(release_3d, object_mib=1)
+    association = associate(node)
+    large = mr_slice("large", 0, np.zeros((1200, 1200)))
+    assert "Status" not in association.send_c_store(large)
+    until(lambda: not association.is_established)
+    assert node.health()["spool"]["receiving"] == 0
+    association = associate(node)  # others are served
+    send(association, [mr_slice("small", 0, np.zeros((12, 14)))])
+    association.release()
+
+
+def test_an_object_that_says_nothing_of_its_series_is_refused(
+    release_3d, start_node, associate, mr_slice
+):
+    node = start_node(release_3d)
+    association = associate(node)
+    stray = mr_slice("stray", 0, np.zeros((4, 4)))
+    del stray.SeriesInstanceUID
+    assert association.send_c_store(stray).Status == 0xC000
+    association.release()
+
+
+def test_answers_wait_for_a_peer_that_is_away_and_health_says_so(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    peer.stop()
+    node = start_node(release_3d)
+    association = associate(node)
+    send(association, objects_of(write_series(tmp_path / "one")))
+    association.release()
+    health = until(lambda: (h := node.health()) and h["status"] != "ok" and h)
+    assert "the peer does not answer" in health["status"]
+    assert health["spool"]["outbox"] == 1
+    peer.start()
+    until(lambda: peer.got)
+    until(lambda: node.health()["status"] == "ok")
+
+
+def test_late_objects_join_the_series_and_all_is_answered_anew(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    folder = write_series(tmp_path / "one")
+    images = sorted(objects_of(folder), key=lambda each: each.InstanceNumber)
+    node = start_node(release_3d)
+    for part in (images[:5], images[5:]):
+        before = len(peer.got)
+        association = associate(node)
+        send(association, part)
+        association.release()
+        until(lambda before=before: len(peer.got) > before)
+    manifest = load(release_3d).manifest
+    expected = [Source(tuple(part)).uid(manifest, "segmentation") for part in (images[:5], images)]
+    assert [uid for uid, _ in peer.got] == expected
+
+
+def test_the_same_series_sent_again_gets_the_same_answer_byte_for_byte(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    folder = write_series(tmp_path / "one")
+    node = start_node(release_3d)
+    for times in (1, 2):
+        association = associate(node)
+        send(association, objects_of(folder))
+        association.release()
+        until(lambda times=times: len(peer.got) == times)
+    assert peer.got[0] == peer.got[1]
+
+
+def test_a_second_node_in_the_same_spool_is_refused(release_3d, start_node, peer):
+    node = start_node(release_3d)
+    command = [sys.executable, "-c", "from medkd.cli import main; main()", "serve", str(release_3d)]
+    command += ["--peer", f"PACS@127.0.0.1:{peer.port}", "--spool", str(node.spool)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "another node works in this folder" in done.stderr
+
+
+@pytest.fixture
+def ten_series(tmp_path, write_series):
+    return [
+        write_series(tmp_path / f"s{n}", series=n, shape=(20, 12, 14), seed=n) for n in range(10)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_200_objects_survive_kills_and_none_is_answered_twice_under_another_uid(
+    release_3d, start_node, associate, peer, ten_series, seed, until
+):
+    """Ten series of 20 objects; the node is killed three times while they are sent and answered."""
+    rng = np.random.default_rng(seed)
+    expected = {
+        Source.read(sorted(f.iterdir())).uid(load(release_3d).manifest, "segmentation")
+        for f in ten_series
+    }
+    node = start_node(release_3d, patience_s=8)
+    kills = set(rng.integers(20, 190, size=2).tolist())
+    sent = itertools.count(1)
+    for folder in ten_series:
+        waiting = objects_of(folder)
+        association = associate(node)
+        while waiting:
+            if not association.is_established:
+                association = until(lambda: (a := associate(node)).is_established and a)
+            # a sender keeps what was not acknowledged, and sends it again
+            if association.send_c_store(waiting[0]).get("Status") == 0:
+                waiting.pop(0)
+                if next(sent) in kills:
+                    node.kill()
+                    association.abort()
+                    node.start()
+        association.release()
+    until(lambda: len(peer.got) >= 3, seconds=120)
+    node.kill()  # while it answers and sends
+    node.start()
+    until(lambda: {uid for uid, _ in peer.got} >= expected, seconds=120)
+    until(lambda: node.health()["spool"]["outbox"] == 0)
+    counts = node.health()["spool"]
+    assert (counts["receiving"], counts["working"], counts["failed"]) == (0, 0, 0)
+    full = [(uid, content) for uid, content in peer.got if uid in expected]
+    assert {uid for uid, _ in full} == expected
+    assert len({content for _, content in full}) == len(expected)  # what came twice is the same

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from medkd.data import images, nifti
+from medkd.data.dicom.volume import read
+from medkd.device.inputs import answer_name, find_inputs
+from medkd.errors import DataError
+from medkd.options import ReadingOptions, SeriesOptions
+
+ANY = ReadingOptions()
+
+
+@pytest.fixture
+def study(tmp_path, write_series, mr_slice):
+    """A study tree: a series a folder, two in one, and what is no image."""
+    root = tmp_path / "study"
+    write_series(root / "t1", series="t1")
+    write_series(root / "sub" / "both", series="a")
+    mixed = write_series(tmp_path / "other", series="b", seed=1)
+    for file in mixed.iterdir():
+        file.rename(root / "sub" / "both" / f"b-{file.name}")
+    (root / "notes.txt").write_text("no image")
+    seg = mr_slice("seg", 0, np.zeros((4, 4)))
+    seg.Modality = "SEG"
+    seg.save_as(root / "t1" / "seg.dcm", enforce_file_format=True)
+    return root
+
+
+def test_a_study_tree_gives_its_series_one_by_one(study):
+    found = find_inputs([study], ANY)
+    assert [len(each.files) for each in found] == [9, 9, 9]
+    assert found[-1].name == "t1"
+    assert [each.name.rpartition("/")[0] for each in found[:2]] == ["sub/both", "sub/both"]
+    assert answer_name(found[-1], ".dcm") == "t1.dcm"
+
+
+def test_series_that_share_a_folder_are_read_apart(study, tmp_path, write_series):
+    alone = {
+        series: read(write_series(tmp_path / f"alone-{series}", series=series, seed=seed)).array
+        for series, seed in (("a", 0), ("b", 1))
+    }
+    got = [each.read(ANY).array for each in find_inputs([study], ANY)[:2]]
+    matches = {(s, i) for s, a in alone.items() for i, b in enumerate(got) if (a == b).all()}
+    assert {s for s, _ in matches} == {"a", "b"}
+    assert {i for _, i in matches} == {0, 1}
+
+
+def test_a_series_beside_files_that_are_no_image_of_it_is_read(study):
+    assert find_inputs([study], ANY)[-1].read(ANY).shape == (9, 12, 14)
+
+
+def test_an_error_names_the_folder_and_not_where_its_links_lay(study):
+    for file in (study / "sub" / "both").glob("b-*"):
+        file.write_bytes(file.read_bytes()[:900])
+    told = []
+    for each in find_inputs([study], ANY):
+        try:
+            each.read(ANY)
+        except DataError as error:
+            told.append(str(error))
+    assert told
+    assert all("study/sub/both" in message for message in told)
+
+
+def test_files_and_folders_may_be_mixed_and_pictures_are_found_at_the_top_alone(tmp_path):
+    picture = np.zeros((4, 5), np.uint8)
+    images.write(tmp_path / "pictures" / "b.png", picture)
+    images.write(tmp_path / "pictures" / "masks" / "b.png", picture)
+    nifti.write(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), np.int16), affine=np.eye(4))
+    found = find_inputs([tmp_path / "a.nii.gz", tmp_path / "pictures"], ANY)
+    assert [each.name for each in found] == ["a.nii.gz", "b.png"]
+    assert not any(each.files for each in found)
+
+
+def test_of_several_series_those_are_meant_that_the_rule_of_the_release_fits(study):
+    uid = dcmread(next((study / "sub" / "both").glob("b-*"))).SeriesInstanceUID
+    (found,) = find_inputs([study], ReadingOptions(series=SeriesOptions(uid=uid)))
+    assert found.name == "sub/both"
+    assert {file.name[:2] for file in found.files} == {"b-"}
+    with pytest.raises(DataError, match=r"preprocess\.reading\.series"):
+        find_inputs([study], ReadingOptions(series=SeriesOptions(modality="CT")))
+
+
+def test_a_damaged_file_does_not_hide_the_series_beside_it(study):
+    (study / "t1" / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM\x02\0")
+    found = [each for each in find_inputs([study], ANY) if each.path.name == "t1"]
+    assert sorted(len(each.files) for each in found) == [1, 9]
