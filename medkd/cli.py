@@ -117,6 +117,9 @@ def check(
 ) -> None:
     """Build every model, read every case and name every problem, before anything is trained.
 
+    Exit 0 if the data are sound, 1 if anything is an error, 2 if the config is wrong, 3 if nothing
+    can be read that lists the cases.
+
     Example: medkd check configs/hippocampus.yaml
     """
     from medkd.data.check import cohort_of

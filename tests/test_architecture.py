@@ -10,6 +10,20 @@ HEAVY = (
     "torch monai mlflow onnx onnxruntime openvino matplotlib pandas scipy sklearn albumentations"
 )
 ROOT = Path(__file__).parents[1]
+UNTESTED = {  # modules without a test of their own name, and who tests them instead
+    "data/dicom/files.py": "the tests of reading DICOM",
+    "data/dicom/frames.py": "the tests of reading DICOM",
+    "data/quality/survey.py": "tests/data/test_check.py, for which it finds everything",
+    "data/start/dicom_tree.py": "test_layouts.py, which recognises it",
+    "data/start/layout.py": "nobody: two records without logic",
+    "data/start/medmnist_file.py": "test_init.py, which starts a study of such a file",
+    "device/dicom/answer.py": "the tests of the outputs of a device",
+    "device/node/health.py": "the tests of the node",
+    "device/node/log.py": "the tests of the node",
+    "device/node/receive.py": "the tests of the node",
+    "device/node/send.py": "the tests of the node",
+    "models/teachers.py": "test_zoo.py, whose contract every network keeps",
+}
 
 
 def python(code):
@@ -48,3 +62,14 @@ def test_the_layers_are_kept():
         [lint, "--no-cache"], cwd=ROOT, check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_every_module_has_a_test_of_its_name():
+    modules = [path.relative_to(ROOT / "medkd") for path in (ROOT / "medkd").rglob("*.py")]
+    missing = {
+        module.as_posix()
+        for module in modules
+        if module.name != "__init__.py"
+        and not (ROOT / "tests" / module.parent / f"test_{module.name}").exists()
+    }
+    assert missing == set(UNTESTED)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from medkd import cli
 from medkd.data import nifti
-from medkd.errors import ConfigError, DataError, MissingExtraError
+from medkd.errors import ConfigError, DataError, FindingsError, MissingExtraError
 from tests.device.test_answer import BY_COMMAND, on_a_device
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +202,7 @@ def test_a_bad_case_is_named_with_its_file_and_remedy(refused, config, mistake):
     spoil, name, words = DATA_MISTAKES[mistake]
     spoil(config.parent / "data" / name)
     code, said = refused()
-    assert code == 3
+    assert code == FindingsError.exit_code
     for word in ("case c3", name, *words):
         assert word in said
 
@@ -212,7 +212,7 @@ def test_a_truncated_medmnist_file_is_named(refused, config):
     np.savez(path, train_images=np.zeros((9, 9, 9), np.uint8))
     truncated(path)
     code, said = refused("data.source=m.npz")
-    assert code == 3
+    assert code == DataError.exit_code
     for word in ("m.npz", "truncated", "copy it again"):
         assert word in said
 
@@ -227,7 +227,7 @@ def test_a_patient_on_two_sides_of_a_given_split_is_named(refused, config):
         table.writeheader()
         table.writerows(rows)
     code, said = refused()
-    assert code == 3
+    assert code == FindingsError.exit_code
     for word in ("case c1", "patient p0", "move all cases of a patient to one side"):
         assert word in said
 
@@ -236,7 +236,7 @@ def test_an_image_on_two_sides_of_the_split_is_named(refused, config):
     data = config.parent / "data"
     shutil.copy(data / "c0.nii.gz", data / "c9.nii.gz")
     code, said = refused()
-    assert code == 3
+    assert code == FindingsError.exit_code
     assert "c0" in said
     assert "c9" in said
 
@@ -245,7 +245,7 @@ def test_every_bad_case_is_named_in_one_pass(refused, config):
     for number in (2, 5, 8):
         truncated(config.parent / "data" / f"c{number}.nii.gz")
     code, said = refused()
-    assert code == 3
+    assert code == FindingsError.exit_code
     assert "3 problems" in said
     assert all(f"case c{number}" in said for number in (2, 5, 8))
 
@@ -272,7 +272,7 @@ def test_the_other_pipeline_is_named(make_config, command):
 def test_a_process_of_its_own_ends_with_the_code_of_the_error(config, start):
     (config.parent / "data" / "c3.nii.gz").unlink()
     done = subprocess.run([*start, config], check=False, capture_output=True, text=True)
-    assert done.returncode == DataError.exit_code
+    assert done.returncode == FindingsError.exit_code == 1
     assert done.stderr.startswith("error: case c3")
     assert "Traceback" not in done.stderr
 

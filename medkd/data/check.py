@@ -7,7 +7,7 @@ from pathlib import Path
 from medkd.data.cards import card_of
 from medkd.data.findings import Level
 from medkd.data.quality.survey import Survey, survey
-from medkd.errors import DataError
+from medkd.errors import FindingsError
 from medkd.progress import console
 from medkd.study import Study, digest
 from medkd.types import Case, Split
@@ -58,7 +58,7 @@ def check(study: Study) -> Cohort:
     """Read and judge every case; a cohort comes back only if nothing is wrong.
 
     Raises:
-        DataError: every problem of the pass, one line each, with file, case and remedy.
+        FindingsError: every problem of the pass, one line each, with file, case and remedy.
     """
     found = survey(study)
     cohort = cohort_of(study, found)
@@ -72,10 +72,10 @@ def cohort_of(study: Study, found: Survey) -> Cohort:
     """Return the cohort that a survey has found sound.
 
     Raises:
-        DataError: every error of the survey, one line each.
+        FindingsError: every error of the survey, one line each.
     """
     if found.errors or found.split is None:
-        raise DataError.of([finding.line for finding in found.errors])
+        raise FindingsError.of([finding.line for finding in found.errors])
     card = card_of(study)
     return Cohort(
         cases=found.cases,

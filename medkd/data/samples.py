@@ -10,6 +10,7 @@ import numpy as np
 from medkd.config import Config, expand
 from medkd.data.labels import class_indices
 from medkd.data.preprocess import Grid, preprocess, to_grid
+from medkd.data.quality.examine import files_of
 from medkd.data.reading import image_of, label_of, options_of
 from medkd.data.volumes import VolumeStore
 from medkd.environment import memory_bytes
@@ -116,9 +117,8 @@ class _Loading:
         made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
         made_from.append(self._config.data.ignore)
         made_from.append(options_of(case, self._config).model_dump())  # which series of a folder
-        files = [_content(case.image)]
-        files += [_content(case.label)] if isinstance(case.label, Path) else []
-        return digest(*made_from, *files)
+        named = [path for path in (case.image, case.label) if isinstance(path, Path)]
+        return digest(*made_from, *([sha256(file) for file in files_of(path)] for path in named))
 
 
 def _sample(case: Case, config: Config) -> Sample:
@@ -142,11 +142,3 @@ def places_in(label: np.ndarray, case_id: str) -> tuple[np.ndarray, ...]:
         rng.permutation(np.argwhere(label == index))[:PLACES_PER_CLASS].astype(np.int32)
         for index in np.unique(label[(label > 0) & (label != UNLABELLED)])
     )
-
-
-def _content(path: Path) -> list[str]:
-    """Digest of an image's files."""
-    if path.is_dir():
-        return [sha256(file) for file in sorted(path.iterdir()) if file.is_file()]
-    pair = [path.with_suffix(s) for s in (".hdr", ".img")]  # either name stands for both
-    return [sha256(file) for file in (pair if path.suffix in {".hdr", ".img"} else [path])]

@@ -84,7 +84,8 @@ def answer(
     """
     how = how or How()
     predictor = load(release, runtime=how.runtime)
-    images = find_inputs([sources] if isinstance(sources, Path) else sources)
+    given = [sources] if isinstance(sources, Path) else sources
+    images = find_inputs(given, predictor.manifest.preprocess.reading)
     run = _Run(predictor, images, target, how)
     outcomes = pipelined(images, read=run.read, work=run.predict, write=run.write)
     for image, outcome in progress(outcomes, "predict", total=len(images)):

@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from medkd.data.dicom import is_dicom
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
 from medkd.errors import DataError
@@ -34,8 +34,8 @@ class Input:
     files: tuple[Path, ...] = ()
     array: np.ndarray | None = None
 
-    def read(self, options: ReadingOptions | None = None) -> Volume:
-        """Read the image, as ``read_image`` does.
+    def read(self, options: ReadingOptions) -> Volume:
+        """Read the image.
 
         Raises:
             DataError: as ``read_image``.
@@ -55,43 +55,43 @@ class Input:
                 raise DataError(str(error).replace(folder, str(self.path))) from None
 
 
-def find_inputs(sources: Sequence[Path]) -> list[Input]:
+def find_inputs(sources: Sequence[Path], options: ReadingOptions) -> list[Input]:
     """Return the images of files and folders, in order.
 
     A folder is searched for DICOM series all the way down, for files of other formats at its top
-    alone: answers may lie in a folder inside it.
+    alone: answers may lie in a folder inside it. Of the series of a folder those are meant that
+    the rule of ``options`` fits.
 
     Raises:
         DataError: a source does not exist or holds no image.
     """
-    return [found for source in sources for found in _find(source)]
+    return [found for source in sources for found in _find(source, options)]
 
 
-def _find(source: Path) -> list[Input]:
+def _find(source: Path, options: ReadingOptions) -> list[Input]:
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
     if source.suffix == ".npz":
-        return list(_npz_images(source))
+        return list(_npz_images(source, options))
     if source.is_file():
         is_plain = suffix(source) in SUFFIXES and suffix(source) != ".dcm"
         return [Input(source.name, source, () if is_plain else (source,))]
     known = {*SUFFIXES} - {".img", ".dcm"}  # the .hdr stands for its pair
     found = [Input(p.name, p) for p in _visible(source) if suffix(p) in known]
-    found += _dicom_series(source, apart_from={each.path for each in found})
+    found += _dicom_series(source, options, apart_from={each.path for each in found})
     if not found:
-        raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM)")
+        rule = " that the release's preprocess.reading.series asks for" if options.series else ""
+        raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM){rule}")
     return sorted(found, key=lambda each: each.name)
 
 
-def _dicom_series(source: Path, apart_from: set[Path]) -> Iterator[Input]:
+def _dicom_series(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[Input]:
     """Yield the series of a tree, one or several a folder."""
     for folder, inner, _ in os.walk(source):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         files = [file for file in _visible(Path(folder)) if file not in apart_from]
-        series: dict[str, list[Path]] = defaultdict(list)
-        for file in files:
-            if uid := _series_uid(file):
-                series[uid].append(file)
+        dicom = [file for file in files if is_dicom(file)]
+        series = _series(dicom, options) if dicom else {}
         place = Path(folder).relative_to(source)
         for uid, members in sorted(series.items()):
             # a folder's own name says more than a UID, where it holds one series
@@ -99,31 +99,32 @@ def _dicom_series(source: Path, apart_from: set[Path]) -> Iterator[Input]:
             yield Input(source.name if name == "." else name, Path(folder), tuple(members))
 
 
-def _series_uid(file: Path) -> str | None:
-    """Return the series that a file is an image of; None where it is no image in DICOM."""
-    from medkd.data.dicom import is_dicom
+def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each series of images that is meant; damaged ones for reading to tell."""
+    from medkd.data.dicom.header import read_dataset
+    from medkd.data.dicom.series import grouped, meant
 
-    if not is_dicom(file):
-        return None
-    from pydicom import dcmread
-
-    wanted = ["SeriesInstanceUID", "Modality"]
-    try:
-        header = dcmread(file, stop_before_pixels=True, specific_tags=wanted)
-    except Exception:  # noqa: BLE001  pydicom meets odd files in many ways; reading it tells how
-        return "damaged"
-    if header.get("Modality") in NO_IMAGES:
-        return None
-    return str(header.get("SeriesInstanceUID") or "unnamed")
+    headers, damaged = [], []
+    for file in files:
+        try:
+            headers.append((file, read_dataset(file, memory_bytes=options.memory_bytes)))
+        except DataError:
+            damaged.append(file)
+    images, others = grouped(headers)
+    damaged += [file for file, modality in others.items() if modality not in NO_IMAGES]
+    found = {each.uid: each.files for each in meant(images, options.series)}
+    return found | ({"damaged": tuple(damaged)} if damaged else {})
 
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def _npz_images(source: Path) -> Iterator[Input]:
+def _npz_images(source: Path, options: ReadingOptions) -> Iterator[Input]:
     """Yield every image of the arrays called ``*images`` in a MedMNIST file."""
-    stacks = read_arrays(source, wanted=lambda name: name.endswith("images"))
+    stacks = read_arrays(
+        source, wanted=lambda name: name.endswith("images"), memory_bytes=options.memory_bytes
+    )
     if not stacks:
         raise DataError(f"{source}: holds no array whose name ends in 'images'")
     for name, stack in stacks.items():

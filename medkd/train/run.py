@@ -99,6 +99,8 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
         "training cases": cohort.digest_of(case.id for case in cases),
         "validation cases": cohort.digest_of(cohort.split.validation),
     }
+    if config.data.ignore is not None:
+        inputs["ignore"] = config.data.ignore
     if name in STUDENTS and config.student.temperature != "one":
         inputs["temperature"] = config.student.temperature
     if name == "student":

@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from medkd.data import images, nifti
 from medkd.data.dicom.volume import read
 from medkd.device.inputs import answer_name, find_inputs
 from medkd.errors import DataError
+from medkd.options import ReadingOptions, SeriesOptions
+
+ANY = ReadingOptions()
 
 
 @pytest.fixture
@@ -24,7 +28,7 @@ def study(tmp_path, write_series, mr_slice):
 
 
 def test_a_study_tree_gives_its_series_one_by_one(study):
-    found = find_inputs([study])
+    found = find_inputs([study], ANY)
     assert [len(each.files) for each in found] == [9, 9, 9]
     assert found[-1].name == "t1"
     assert [each.name.rpartition("/")[0] for each in found[:2]] == ["sub/both", "sub/both"]
@@ -36,23 +40,23 @@ def test_series_that_share_a_folder_are_read_apart(study, tmp_path, write_series
         series: read(write_series(tmp_path / f"alone-{series}", series=series, seed=seed)).array
         for series, seed in (("a", 0), ("b", 1))
     }
-    got = [each.read().array for each in find_inputs([study])[:2]]
+    got = [each.read(ANY).array for each in find_inputs([study], ANY)[:2]]
     matches = {(s, i) for s, a in alone.items() for i, b in enumerate(got) if (a == b).all()}
     assert {s for s, _ in matches} == {"a", "b"}
     assert {i for _, i in matches} == {0, 1}
 
 
 def test_a_series_beside_files_that_are_no_image_of_it_is_read(study):
-    assert find_inputs([study])[-1].read().shape == (9, 12, 14)
+    assert find_inputs([study], ANY)[-1].read(ANY).shape == (9, 12, 14)
 
 
 def test_an_error_names_the_folder_and_not_where_its_links_lay(study):
     for file in (study / "sub" / "both").glob("b-*"):
         file.write_bytes(file.read_bytes()[:900])
     told = []
-    for each in find_inputs([study]):
+    for each in find_inputs([study], ANY):
         try:
-            each.read()
+            each.read(ANY)
         except DataError as error:
             told.append(str(error))
     assert told
@@ -64,6 +68,21 @@ def test_files_and_folders_may_be_mixed_and_pictures_are_found_at_the_top_alone(
     images.write(tmp_path / "pictures" / "b.png", picture)
     images.write(tmp_path / "pictures" / "masks" / "b.png", picture)
     nifti.write(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), np.int16), affine=np.eye(4))
-    found = find_inputs([tmp_path / "a.nii.gz", tmp_path / "pictures"])
+    found = find_inputs([tmp_path / "a.nii.gz", tmp_path / "pictures"], ANY)
     assert [each.name for each in found] == ["a.nii.gz", "b.png"]
     assert not any(each.files for each in found)
+
+
+def test_of_several_series_those_are_meant_that_the_rule_of_the_release_fits(study):
+    uid = dcmread(next((study / "sub" / "both").glob("b-*"))).SeriesInstanceUID
+    (found,) = find_inputs([study], ReadingOptions(series=SeriesOptions(uid=uid)))
+    assert found.name == "sub/both"
+    assert {file.name[:2] for file in found.files} == {"b-"}
+    with pytest.raises(DataError, match=r"preprocess\.reading\.series"):
+        find_inputs([study], ReadingOptions(series=SeriesOptions(modality="CT")))
+
+
+def test_a_damaged_file_does_not_hide_the_series_beside_it(study):
+    (study / "t1" / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM\x02\0")
+    found = [each for each in find_inputs([study], ANY) if each.path.name == "t1"]
+    assert sorted(len(each.files) for each in found) == [1, 9]

@@ -4,14 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medkd.data.reader import read_image, read_label
+from medkd.data.reader import read_image
 from medkd.data.samples import load_samples
 from medkd.device.manifest import PARITY, read_manifest
 from medkd.device.predictor import load
 from medkd.errors import ReleaseError, StudyError
 from medkd.export import release
 from medkd.export.release import export, export_all
-from medkd.metrics.conformal import missed_shares, risk_threshold
 from medkd.metrics.temperature import apply_temperature
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
@@ -237,21 +236,6 @@ def trained_study(make_study):
     study, cohort = make_study(dims=2)
     train_baseline(study, cohort, tracker=NullTracker())
     return study, cohort
-
-
-def test_its_conformal_thresholds_are_those_of_its_answers_to_the_validation_cases(released):
-    study, cohort = released
-    folder = study.path("releases/student")
-    predictor, shares = load(folder), []
-    for case in cohort.of(cohort.split.validation):
-        answer = predictor.predict(read_image(case.image), with_probabilities=True).probabilities
-        label = np.searchsorted(study.config.label_values, read_label(case.label).array[0])
-        shares.append([missed_shares(answer[i], label == i) for i in (1, 2)])
-    conformal = read_manifest(folder).conformal
-    assert conformal.cases == len(cohort.split.validation)
-    for index, name in enumerate(study.config.classes[1:]):
-        expected = risk_threshold(np.array(shares)[:, index], risk=1 - conformal.promised)
-        assert conformal.thresholds[name] == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_release_carries_codes_and_licence(make_study):

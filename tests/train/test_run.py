@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from medkd.predict.teachers import online_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker, RecordingTracker
 from medkd.train import loop, run
-from medkd.train.run import distill, train_baseline, train_teacher
+from medkd.train.run import distill, stage_inputs, train_baseline, train_teacher
 from medkd.train.soften import open_soft_targets, soften
 from medkd.train.validate import validation_figures
 from medkd.types import Task
@@ -112,6 +113,22 @@ def test_what_is_complete_is_not_trained_again(trained, monkeypatch):
     train_teacher(study, cohort, tracker=NullTracker())
     train_baseline(study, cohort, tracker=NullTracker())
     distill(study, cohort, tracker=NullTracker())
+
+
+def test_weights_depend_on_the_voxels_left_out_and_studies_without_any_stay_valid(make_study):
+    study, cohort = make_study(dims=2)
+    cases = cohort.of(cohort.split.train)
+    plain = stage_inputs(study, cohort, "baseline", cases)
+    data = study.config.data
+    studies = [
+        replace(
+            study, config=study.config.model_copy(update={"data": data.model_copy(update=told)})
+        )
+        for told in ({"ignore": None}, {"ignore": 7})
+    ]
+    same, other = (stage_inputs(each, cohort, "baseline", cases) for each in studies)
+    assert same == plain
+    assert {key for key in other if other[key] != plain.get(key)} == {"ignore"}
 
 
 def test_baseline_and_student_start_alike_and_see_the_same_patches(make_study, monkeypatch):

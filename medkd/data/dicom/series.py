@@ -1,7 +1,7 @@
 """Series: which a folder holds, and the one that is meant."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -53,18 +53,33 @@ def series_in(path: Path, *, memory_bytes: int) -> list[Series]:
     """
     files = [file for file in files_in(path) if is_dicom(file)] if path.is_dir() else [path]
     refuse_larger(path, sum(file.stat().st_size for file in files), memory_bytes=memory_bytes)
+    found, others = grouped((f, read_dataset(f, memory_bytes=memory_bytes)) for f in files)
+    if not found:
+        raise DataError(f"{path}: {_no_picture({*others.values()})}")
+    return found
+
+
+def grouped(headers: Iterable[tuple[Path, Dataset]]) -> tuple[list[Series], dict[Path, str]]:
+    """Return the series of images by UID, and the modality of every file that is no image."""
     groups: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    others: dict[str, str] = {}
-    for file in files:
-        header = read_dataset(file, memory_bytes=memory_bytes)
+    others: dict[Path, str] = {}
+    for file, header in headers:
         modality = str(header.get("Modality", ""))
         if "Rows" in header and modality not in NO_PICTURES:
             groups[str(header.get("SeriesInstanceUID", ""))].append((file, header))
         else:
-            others[modality or "object without a modality"] = NO_PICTURES.get(modality, "")
-    if not groups:
-        raise DataError(f"{path}: {_no_picture(others)}")
-    return [_series(uid, members) for uid, members in sorted(groups.items())]
+            others[file] = modality
+    return [_series(uid, members) for uid, members in sorted(groups.items())], others
+
+
+def meant(found: Sequence[Series], rule: SeriesOptions | None) -> list[Series]:
+    """Return the series that a rule fits; all where there is none."""
+    rule = rule or SeriesOptions()
+    fitting = [series for series in found if _fits(series, rule)]
+    if rule.largest and fitting:
+        most = max(len(series.files) for series in fitting)
+        fitting = [series for series in fitting if len(series.files) == most]
+    return fitting
 
 
 def choose(path: Path, found: Sequence[Series], wanted: SeriesOptions | None) -> Series:
@@ -73,11 +88,7 @@ def choose(path: Path, found: Sequence[Series], wanted: SeriesOptions | None) ->
     Raises:
         DataError: none or several fit; the series are listed.
     """
-    rule = wanted or SeriesOptions()
-    fitting = [series for series in found if _fits(series, rule)]
-    if rule.largest and fitting:
-        most = max(len(series.files) for series in fitting)
-        fitting = [series for series in fitting if len(series.files) == most]
+    fitting = meant(found, wanted)
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(series.summary for series in (fitting or found))
@@ -120,9 +131,10 @@ def _fits(series: Series, rule: SeriesOptions) -> bool:
     )
 
 
-def _no_picture(others: dict[str, str]) -> str:
-    if not others:
+def _no_picture(modalities: set[str]) -> str:
+    if not modalities:
         return "holds no DICOM file; correct the path"
-    kinds = ", ".join(sorted(others))
-    remedy = next((text for text in others.values() if text), "give a series of images")
+    kinds = ", ".join(sorted(kind or "object without a modality" for kind in modalities))
+    remedies = [NO_PICTURES[kind] for kind in sorted(modalities) if kind in NO_PICTURES]
+    remedy = (*remedies, "give a series of images")[0]
     return f"no image but {kinds}; {remedy}"

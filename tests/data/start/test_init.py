@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from medkd.config import load
-from medkd.data.cards import read_card
 from medkd.data.check import check
 from medkd.data.quality.survey import survey
 from medkd.data.start.init import init
@@ -37,23 +36,6 @@ def test_a_study_of_every_layout_runs_as_it_stands(lay_out, tmp_path, layout):
         train_baseline(study, cohort, tracker=NullTracker())
     assert study.is_complete("baseline")
     assert not survey(study).errors
-
-
-def test_what_people_know_is_marked_and_what_the_data_tell_is_filled_in(lay_out, tmp_path):
-    made = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s")
-    card = read_card(tmp_path / "s/card.md")
-    assert (card.name, card.modality, card.licence) == ("Balls", "MRI", "CC0")
-    assert (card.cases, card.patients) == (12, 6)
-    assert {"consent", "intended_use", "reference_standard", "prose"} <= set(card.todos)
-    warnings = [finding.message for finding in survey(opened(made.config)).findings]
-    assert any("the data card does not say yet" in message for message in warnings)
-
-
-def test_values_of_the_config_carry_their_reasons(lay_out, tmp_path):
-    text = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s").config.read_text()
-    assert "spacing_mm: [1.0, 1.0, 1.0] # the spacing of all images" in text
-    assert "labels: {ball: 1, core_of_it: 2}\n" in text
-    assert max(map(len, text.splitlines())) < 140
 
 
 def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):

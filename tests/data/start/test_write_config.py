@@ -1,0 +1,8 @@
+from medkd.data.start.init import init
+
+
+def test_values_of_the_config_carry_their_reasons(lay_out, tmp_path):
+    text = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s").config.read_text()
+    assert "spacing_mm: [1.0, 1.0, 1.0] # the spacing of all images" in text
+    assert "labels: {ball: 1, core_of_it: 2}\n" in text
+    assert max(map(len, text.splitlines())) < 140
