@@ -21,6 +21,8 @@ from medkd.options import ReadingOptions
 from medkd.types import Volume, without_values
 
 SINGULAR = 1e-9  # mm³ a voxel
+UNITS_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres by their code; all others are millimetres
+UNITS_OF_SPACE = 0b111  # of xyzt_units; the rest is of time
 FLOAT_BYTES = 8  # scaled values are read as float64
 HEADER_BYTES = 544  # of NIfTI-2, the longer
 MOST_WORDS = 2**16  # of extensions, that are looked through
@@ -44,8 +46,8 @@ DAMAGED = (
 def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -> Volume:
     """Read a 3D or 4D (channels last) NIfTI file, or a pair of .hdr and .img.
 
-    Any orientation and shear is read as it is: the affine says where a voxel lies. With
-    ``shear_correct`` axes that are off right angles are resampled.
+    Any orientation and shear is read as it is: the affine says where a voxel lies, in millimetres
+    whatever the header's unit. With ``shear_correct`` axes that are off right angles are resampled.
 
     Args:
         path: the file, or either of a pair.
@@ -54,7 +56,8 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
 
     Raises:
         DataError: the file is missing, truncated, not NIfTI, too large, neither 3D nor 4D, its
-            voxels are colours or complex numbers, or its affine does not place them.
+            voxels are colours or complex numbers, its affine does not place them, or its qform and
+            sform are mirror images.
     """
     options = options or ReadingOptions()
     image = _opened(path, options)
@@ -223,13 +226,29 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _affine(image: nib.nifti1.Nifti1Pair, path: Path) -> np.ndarray:
+    _refuse_sides(image, path)
     affine = np.asarray(image.affine, dtype=float)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SINGULAR:
         raise DataError(
             f"{path}: its affine does not place voxels in space {affine[:3, :3].tolist()}; correct "
             f"the header's sform or qform"
         )
-    return affine
+    unit_mm = UNITS_MM.get(int(image.header["xyzt_units"]) & UNITS_OF_SPACE, 1.0)
+    return np.diag([unit_mm] * 3 + [1.0]) @ affine
+
+
+def _refuse_sides(image: nib.nifti1.Nifti1Pair, path: Path) -> None:
+    """Refuse a header whose two affines are mirror images: readers differ on which they take."""
+    try:
+        affines = [image.get_qform(coded=True), image.get_sform(coded=True)]
+    except DAMAGED as error:
+        raise _damaged(path, error) from None
+    sides = {np.linalg.det(affine[:3, :3]) > 0 for affine, code in affines if code}
+    if len(sides) > 1:
+        raise DataError(
+            f"{path}: its qform and its sform disagree on which side is left; correct or remove "
+            f"the wrong one"
+        )
 
 
 def _channels_first(array: np.ndarray, path: Path) -> np.ndarray:

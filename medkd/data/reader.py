@@ -15,6 +15,7 @@ from medkd.types import Volume
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+ROUNDING = 1e-4  # of a scaled label: slopes are float32
 SUFFIXES = (*NIFTI, *PICTURES, ".dcm")
 
 
@@ -83,14 +84,14 @@ def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
     if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
         if not np.isfinite(array).all():
             raise DataError(f"{path}: the label map holds NaN or infinity; correct it")
-        if np.any(array != np.rint(array)):
+        if np.any(np.abs(array - np.rint(array)) > ROUNDING):
             raise DataError(f"{path}: the label map holds fractions; give one whole number a voxel")
     if array.max(initial=0) > LARGEST_LABEL or array.min(initial=0) < -LARGEST_LABEL:
         raise DataError(
             f"{path}: the label map holds values from {array.min():g} to {array.max():g}; values "
             f"go up to {LARGEST_LABEL}, so this may be an image"
         )
-    return Volume(array.astype(np.int32), volume.affine, volume.remedies, volume.frame_uid)
+    return Volume(np.rint(array).astype(np.int32), volume.affine, volume.remedies, volume.frame_uid)
 
 
 def _format_of(path: Path) -> ModuleType:

@@ -224,6 +224,35 @@ def test_analyze_is_refused_by_name(tmp_path):
         nifti.read(tmp_path / "a.hdr")
 
 
+@pytest.mark.parametrize(("unit", "in_mm"), [("meter", 1000), ("mm", 1), ("micron", 1e-3)])
+def test_places_are_in_the_unit_that_the_header_tells(tmp_path, unit, in_mm):
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.diag([1, 2, 3, 1]))
+    image.header.set_xyzt_units(unit, "sec")
+    nibabel.save(image, tmp_path / "image.nii")
+    for volume in (nifti.read(tmp_path / "image.nii"), nifti.read_grid(tmp_path / "image.nii")):
+        np.testing.assert_allclose(volume.affine, np.diag([in_mm, 2 * in_mm, 3 * in_mm, 1]))
+
+
+def test_a_header_that_tells_two_sides_apart_in_two_ways_is_refused(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4))
+    image.set_sform(np.diag([-1, 1, 1, 1]), code=1)
+    image.set_qform(np.eye(4), code=0)
+    nibabel.save(image, tmp_path / "one.nii")
+    assert nifti.read(tmp_path / "one.nii").affine[0, 0] == -1
+    image.set_qform(np.eye(4), code=1)
+    nibabel.save(image, tmp_path / "two.nii")
+    with pytest.raises(DataError, match=r"two\.nii: its qform and its sform disagree"):
+        nifti.read(tmp_path / "two.nii")
+
+
+def test_a_label_map_that_is_scaled_is_whole_but_for_rounding(tmp_path):
+    stored = 1000 * np.arange(24).reshape(2, 3, 4)
+    image = nibabel.Nifti1Image(stored.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(1e-3, 0)  # as float32 it is 0.0010000000475
+    nibabel.save(image, tmp_path / "label.nii")
+    np.testing.assert_array_equal(read_label(tmp_path / "label.nii").array[0], stored // 1000)
+
+
 @pytest.mark.parametrize("offset", [-1, 1e9, 1e30, np.nan, np.inf])
 def test_voxels_that_start_nowhere_are_refused(tmp_path, offset):
     path = tmp_path / "far.nii"

@@ -1,7 +1,8 @@
 """Decoding: the stored values of frames, each syntax by a decoder that survives what it is given.
 
-GDCM alone decodes lossless JPEG here, and it ends the process over a damaged stream. It is run in a
-process of its own, one for all files of a series, which starts with the first that needs it.
+GDCM alone decodes lossless JPEG and 12 bits of lossy JPEG here, and it ends the process over a
+damaged stream. It is run in a process of its own, one for all files of a series, which starts with
+the first that needs it.
 """
 
 import json
@@ -36,15 +37,17 @@ from medkd.data.dicom.codestream import refuse_bombs
 from medkd.data.dicom.header import read_dataset, refusing
 from medkd.errors import DataError
 
+GDCM, GDCM_FILE = "gdcm", "gdcm, a file at once"  # pydicom keeps GDCM from 12 bits
 DECODERS = {  # pydicom's names of them
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit), "pillow"),
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys((JPEG2000Lossless, JPEG2000), "pylibjpeg"),
     **dict.fromkeys((HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K), "pylibjpeg"),
-    **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), "gdcm"),
+    **dict.fromkeys((JPEGLossless, JPEGLosslessSV1), GDCM),
     RLELossless: "pylibjpeg",
 }
-ISOLATED = {"gdcm"}
+ISOLATED = {GDCM, GDCM_FILE}
+MOST_BITS_OF_PILLOW = 8
 PACKAGES = str(Path(__file__).parents[3])  # the folder that medkd lies in
 FRAME, END, ERROR = b"F", b"D", b"E"  # what the other process sends
 
@@ -122,7 +125,10 @@ def _given_path() -> list[str]:
 def _decoded(file: Path, dataset: Dataset) -> Iterator[np.ndarray]:
     """Decode a file in this process."""
     try:
-        yield from iter_pixels(dataset, decoding_plugin=_decoder(dataset))
+        if _decoder(dataset) == GDCM_FILE:
+            yield from _decoded_by_gdcm(file, dataset)
+        else:
+            yield from iter_pixels(dataset, decoding_plugin=_decoder(dataset))
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
         syntax = dataset.file_meta.TransferSyntaxUID
         why = "" if isinstance(error, RuntimeError) else f": {' '.join(str(error).split())}"
@@ -134,7 +140,23 @@ def _decoded(file: Path, dataset: Dataset) -> Iterator[np.ndarray]:
 
 def _decoder(dataset: Dataset) -> str:
     """Return the name of the decoder of its syntax; nothing where there is nothing to decode."""
-    return DECODERS.get(dataset.file_meta.TransferSyntaxUID, "")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == JPEGExtended12Bit and int(dataset.get("BitsStored") or 8) > MOST_BITS_OF_PILLOW:
+        return GDCM_FILE
+    return DECODERS.get(syntax, "")
+
+
+def _decoded_by_gdcm(file: Path, dataset: Dataset) -> np.ndarray:
+    """Decode a grey file with GDCM itself: ``[frames, rows, columns]``."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(file))
+    if not reader.Read():
+        raise RuntimeError("GDCM cannot read it")
+    content = reader.GetImage().GetBuffer().encode("utf-8", "surrogateescape")
+    dtype = "<i2" if dataset.PixelRepresentation else "<u2"
+    return np.frombuffer(content, dtype).reshape(-1, int(dataset.Rows), int(dataset.Columns))
 
 
 def _send(frame: np.ndarray, stream: IO[bytes]) -> None:

@@ -1,5 +1,6 @@
 """Series: which a folder holds, and the one that is meant."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ NO_PICTURES = {  # modalities of objects that say something about images, or tha
     "RTSTRUCT": "give it as the label of the image it was drawn on",
     "RTDOSE": "give the series that was planned on",
 }
+CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # PS3.5: CS
+UID = re.compile(r"[0-9.]{0,64}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Series:
     @property
     def summary(self) -> str:
         """The series in a few words, for a list to choose from."""
-        return f"{self.uid} ({self.modality or 'no modality'}, {len(self.files)} files)"
+        uid = self.uid if UID.fullmatch(self.uid) else "a UID that is none"
+        return f"{uid} ({_kind(self.modality, 'no modality')}, {len(self.files)} files)"
 
 
 def series_in(path: Path, *, memory_bytes: int) -> list[Series]:
@@ -123,6 +127,13 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
     )
 
 
+def _kind(modality: str, without: str) -> str:
+    """Return a modality to be shown; what a damaged file has in its place may name a patient."""
+    if not modality:
+        return without
+    return modality if CODE.fullmatch(modality) else "object of a damaged modality"
+
+
 def _fits(series: Series, rule: SeriesOptions) -> bool:
     return (
         rule.uid in {None, series.uid}
@@ -134,7 +145,7 @@ def _fits(series: Series, rule: SeriesOptions) -> bool:
 def _no_picture(modalities: set[str]) -> str:
     if not modalities:
         return "holds no DICOM file; correct the path"
-    kinds = ", ".join(sorted(kind or "object without a modality" for kind in modalities))
+    kinds = ", ".join(sorted({_kind(m, "object without a modality") for m in modalities}))
     remedies = [NO_PICTURES[kind] for kind in sorted(modalities) if kind in NO_PICTURES]
     remedy = (*remedies, "give a series of images")[0]
     return f"no image but {kinds}; {remedy}"

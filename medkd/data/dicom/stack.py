@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medkd.data.dicom.frames import TOLD_APART_BY, Frame, Place
+from medkd.data.dicom.frames import FINEST_MM, TOLD_APART_BY, Frame, Place
 from medkd.errors import DataError
 
 SAME_DIRECTION = 1e-3  # largest difference of two unit vectors' components
 ROUNDED_MM = 0.1  # positions are often written in tenths: both ends and a slice between may be off
 SAME_PLACE = 0.01  # of the usual gap: two slices of one place
+SAME_PLACE_MM = 1e-3  # and where most gaps are such: positions are rounded
+OFF_TOLD = 0.02  # by which a spacing that headers tell may be off
 MOST_PLACES = 4  # for each slice that is there; what lacks more is no series any more
 SHOWN = 12  # positions in a message
 
@@ -89,7 +91,8 @@ def stack(frames: Sequence[Frame], *, resample_missing: int, shear_correct: bool
     order = np.argsort(positions @ normal, kind="stable")
     along, positions = (positions @ normal)[order], positions[order]
     _refuse_shared(along, [frames[i] for i in order])
-    numbers = _numbers(along, resample_missing=resample_missing)
+    told_mm = _told_mm(frames[0])
+    numbers = _numbers(along, resample_missing=resample_missing, told_mm=told_mm)
     step = _step(positions, numbers)
     slices: list[Frame | None] = [None] * (numbers[-1] + 1)
     for number, index in zip(numbers, order, strict=True):
@@ -140,8 +143,7 @@ def _refuse_mixed(places: Sequence[Place]) -> None:
 
 def _refuse_shared(along: np.ndarray, frames: Sequence[Frame]) -> None:
     gaps = np.diff(along)
-    usual = np.median(gaps)
-    shared = np.flatnonzero(gaps <= SAME_PLACE * usual)
+    shared = np.flatnonzero(gaps <= max(SAME_PLACE * np.median(gaps), SAME_PLACE_MM))
     if not len(shared):
         return
     pairs = [(frames[i], frames[i + 1]) for i in map(int, shared)]
@@ -162,22 +164,26 @@ def _refuse_shared(along: np.ndarray, frames: Sequence[Frame]) -> None:
     )
 
 
-def _numbers(along: np.ndarray, *, resample_missing: int) -> np.ndarray:
+def _told_mm(frame: Frame) -> float:
+    """Return SpacingBetweenSlices; 0 where it is none, as where writers mean the gap by it."""
+    try:
+        told_mm, thickness_mm = (
+            abs(float(frame.get(key) or 0)) for key in ("SpacingBetweenSlices", "SliceThickness")
+        )
+    except (TypeError, ValueError):
+        return 0.0
+    return told_mm if told_mm >= max(FINEST_MM, thickness_mm * (1 - OFF_TOLD)) else 0.0
+
+
+def _numbers(along: np.ndarray, *, resample_missing: int, told_mm: float) -> np.ndarray:
     """Return the place of each slice on a regular grid, from 0."""
     regular = np.linspace(along[0], along[-1], len(along))
     if np.abs(along - regular).max() <= _tolerance_mm(regular[1] - regular[0]):
-        return np.arange(len(along))
-    gaps = np.diff(along)
-    least = gaps[gaps < 1.5 * gaps.min()].mean()
-    numbers = np.concatenate([[0], np.cumsum(np.rint(gaps / least))])
+        times = _times(regular[1] - regular[0], told_mm)
+        numbers = times * np.arange(len(along))
+    else:
+        numbers = _uneven(along)
     step = (along[-1] - along[0]) / numbers[-1]
-    off = np.abs(along - (along[0] + step * numbers)).max()
-    if off > _tolerance_mm(step) or numbers[-1] > MOST_PLACES * len(along):
-        raise DataError(
-            f"its slices lie at odd distances ({_listed(along)} along their normal; gaps from "
-            f"{gaps.min():.2f} to {gaps.max():.2f} mm); export the series again, or remove the case"
-        )
-    numbers = numbers.astype(int)
     missing = sorted({*range(numbers[-1])} - set(numbers.tolist()))
     widest = int(np.diff(numbers).max()) - 1
     if widest > resample_missing:
@@ -188,6 +194,28 @@ def _numbers(along: np.ndarray, *, resample_missing: int) -> np.ndarray:
             f"preprocess.reading.resample_missing: {widest} to interpolate them"
         )
     return numbers
+
+
+def _times(gap_mm: float, told_mm: float) -> int:
+    """Return how often the told spacing goes into a gap: every other slice may be missing."""
+    times = round(min(gap_mm / told_mm, MOST_PLACES + 1)) if told_mm > 0 else 1
+    fits = 1 < times <= MOST_PLACES and abs(gap_mm / told_mm - times) <= OFF_TOLD * times
+    return times if fits else 1
+
+
+def _uneven(along: np.ndarray) -> np.ndarray:
+    """Return the places of slices whose gaps are not all the same."""
+    gaps = np.diff(along)
+    least = gaps[gaps < 1.5 * gaps.min()].mean()
+    numbers = np.concatenate([[0], np.cumsum(np.rint(gaps / least))])
+    step = (along[-1] - along[0]) / numbers[-1]
+    off = np.abs(along - (along[0] + step * numbers)).max()
+    if off > _tolerance_mm(step) or numbers[-1] > MOST_PLACES * len(along):
+        raise DataError(
+            f"its slices lie at odd distances ({_listed(along)} along their normal; gaps from "
+            f"{gaps.min():.2f} to {gaps.max():.2f} mm); export the series again, or remove the case"
+        )
+    return numbers.astype(int)
 
 
 def _step(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -8,20 +8,22 @@ from medkd.data.dicom.volume import read
 from medkd.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (32, 48)).astype(np.uint16)
+SMOOTH = (np.add.outer(np.arange(32), np.arange(48)) * 50).astype(np.uint16)
 
 
-@pytest.fixture
-def lossless(tmp_path, kit):
-    """A file in lossless JPEG, which GDCM writes and no other decoder here reads."""
+def compress(plain, path, syntax, *, quality=None):
+    """Have GDCM write a file anew in a kind of JPEG that no other library here writes."""
     import gdcm
 
-    plain, path = kit.save(tmp_path / "plain.dcm", kit.picture(PIXELS)), tmp_path / "lossless.dcm"
     reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
-    change = gdcm.ImageChangeTransferSyntax()
+    change, codec = gdcm.ImageChangeTransferSyntax(), gdcm.JPEGCodec()
     reader.SetFileName(str(plain))
     assert reader.Read()
-    syntax = gdcm.TransferSyntax.JPEGLosslessProcess14_1
-    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    if quality:
+        codec.SetLossless(False)
+        codec.SetQuality(quality)
+        change.SetUserCodec(codec)
     change.SetInput(reader.GetImage())
     assert change.Change()
     writer.SetFileName(str(path))
@@ -29,6 +31,20 @@ def lossless(tmp_path, kit):
     writer.SetImage(change.GetOutput())
     assert writer.Write()
     return path
+
+
+@pytest.fixture
+def lossless(tmp_path, kit):
+    """A file in lossless JPEG, which GDCM alone reads here."""
+    plain = kit.save(tmp_path / "plain.dcm", kit.picture(PIXELS))
+    return compress(plain, tmp_path / "lossless.dcm", "JPEGLosslessProcess14_1")
+
+
+@pytest.fixture
+def twelve_bits(tmp_path, kit):
+    """A file in lossy JPEG of 12 bits, which pydicom has no decoder for that may be shipped."""
+    plain = kit.save(tmp_path / "plain.dcm", kit.picture(SMOOTH, BitsStored=12, HighBit=11))
+    return compress(plain, tmp_path / "twelve.dcm", "JPEGExtendedProcess2_4", quality=95)
 
 
 def damage(path):
@@ -43,6 +59,19 @@ def damage(path):
 
 def test_lossless_jpeg_gives_what_was_compressed(lossless):
     np.testing.assert_array_equal(read(lossless).array.reshape(PIXELS.shape), PIXELS)
+
+
+def test_lossy_jpeg_of_12_bits_is_near_what_was_compressed(twelve_bits):
+    array = read(twelve_bits).array.reshape(SMOOTH.shape)
+    np.testing.assert_allclose(array, SMOOTH.astype(int), atol=4)
+
+
+def test_12_bits_that_are_damaged_are_one_error(twelve_bits):
+    content = twelve_bits.read_bytes()
+    frame = next(generate_frames(dcmread(twelve_bits).PixelData, number_of_frames=1))
+    twelve_bits.write_bytes(content.replace(frame, frame[:2] + bytes(len(frame) - 2)))
+    with pytest.raises(DataError, match=r"twelve\.dcm: its (compressed )?pixels"):
+        read(twelve_bits)
 
 
 def test_a_decoder_that_dies_is_one_error_and_the_next_file_is_read(lossless):

@@ -99,3 +99,23 @@ def test_a_folder_without_dicom_is_refused(tmp_path):
 def test_a_folder_larger_than_memory_is_refused_before_it_is_read(folder):
     with pytest.raises(DataError, match=r"study: takes .*memory_gib"):
         series_in(folder, memory_bytes=2000)
+
+
+@pytest.mark.parametrize("has_pixels", [True, False])
+def test_what_a_damaged_file_has_for_its_modality_is_not_shown(tmp_path, kit, has_pixels):
+    """Bytes of a patient's name slip there where a length is damaged."""
+    for number, uid in enumerate(("1.2.3", "DOE^JANE\n")):
+        damaged = kit.picture(np.zeros((4, 4), np.uint8))
+        if not has_pixels:
+            del damaged.Rows
+        path = kit.save(tmp_path / f"{number}.dcm", damaged)
+        content = path.read_bytes().replace(b"CS\x02\x00MR", b"CS\x02\x00\n^")
+        old = b"UI\x06\x001.2.4\0"
+        assert old in content
+        new = uid.encode() + b"\0" * (len(uid) % 2)
+        path.write_bytes(content.replace(old, b"UI" + bytes([len(new), 0]) + new))
+    with pytest.raises(DataError) as caught:
+        choose(tmp_path, series_in(tmp_path, memory_bytes=2**30), None)
+    assert "damaged modality" in str(caught.value)
+    assert "DOE" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

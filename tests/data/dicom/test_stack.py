@@ -75,6 +75,14 @@ def test_a_slice_that_is_there_twice_is_refused(seed, step, count, twice):
         stacked(made, missing=99, shear=True)
 
 
+@given(SEEDS, STEPS, st.integers(2, 8), st.integers(2, 5))
+def test_slices_of_many_times_are_in_one_place_however_it_is_rounded(seed, step, count, times):
+    rounding = 1e-4 * np.random.default_rng(seed).random((count, times))
+    made = frames((step * np.arange(count)[:, None] + rounding).ravel(), seed=seed)
+    with pytest.raises(DataError, match=f"several slices in one place: {times} at each of"):
+        stacked(made, missing=99, shear=True)
+
+
 @given(SEEDS, st.floats(3, 40), st.floats(1, 5))
 def test_a_tilt_is_refused_with_its_angle_unless_it_is_to_be_corrected(seed, degrees, step):
     made = frames(step * np.arange(12), seed=seed, shift=(0, np.tan(np.radians(degrees))))

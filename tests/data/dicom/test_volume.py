@@ -129,6 +129,26 @@ def test_a_missing_slice_is_refused_with_its_place_and_interpolated_where_allowe
     np.testing.assert_allclose(after.array[:, 2], between, atol=0.5)
 
 
+@pytest.mark.parametrize(("thickness", "is_refused"), [(2.5, True), (1.0, True), (4.0, False)])
+def test_every_other_slice_is_missed_where_headers_tell_their_spacing(
+    series, thickness, is_refused
+):
+    """A spacing less than the slices' thickness is what some writers call the gap."""
+    for number in range(5):
+        told = {"SpacingBetweenSlices": 2.5, "SliceThickness": thickness}
+        series.change(number, **told)
+    before = read(series.folder)
+    for number in (1, 3):
+        series.path(number).unlink()
+    if is_refused:
+        with pytest.raises(DataError, match=r"missing slices: 2, at 32\.50, 37\.50 mm"):
+            read(series.folder)
+        filled = read(series.folder, ReadingOptions(resample_missing=1))
+        np.testing.assert_allclose(filled.affine, before.affine)
+    else:
+        assert read(series.folder).spacing_mm[0] == pytest.approx(5)
+
+
 def test_as_many_missing_slices_as_the_config_allows_and_no_more(series):
     for number in (1, 2):
         series.path(number).unlink()
