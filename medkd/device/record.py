@@ -14,7 +14,8 @@ from medkd.types import Task, Volume
 def record(name: str, volume: Volume, prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
     """Return volumes, probabilities, confidence, conformal answer and the guard's verdict.
 
-    The guard's verdict is always there, as null where the release has no guard.
+    The guard's verdict is always there, as null where the release has no guard; so is what had to
+    be mended to read the image.
     """
     is_map = manifest.task is Task.SEGMENTATION
     said = _of_mask(volume, prediction, manifest) if is_map else _of_classes(prediction, manifest)
@@ -29,7 +30,8 @@ def record(name: str, volume: Volume, prediction: Prediction, manifest: Manifest
             "reasons": list(finding.reasons),
         }
     release = {"role": manifest.role, "variant": str(manifest.variant), "medkd": __version__}
-    return {"image": name, "release": release | manifest.study, **said, "guard": guard}
+    told = {"image": name, "release": release | manifest.study, **said}
+    return told | {"guard": guard, "mended": list(volume.remedies)}
 
 
 def volumes_ml(mask: np.ndarray, affine: np.ndarray, manifest: Manifest) -> dict[str, float]:

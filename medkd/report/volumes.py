@@ -4,7 +4,7 @@ from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, WIDTH, Drawing, svg
 from medkd.report.tables import Cell, Table, heads, role_cell, roles_of
-from medkd.report.wording import MINUS, ROLES, plain
+from medkd.report.wording import MINUS, ROLES, number
 from medkd.results import Report, RoleResult
 
 
@@ -14,8 +14,8 @@ def table(report: Report) -> Table:
         (
             role_cell(result.role),
             Cell(structure),
-            Cell(_signed(found.bias)),
-            Cell(f"{_signed(found.low)} to {_signed(found.high)}"),
+            Cell(number(found.bias, signed=True)),
+            Cell(f"{number(found.low, signed=True)} to {number(found.high, signed=True)}"),
             Cell(str(found.cases)),
         )
         for result in roles_of(report)
@@ -72,7 +72,3 @@ def _panel(axis: Any, result: RoleResult, structure: str) -> None:  # noqa: ANN4
         axis.axhline(limit, color="#2b3138", linewidth=1, linestyle=(0, (4, 3)))
     axis.set_title(ROLES[result.role])
     axis.grid()
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else ''}{plain(value)}"

@@ -16,13 +16,14 @@ def test_volumes_are_in_millilitres_of_the_images_own_voxels(release_3d):
     mask = np.zeros((20, 20, 20), np.uint8)
     mask[:10] = 7
     mask[15, 0, :5] = 255
-    volume = Volume(np.zeros((1, 20, 20, 20)), AFFINE)
+    volume = Volume(np.zeros((1, 20, 20, 20)), AFFINE, ("resample_missing: slice 3",))
     prediction = Prediction(mask=mask, confidence={"organ": 0.9})
     said = record("a.nii.gz", volume, prediction, load(release_3d).manifest)
     assert said["volumes_ml"] == pytest.approx({"organ": 4000 * 9 / 1000, "lesion": 5 * 9 / 1000})
     assert said["confidence"] == {"organ": 0.9}
     assert said["guard"] is None
     assert said["image"] == "a.nii.gz"
+    assert said["mended"] == ["resample_missing: slice 3"]
     assert json.loads(json.dumps(said)) == said
 
 

@@ -6,7 +6,7 @@ def test_bias_and_limits_stand_for_every_structure_and_role(segmentation):
     rows = [[cell.text for cell in row] for row in volumes.table(segmentation).rows]
     assert len(rows) == 2 * len(Role)
     minus = "\N{MINUS SIGN}"
-    assert rows[0] == ["Teacher", "anterior", f"{minus}0.012", f"{minus}0.21 to +0.186", "52"]
+    assert rows[0] == ["Teacher", "anterior", f"{minus}0.012", f"{minus}0.210 to +0.186", "52"]
 
 
 def test_every_structure_and_role_has_a_panel(segmentation):
