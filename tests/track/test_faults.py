@@ -70,6 +70,9 @@ class Timed:
     def artifact(self, path, *, folder=""):
         self._timed("artifact", path, folder=folder)
 
+    def image(self, path, *, name, step):
+        self._timed("image", path, name=name, step=step)
+
     def dataset(self, name, *, digest, context):
         self._timed("dataset", name, digest=digest, context=context)
 
