@@ -62,8 +62,11 @@ def experiment_note(verdicts: Iterable[tuple[str, str]]) -> str:
     Args:
         verdicts: name and verdict of each study, the latest first; "" where there is none yet.
     """
-    rows = [f"| {plain(name)} | {plain(verdict) or 'not yet'} |" for name, verdict in verdicts]
-    return "\n".join(["| study | verdict |", "|---|---|", *rows, _GUIDE])
+    # a line each, for the page shows the first line alone until it is unfolded
+    lines = [
+        f"- {plain(name)}: **{plain(verdict) or 'no verdict yet'}**" for name, verdict in verdicts
+    ]
+    return "\n".join([*lines, _GUIDE])
 
 
 def new_note(note: str, tags: Mapping[str, str]) -> dict[str, str]:

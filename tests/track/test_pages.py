@@ -58,10 +58,10 @@ def test_the_experiment_tells_the_verdict_of_each_study(journal, folder, uri, st
         return client.get_experiment(runs["study"].info.experiment_id).tags[NOTE_TAG]
 
     sync(folder, uri=uri)
-    assert "| demo | not yet |" in note()
+    assert "- demo: **no verdict yet**" in note()
     journal.run("study").tags({"medkd.verdict": "NOT READY"})
     sync(folder, uri=uri)
-    assert "| demo | NOT READY |" in note()
+    assert "- demo: **NOT READY**" in note()
     assert note() == experiment_note([("demo", "NOT READY")])
 
 
