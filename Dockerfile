@@ -4,7 +4,7 @@ FROM python:3.11-slim AS device
 WORKDIR /opt/medkd
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY medkd medkd
-RUN pip install --no-cache-dir -c constraints.txt .
+RUN pip install --no-cache-dir -c constraints.txt '.[dicom]'
 RUN useradd --create-home medkd
 USER medkd
 WORKDIR /home/medkd

@@ -32,6 +32,7 @@ from medkd.options import (
     StudentOptions,
     StudyOptions,
     TeacherOptions,
+    TrackOptions,
     TrainOptions,
 )
 from medkd.registry import did_you_mean
@@ -55,6 +56,7 @@ class Config(Options):
     export: ExportOptions = ExportOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     latency: LatencyOptions = LatencyOptions()
+    track: TrackOptions = TrackOptions()
     gates: tuple[GateOptions, ...] = ()
 
     @field_validator("data")

@@ -12,7 +12,8 @@ from medkd.environment import environment
 from medkd.extras import installing
 
 EXTRAS = {
-    "device": ("onnxruntime", "nibabel", "pydicom", "highdicom", "PIL"),
+    "device": ("onnxruntime", "nibabel", "pydicom", "PIL"),
+    "dicom": ("highdicom", "pynetdicom", "gdcm", "pylibjpeg", "jpeg_ls"),
     "train": ("torch", "monai", "mlflow", "albumentations", "onnxscript", "matplotlib", "jinja2"),
     "dev": ("pytest", "ruff", "mypy"),
 }

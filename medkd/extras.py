@@ -58,7 +58,8 @@ def naming_extras() -> Iterator[None]:
 def _extra_of(module: str) -> str | None:
     library = module.partition(".")[0].replace("_", "-")
     for requirement in metadata.requires("medkd") or ():
-        named = re.fullmatch(r"([\w.-]+).*extra == .(\w+).", requirement)
+        # medkd[dicom], which an extra brings as well, is no library
+        named = re.fullmatch(r"([\w.-]+)[^\w.\[-].*extra == .(\w+).", requirement)
         if named and named[1] == library:
             return named[2]
     return None

@@ -411,6 +411,13 @@ class LatencyOptions(Options):
     threads: Count = 2
 
 
+class TrackOptions(Options):
+    """What is tracked beside parameters, figures and files."""
+
+    system_metrics: bool = False  # load of processor, memory, disk, network and GPU over time
+    sample_every_s: Positive = 10.0
+
+
 class GateOptions(Options):
     """One acceptance criterion, fixed before the test split is opened.
 

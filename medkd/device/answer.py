@@ -18,6 +18,7 @@ from medkd.device.pipeline import pipelined
 from medkd.device.predictor import Clock, Prediction, Predictor, load
 from medkd.device.record import record
 from medkd.errors import DataError, MedkdError
+from medkd.extras import require
 from medkd.progress import console, progress
 from medkd.study import write_atomic
 from medkd.types import Runtime, Task, Volume
@@ -81,12 +82,15 @@ def answer(
     Raises:
         ReleaseError: the release cannot be used.
         DataError: an input does not exist or holds no image.
+        MissingExtraError: the extra dicom is not installed, and answers would be DICOM.
     """
     how = how or How()
     predictor = load(release, runtime=how.runtime)
     given = [sources] if isinstance(sources, Path) else sources
     images = find_inputs(given, predictor.manifest.preprocess.reading)
     run = _Run(predictor, images, target, how)
+    if run.gives_dicom:
+        require("highdicom", extra="dicom")  # before the first image is read, not after the last
     outcomes = pipelined(images, read=run.read, work=run.predict, write=run.write)
     for image, outcome in progress(outcomes, "predict", total=len(images)):
         run.note(image, outcome)
@@ -125,7 +129,7 @@ class _Run:
         self._is_map = predictor.manifest.task is Task.SEGMENTATION
         self._taken = {path.resolve() for each in images for path in (each.path, *each.files)}
         self._taken -= {each.path.resolve() for each in images if each.path.is_dir()}
-        self._single = len(images) == 1
+        self._images = images
         self._rows: list[Row] = []
 
     def read(self, image: Input) -> tuple[Volume, Path]:
@@ -177,13 +181,18 @@ class _Run:
         """Write the table of classes, and what became of each image of a folder."""
         if self._rows:
             write_probabilities(self._table, self._rows)
-        if self._target.is_dir() and not self._single:
+        if self._target.is_dir() and len(self._images) > 1:
             told = {
                 "answered": {n: p.name for n, p in self.summary.written.items()},
                 "unlike": self.summary.unlike,
                 "failed": self.summary.failed,
             }
             write_atomic(self._target / SUMMARY, json.dumps(told, indent=1))
+
+    @property
+    def gives_dicom(self) -> bool:
+        """Whether an answer will be DICOM."""
+        return any(suffix(self._place(image)) == ".dcm" for image in self._images)
 
     @property
     def _table(self) -> Path:
@@ -195,7 +204,7 @@ class _Run:
         as_dicom = bool(image.files) and not self._how.nifti
         if self._is_map:
             is_file = suffix(self._target) in MASKS and not self._target.is_dir()
-            if is_file and self._single:
+            if is_file and len(self._images) == 1:
                 return self._target
             kind = ".dcm" if as_dicom else mask_suffix(self._predictor.manifest)
             return self._target / answer_name(image, kind)

@@ -244,8 +244,9 @@ def _report(
     gates = judge(
         roles, comparisons, config, claims={gate: Claim(**claim) for gate, claim in claimed.items()}
     )
-    manifests = {role: study.path(f"releases/{role}") / MANIFEST for role in Role}
-    releases = {f"release {r}": sha256(path) for r, path in manifests.items() if path.exists()}
+    names = [variant.of(role) for role in Role for variant in Variant]
+    manifests = {name: study.path(f"releases/{name}") / MANIFEST for name in names}
+    releases = {f"release {n}": sha256(path) for n, path in manifests.items() if path.exists()}
     further = json.loads((study.path("evaluation") / FURTHER).read_text())
     everyone = [*cohort.split.train, *cohort.split.validation, *cohort.split.test]
     return Report(

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from medkd.config import Config
+from medkd.data.preprocess import SAME_SPACING
 from medkd.models.stock import definition_of
 from medkd.options import LARGEST_LABEL, PreprocessOptions
 from medkd.study import write_atomic
@@ -144,22 +145,45 @@ def _preprocessing(config: Config) -> list[dict[str, Any]]:
     steps = [*_loading(options)]
     if config.dims == 3 and options.orientation:
         steps.append(_on("image", "Orientationd", axcodes=options.orientation, labels=None))
-    if options.spacing_mm:
-        steps.append(
-            _on(
-                "image",
-                "Spacingd",
-                pixdim=list(options.spacing_mm),
-                mode="bilinear",
-                padding_mode="border",
-                align_corners=True,  # first and last centres meet, as in preprocess
-            )
-        )
+    if options.spacing_mm and not options.size:
+        steps += _resampling(options.spacing_mm)
     if options.size:
         size = list(options.size)
         kind = {2: "bilinear", 3: "trilinear"}[config.dims]
         steps.append(_on("image", "Resized", spatial_size=size, mode=kind, align_corners=True))
     return steps + _intensity(options, config.dims)
+
+
+def _resampling(spacing_mm: Sequence[float]) -> list[dict[str, Any]]:
+    """Return what lays the grid of ``preprocess``: first and last centres of each axis meet.
+
+    ``Spacingd`` keeps the spacing to the letter instead, and misses the last centre. ``grid`` is an
+    empty image that has shape and affine; the way back is that of ``ResampleToMatchd``.
+    """
+    sizes = (
+        f"[n if abs(s / t - 1) < {SAME_SPACING} else max(1, round((n - 1) * s / t) + 1) "
+        f"for n, s, t in zip(x.shape[1:], x.pixdim.tolist(), {list(spacing_mm)})]"
+    )
+    steps = (
+        "[(n - 1) / (m - 1) if n > 1 and m > 1 else n / m for n, m in zip(x.shape[1:], sizes)]"
+        " + [1] * (len(x.affine) - len(sizes))"
+    )
+    # an @ would be a reference of MONAI's
+    affine = f"x.affine.matmul(torch.diag(torch.tensor({steps}, dtype=x.affine.dtype)))"
+    empty = f"monai.data.MetaTensor(torch.zeros(1).expand(1, *sizes), affine={affine})"
+    return [
+        _on("image", "CopyItemsd", names="grid"),
+        _on("grid", "Lambdad", func=f"$lambda x: (lambda sizes: {empty})({sizes})"),
+        _on(
+            "image",
+            "ResampleToMatchd",
+            key_dst="grid",
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+        ),
+        _on("grid", "DeleteItemsd"),
+    ]
 
 
 def _loading(options: PreprocessOptions) -> list[dict[str, Any]]:

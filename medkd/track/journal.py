@@ -1,6 +1,7 @@
 """Journal: everything a study reports, one JSON line an event, in the study's folder.
 
-An event is ``{"run", "kind", "time_ms", "values"}``, with a ``step`` where ``kind`` is "metrics".
+An event is ``{"run", "kind", "time_ms", "values"}``, with a ``step`` where ``kind`` is "metrics"
+or "image".
 The first one names the study and holds the random key that its runs are found by. NaN and infinity
 are no JSON numbers, and MLflow would store infinity as 1.8e308 and ruin the chart: such a metric
 is null, its name is listed under ``not_finite``, and no store ever receives it.
@@ -66,7 +67,7 @@ class Journal:
         The file is opened anew and written by a single call, so an event that was appended
         outlives the process, and one that was torn stays a line of its own.
         """
-        event = {"run": run, "kind": kind, "time_ms": time.time_ns() // 1_000_000, **more}
+        event = {"run": run, "kind": kind, "time_ms": _now_ms(), **more}
         line = json.dumps(event | {"values": values}, default=str).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,11 +90,7 @@ class JournalTracker:
 
     def metrics(self, values: Mapping[str, float | int], *, step: int) -> None:
         """Append figures at a step."""
-        figures = {key: float(value) for key, value in values.items()}
-        absent = [key for key, value in figures.items() if not math.isfinite(value)]
-        kept = {key: None if key in absent else value for key, value in figures.items()}
-        more = {"not_finite": absent} if absent else {}
-        self._append("metrics", kept, step=step, **more)
+        self._metrics(values, step=step)
 
     def artifact(self, path: PurePath, *, folder: str = "") -> None:
         """Append the path of a file or folder, relative to the study's folder.
@@ -101,9 +98,11 @@ class JournalTracker:
         Raises:
             ValueError: an absolute path that is not below the study's folder.
         """
-        if path.is_absolute():
-            path = path.relative_to(self.journal.path.parent.absolute())
-        self._append("artifact", {"path": path.as_posix(), "folder": folder})
+        self._append("artifact", {"path": self._within(path), "folder": folder})
+
+    def image(self, path: PurePath, *, name: str, step: int) -> None:
+        """Append the path of a picture, as of ``artifact``, its name and its step."""
+        self._append("image", {"path": self._within(path), "name": name}, step=step)
 
     def dataset(self, name: str, *, digest: str, context: str) -> None:
         """Append a data set by name and digest; no path."""
@@ -113,11 +112,24 @@ class JournalTracker:
         """Append labels."""
         self._append("tags", {key: str(value) for key, value in values.items()})
 
-    def release(self, name: str, *, digest: str, tags: Mapping[str, str], description: str) -> None:
-        """Append a release: its registered model, its digest and what it was made from."""
+    def release(
+        self,
+        name: str,
+        *,
+        digest: str,
+        tags: Mapping[str, str],
+        description: str,
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
+        """Append a release: its registered model, its digest, its figures and its lineage."""
+        # of one moment, for a store tells points of a run and of its model apart by their time
+        now, figures = {"time_ms": _now_ms()}, dict(figures or {})
+        if figures:
+            self._metrics(figures, step=0, **now)
         tags = {key: str(value) for key, value in tags.items()}
         values = {"name": name, "digest": digest, "tags": tags, "description": description}
-        self._append("release", values)
+        finite = {key: value for key, value in figures.items() if math.isfinite(value)}
+        self._append("release", values | {"figures": finite}, **now)
 
     def alias(self, name: str, *, digest: str, alias: str) -> None:
         """Append that the release of this digest is now called by an alias."""
@@ -126,6 +138,17 @@ class JournalTracker:
     def status(self, status: Status) -> None:
         """Append how the run stands."""
         self._append("status", {"status": status})
+
+    def _metrics(self, values: Mapping[str, float | int], **more: object) -> None:
+        figures = {key: float(value) for key, value in values.items()}
+        absent = [key for key, value in figures.items() if not math.isfinite(value)]
+        kept = {key: None if key in absent else value for key, value in figures.items()}
+        self._append("metrics", kept, **more, **({"not_finite": absent} if absent else {}))
+
+    def _within(self, path: PurePath) -> str:
+        if path.is_absolute():
+            path = path.relative_to(self.journal.path.parent.absolute())
+        return path.as_posix()
 
     def _append(self, kind: str, values: Mapping[str, Any], **more: object) -> None:
         self.journal.append(self.name, kind, values, **more)
@@ -145,6 +168,10 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[Event, int]]:
             event = _parse(line) if line.endswith(b"\n") else None
             if event is not None:
                 yield event, offset
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _parse(line: bytes) -> Event | None:

@@ -1,4 +1,4 @@
-"""MLflow: the store that mirrors a study's journal; only this file and models.py know MLflow.
+"""MLflow: the store that mirrors a study's journal; only this file, models.py and pages.py know it.
 
 A study is a parent run with one nested run a role, in the experiment ``medkd/<experiment>``. Runs
 are found by their tags ``medkd.study`` (the journal's key) and ``medkd.role``. Everything is
@@ -6,12 +6,12 @@ replayed with the time at which it happened, and a store keeps one point a name,
 value, so sending twice changes nothing.
 """
 
-import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,11 +22,22 @@ from medkd.extras import require
 from medkd.track.journal import STUDY_RUN, Event, read
 from medkd.track.ledger import Ledger
 from medkd.track.models import Models
+from medkd.track.pages import (
+    IMAGES_TAG,
+    KEY_LIMIT,
+    VIEW,
+    experiment_note,
+    experiment_tags,
+    key_of,
+    lay_out,
+    new_note,
+)
 
-STUDY_TAG, ROLE_TAG = "medkd.study", "medkd.role"
+STUDY_TAG, ROLE_TAG, VERDICT_TAG = "medkd.study", "medkd.role", "medkd.verdict"
+STUDIES_TOLD = 50  # in the description of an experiment, the latest first
 
 # what MLflow 3 accepts, and how much fits into one request of 1 MB when every character is escaped
-KEY_LIMIT, PARAM_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 250, 6000, 8000, 36
+PARAM_LIMIT, TAG_LIMIT, DIGEST_LIMIT = 6000, 8000, 36
 METRICS_AT_ONCE, TEXTS_AT_ONCE, EVENTS_AT_ONCE = 1000, 20, 500
 
 # MLflow writes these by itself elsewhere; they name a person or a path
@@ -45,14 +56,6 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-
-# The view that ``medkd ui`` names: a row a model, the best Dice (or AUROC) first. MLflow keeps a
-# shared view as a tag of the experiment, and lists nested runs on a par once they are sorted.
-VIEW = "medkd"
-_VIEW_COLUMNS = (
-    *("dice", "auroc", "nsd", "hd95_mm", "balanced_accuracy", "sensitivity", "ece"),
-    *("latency_p50_ms", "network_ms", "parameters", "peak_memory_mib"),
-)
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -127,6 +130,7 @@ def _send_all(ledger: Ledger) -> int:
     lacked, events = ledger.pending(), ledger.rest()
     while chunk := list(islice(events, EVENTS_AT_ONCE)):
         store.send([event for event, _ in chunk])
+        store.tell(event for event, _ in chunk)
         ledger.remember(chunk[-1][1], store.runs)
     return lacked
 
@@ -158,7 +162,7 @@ class _Store:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             place = _artifacts_of(uri)
-            return self._client.create_experiment(name, place, _experiment_tags(self._study))
+            return self._client.create_experiment(name, place, experiment_tags(self._study))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id
@@ -174,6 +178,21 @@ class _Store:
             for event in mine:
                 self._send_reference(run, event)
             self._send_status(run, mine)
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """Bring the experiment's description up to date where a study began or got a verdict."""
+        if not any(e["kind"] == "study" or VERDICT_TAG in e["values"] for e in events):
+            return
+        found = self._client.search_runs(
+            [self._experiment],
+            f"tags.`{ROLE_TAG}` = '{STUDY_RUN}'",
+            order_by=["attributes.start_time DESC"],
+            max_results=STUDIES_TOLD,
+        )
+        told = [(run.info.run_name, run.data.tags.get(VERDICT_TAG, "")) for run in found]
+        tags = self._client.get_experiment(self._experiment).tags
+        for key, text in new_note(experiment_note(told), tags).items():
+            self._client.set_experiment_tag(self._experiment, key, text)
 
     def _run(self, role: str, *, since: int) -> str:
         """Return the id of a role's run, made on first use; no start_run, which adds user tags."""
@@ -203,7 +222,7 @@ class _Store:
 
     def _send_metrics(self, run: str, events: Sequence[Event]) -> None:
         points = [
-            self._entities.Metric(_key(key), value, event["time_ms"], event["step"])
+            self._entities.Metric(key_of(key), value, event["time_ms"], event["step"])
             for event in events
             if event["kind"] == "metrics"
             for key, value in event["values"].items()
@@ -226,6 +245,7 @@ class _Store:
         """Send what travels alone; other kinds travel in batches."""
         senders = {
             "artifact": self._send_artifact,
+            "image": self._send_image,
             "dataset": self._send_dataset,
             "release": self._send_release,
             "alias": self._send_alias,
@@ -243,13 +263,26 @@ class _Store:
         self._models.alias(event["values"], time_ms=event["time_ms"])
 
     def _send_artifact(self, run: str, event: Event) -> None:
-        values = event["values"]
-        path = (self._folder / values["path"]).resolve()
-        if not path.exists() or not path.is_relative_to(self._folder):
-            _log.warning("%s: not a file of this study any more, not sent", values["path"])
-            return
-        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        log(run, str(path), _key(values["folder"]) if values["folder"] else None)
+        path, folder = self._file(event), event["values"]["folder"]
+        if path is not None:
+            log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            log(run, str(path), key_of(folder) if folder else None)
+
+    def _send_image(self, run: str, event: Event) -> None:
+        path = self._file(event)
+        if path is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                lay_out(path, Path(folder), name=key_of(event["values"]["name"]), event=event)
+                self._client.log_artifacts(run, folder, "images")
+            self._client.set_tag(run, IMAGES_TAG, "true")
+
+    def _file(self, event: Event) -> Path | None:
+        """Return the file or folder that an event speaks of, if the study still has it."""
+        path = (self._folder / event["values"]["path"]).resolve()
+        if path.exists() and path.is_relative_to(self._folder):
+            return path
+        _log.warning("%s: not a file of this study any more, not sent", event["values"]["path"])
+        return None
 
     def _send_dataset(self, run: str, event: Event) -> None:
         values = event["values"]
@@ -300,25 +333,6 @@ def views(uri: str) -> dict[str, str]:
     }
 
 
-def _experiment_tags(study: Mapping[str, str]) -> dict[str, str]:
-    view = {
-        "orderByKey": f"metrics.`{study.get('ranked_by', 'final/dice')}`",
-        "orderByAsc": False,
-        "searchFilter": "",
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "modelVersionFilter": "All Runs",
-        "datasetsFilter": [],
-        "selectedColumns": [f"metrics.`final/{name}`" for name in _VIEW_COLUMNS]
-        + ["tags.`medkd.verdict`"],
-        "runsExpanded": {},
-        "runsPinned": [],
-        "runsHidden": [],
-    }
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    return kind | {f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
-
-
 def _study_of(journal: Path) -> Mapping[str, str]:
     first = next((event for event, _ in read(journal)), None)
     if first is None or first["kind"] != "study":
@@ -330,18 +344,7 @@ def _texts(events: Sequence[Event], kind: str, limit: int) -> Iterator[tuple[str
     for event in events:
         if event["kind"] == kind:
             for key, text in event["values"].items():
-                yield _key(key), _cut(text, limit)
-
-
-def _key(name: str) -> str:
-    """Write a name in MLflow's alphabet, as a path that a file system could hold.
-
-    Example:
-        >>> _key("/dice//anterior (95 %)/..")
-        'dice/anterior _95 __'
-    """
-    parts = re.sub(r"[^/\w.\- ]", "_", name)[:KEY_LIMIT].split("/")
-    return "/".join(part for part in parts if part.strip(".")) or "_"
+                yield key_of(key), _cut(text, limit)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medkd.extras import require
+from medkd.track.pages import key_of
 
 RELEASE_TAG, TEACHER_TAG = "medkd.release", "medkd.teacher_run"
 CANDIDATE, REVIEWED = "candidate", "reviewed"
@@ -35,6 +36,7 @@ class Models:
         for key, text in tags.items():
             self._client.set_model_version_tag(name, version, key, text)
         self._client.update_model_version(name, version, values["description"])
+        self._link(values, run=run, time_ms=time_ms)
         self._move(name, version, CANDIDATE, time_ms)
 
     def alias(self, values: Mapping[str, str], *, time_ms: int) -> None:
@@ -68,15 +70,24 @@ class Models:
         )
         return str(made.version)
 
+    def _link(self, values: Mapping[str, Any], *, run: str, time_ms: int) -> None:
+        """Let the model's page show the figures that its run was told at that time."""
+        entities = require("mlflow.entities", extra="train")
+        model = self._logged(run, values["digest"])
+        if model is None:  # somebody has deleted it
+            return
+        points = [
+            entities.Metric(key_of(key), value, time_ms, 0, model_id=model.model_id)
+            for key, value in values.get("figures", {}).items()
+        ]
+        if points:
+            self._client.log_batch(run, metrics=points)
+
     def _external(self, name: str, run: str, tags: Mapping[str, str]) -> Any:  # noqa: ANN401
         """Return the external model of a release, made on first use."""
         models = require("mlflow.models.utils", extra="train")
         is_external = require("mlflow.utils.mlflow_tags", extra="train").MLFLOW_MODEL_IS_EXTERNAL
-        found = self._client.search_logged_models(
-            [self._experiment], f"tags.`{RELEASE_TAG}` = '{tags[RELEASE_TAG]}'"
-        )
-        mine = [model for model in found if model.source_run_id == run]
-        model = next(iter(mine), None) or self._client.create_logged_model(
+        model = self._logged(run, tags[RELEASE_TAG]) or self._client.create_logged_model(
             self._experiment, name, run, {**tags, is_external: "true"}
         )
         if model.status != "READY":
@@ -85,6 +96,12 @@ class Models:
                 self._client.log_model_artifacts(model.model_id, folder)
             self._client.finalize_logged_model(model.model_id, "READY")
         return model
+
+    def _logged(self, run: str, digest: str) -> Any:  # noqa: ANN401
+        found = self._client.search_logged_models(
+            [self._experiment], f"tags.`{RELEASE_TAG}` = '{digest}'"
+        )
+        return next((model for model in found if model.source_run_id == run), None)
 
     def _version(self, name: str, digest: str) -> str | None:
         found = self._client.search_model_versions(f"name = '{name}'")

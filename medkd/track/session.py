@@ -2,8 +2,8 @@
 
 import json
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -18,10 +18,22 @@ from medkd.study import Study, digest, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal, read
 from medkd.track.mirror import Mirror
 from medkd.track.models import REVIEWED
+from medkd.track.pages import NOTE_TAG, table_tag
 from medkd.track.signoff import refuse_unready, released_name, releases
+from medkd.track.story import (
+    BEGINNINGS,
+    cases_table,
+    describe,
+    describe_release,
+    describe_role,
+    final_figures,
+    further_figures,
+)
+from medkd.track.system import SystemMetrics
 from medkd.track.tracker import Status, Tracker
-from medkd.types import Role, Task, temperatures
+from medkd.types import Role, Task
 
+CASES_FILE = "cases.json"  # of each run, so that those of several stand side by side
 REPORT_TAG = "medkd.report"  # the digest of the report that a study's run shows
 OPTIONS_FILE = "options.yaml"  # config.yaml as MLflow may see it: without the paths of this machine
 
@@ -40,14 +52,24 @@ class Runs:
             ranked_by=f"final/{'dice' if config.task is Task.SEGMENTATION else 'auroc'}",
         )
         self._begun: set[str] = set()
+        self.system = self._system()
 
     def __getitem__(self, run: str) -> Tracker:
         tracker = self._journal.run(run)
         if run not in self._begun:
             self._begun.add(run)
+            if run in BEGINNINGS and run not in self._last("status", "status"):
+                tracker.tags({NOTE_TAG: BEGINNINGS[Role(run)]})
             tracker.status("RUNNING")
             tracker.artifact(Path(OPTIONS_FILE))
         return tracker
+
+    def _system(self) -> SystemMetrics | None:
+        """Return what samples the machine, where the config asks for it."""
+        asked = self._study.config.track
+        tracker = self._journal.run(STUDY_RUN)
+        every_s = asked.sample_every_s
+        return SystemMetrics(tracker, every_s=every_s) if asked.system_metrics else None
 
     def begin(self) -> None:
         """Say what this study is; what a process that was killed left running was killed."""
@@ -65,38 +87,64 @@ class Runs:
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """Send nothing meanwhile, so that what is being timed has the machine for itself."""
-        self._mirror.pause()
+        disturbing: list[Mirror | SystemMetrics] = [self._mirror]
+        disturbing += [self.system] if self.system else []
+        for each in disturbing:
+            each.pause()
         try:
             yield
         finally:
-            self._mirror.resume()
+            for each in disturbing:
+                each.resume()
 
     def results(self, report: Report) -> None:
         """Tell every role's figures on the test split, its pictures and the verdict, once."""
         identity, known = digest(report.model_dump_json()), self._last("status", "status")
         if self._last("tags", REPORT_TAG).get(STUDY_RUN) == identity:
             return
+        released = releases(self._study, report)
         data = report.card["name"] if report.card else Path(self._study.config.data.source).stem
         for role, result in report.roles.items():
             # a run that has ended stays so; its figures come on top
             tracker = self._journal.run(role) if role in known else self[role]
-            tracker.metrics(final_figures(result, report.classes), step=0)
+            if role not in released:
+                tracker.metrics(final_figures(result, report.classes), step=0)
             tracker.tags({"medkd.model": result.model["name"]})
+            tracker.tags({NOTE_TAG: describe_role(report, role)} | table_tag(CASES_FILE))
+            tracker.artifact(self._write_cases(result))
             tracker.dataset(data, digest=report.split["test"].digest, context="test")
             tracker.artifact(Path(f"evaluation/reliability-{role}.png"), folder="calibration")
             for overlay in report.overlays:
                 tracker.artifact(Path(overlay.path), folder="overlays")
-        for role, release in releases(self._study, report).items():
-            self._journal.run(role).tags(release["tags"])
-            self._journal.run(role).release(**release, description=describe(report))
+        for name, release in released.items():
+            figures = self._figures_of(name, report)
+            if name not in report.roles and name not in known:
+                self[name].tags({NOTE_TAG: describe_release(report, name)})
+            self._journal.run(name).tags(release["tags"])
+            text = describe(report)
+            self._journal.run(name).release(**release, description=text, figures=figures)
         self._journal.run(Role.STUDENT).tags({"medkd.verdict": report.verdict})
         study = self._journal.run(STUDY_RUN) if STUDY_RUN in known else self[STUDY_RUN]
-        study.tags({"medkd.verdict": report.verdict, "mlflow.note.content": describe(report)})
+        study.tags({"medkd.verdict": report.verdict, NOTE_TAG: describe(report)})
         for name, part in report.split.items():
             study.dataset(data, digest=part.digest, context=name)
         study.dataset(data, digest=report.digests["data set"], context="all")
         study.artifact(SHARED)
         study.tags({REPORT_TAG: identity})
+
+    def _figures_of(self, release: str, report: Report) -> dict[str, float]:
+        """Return ``final/*`` of a release, by its name."""
+        if release in report.roles:
+            return final_figures(report.roles[Role(release)], report.classes)
+        measured = [further_figures(p) for p in report.releases if p.name == release]
+        return measured[0] if measured else {}
+
+    def _write_cases(self, result: RoleResult) -> Path:
+        """Write the figures of a role's test cases where they stay; return the file."""
+        path = self._study.folder / "cases" / result.role / CASES_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, cases_table(result.cases))
+        return path.relative_to(self._study.folder)
 
     def reviewed(self, report: Report) -> None:
         """Tell that the student's release is the reviewed one now."""
@@ -126,7 +174,7 @@ def tracked(study: Study) -> Iterator[Runs]:
     mirror = Mirror(study.folder)
     runs = Runs(study, mirror)
     runs.begin()
-    with mirror:
+    with mirror, runs.system or nullcontext():
         try:
             yield runs
         except (KeyboardInterrupt, SystemExit):
@@ -157,29 +205,6 @@ def sign_off(study: Study, report: Report) -> None:
         runs.results(report)
         runs.reviewed(report)
         runs.end("FINISHED")
-
-
-def final_figures(result: RoleResult, classes: Sequence[str]) -> dict[str, float]:
-    """Return ``final/*``: what to sort and compare runs by."""
-    figures = {name: interval.value for name, interval in result.headline.items()}
-    figures |= {name: interval.value for name, interval in result.per_class.items()}
-    figures |= {name: float(count) for name, count in result.failures.items()}
-    figures |= result.costs
-    if result.temperature is not None:
-        figures |= temperatures(result.temperature, classes, "temperature")
-    return {f"final/{name}": float(value) for name, value in figures.items()}
-
-
-def describe(report: Report) -> str:
-    """Return the study in Markdown: verdict, reasons and the three rows."""
-    names = list(next(iter(report.roles.values())).headline)
-    lines = [f"## {report.verdict}", "", *(f"- {reason}" for reason in report.reasons), ""]
-    lines += [f"| | {' | '.join(names)} | p50 ms |", "|---" * (len(names) + 2) + "|"]
-    for role, result in report.roles.items():
-        cells = [f"{result.headline[name].value:.3f}" for name in names]
-        p50 = f"{result.latency.file_to_file_ms.p50:.1f}" if result.latency else ""
-        lines.append(f"| {role} | {' | '.join(cells)} | {p50} |")
-    return "\n".join(lines)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

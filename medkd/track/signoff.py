@@ -8,7 +8,7 @@ import medkd
 from medkd.errors import StudyError
 from medkd.results import Report, Verdict
 from medkd.study import Study, digest, sha256
-from medkd.types import Role
+from medkd.types import Role, Variant
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
@@ -36,16 +36,17 @@ def refuse_unready(study: Study, report: Report) -> None:
         )
 
 
-def releases(study: Study, report: Report) -> dict[Role, dict[str, Any]]:
-    """Return what a registry is told of each release, by role."""
+def releases(study: Study, report: Report) -> dict[str, dict[str, Any]]:
+    """Return what a registry is told of each release, by its name: ``student-int8``."""
+    names = [variant.of(role) for role in report.roles for variant in Variant]
     return {
-        role: {
-            "name": released_name(study, role),
-            "digest": report.digests[f"release {role}"],
+        name: {
+            "name": released_name(study, name),
+            "digest": report.digests[f"release {name}"],
             "tags": lineage(report),
         }
-        for role in report.roles
-        if f"release {role}" in report.digests
+        for name in names
+        if f"release {name}" in report.digests
     }
 
 
@@ -61,9 +62,9 @@ def lineage(report: Report) -> dict[str, str]:
     }
 
 
-def released_name(study: Study, role: Role) -> str:
-    """Return the registered model of a role; studies of one experiment are versions of it."""
-    return f"{study.config.study.experiment or study.config.study.name}-{role}"
+def released_name(study: Study, release: str) -> str:
+    """Return the registered model of a release; studies of one experiment are versions of it."""
+    return f"{study.config.study.experiment or study.config.study.name}-{release}"
 
 
 def code_version() -> str:

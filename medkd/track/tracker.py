@@ -24,6 +24,9 @@ class Tracker(Protocol):
         It is read later, so ``path`` is where it stays, not where it is being written.
         """
 
+    def image(self, path: PurePath, *, name: str, step: int) -> None:
+        """Report a picture of the study (a file, as of ``artifact``) that changes with steps."""
+
     def dataset(self, name: str, *, digest: str, context: str) -> None:
         """Report which data the run saw (``digest``) and what for (``context``: "training")."""
 
@@ -44,6 +47,9 @@ class NullTracker:
         """Forget."""
 
     def artifact(self, path: PurePath, *, folder: str = "") -> None:
+        """Forget."""
+
+    def image(self, path: PurePath, *, name: str, step: int) -> None:
         """Forget."""
 
     def dataset(self, name: str, *, digest: str, context: str) -> None:
@@ -76,6 +82,10 @@ class Prefixed:
         """Report a file under ``<prefix>/<folder>``."""
         self.tracker.artifact(path, folder=f"{self.prefix}/{folder}".rstrip("/"))
 
+    def image(self, path: PurePath, *, name: str, step: int) -> None:
+        """Report a picture as ``<prefix>/<name>``."""
+        self.tracker.image(path, name=f"{self.prefix}/{name}", step=step)
+
     def dataset(self, name: str, *, digest: str, context: str) -> None:
         """Report a data set."""
         self.tracker.dataset(name, digest=digest, context=context)
@@ -104,6 +114,7 @@ class RecordingTracker:
     recorded_params: dict[str, object] = field(default_factory=dict)
     recorded_metrics: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     recorded_artifacts: list[tuple[str, str]] = field(default_factory=list)
+    recorded_images: list[tuple[str, str, int]] = field(default_factory=list)
     recorded_datasets: list[dict[str, Any]] = field(default_factory=list)
     recorded_tags: dict[str, str] = field(default_factory=dict)
     statuses: list[Status] = field(default_factory=list)
@@ -119,6 +130,10 @@ class RecordingTracker:
     def artifact(self, path: PurePath, *, folder: str = "") -> None:
         """Keep a path and the folder it is shown under."""
         self.recorded_artifacts.append((str(path), folder))
+
+    def image(self, path: PurePath, *, name: str, step: int) -> None:
+        """Keep a path, its name and its step."""
+        self.recorded_images.append((str(path), name, step))
 
     def dataset(self, name: str, *, digest: str, context: str) -> None:
         """Keep a data set."""

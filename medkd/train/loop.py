@@ -48,6 +48,7 @@ class Fit:
         seed: of the network's own draws.
         epoch_steps: steps that make one pass over the training cases.
         cases: ids of the cases in the batch of a step, to name them when it goes wrong.
+        show: draws what a network answers, after a validation that followed so many steps.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Fit:
     seed: int
     epoch_steps: int
     cases: Callable[[int], Sequence[str]] = lambda _: ()
+    show: Callable[[nn.Module, int], None] = lambda *_: None
 
 
 def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
@@ -246,6 +248,7 @@ def _validate(state: _State, run: Fit, step: int) -> None:
     figures = run.validate(network.eval())
     run.tracker.metrics({f"validation/{k}": v for k, v in figures.items()}, step=step + 1)
     say_validation(run.name, step + 1, figures)
+    run.show(network, step + 1)
     name, score = next(iter(figures.items()))
     if math.isnan(score):
         raise TrainingError(

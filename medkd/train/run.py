@@ -1,5 +1,6 @@
 """Run: train the networks of a study: teacher folds, baseline, distilled student."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,12 +33,14 @@ from medkd.track.tracker import NullTracker, Prefixed, Tracker
 from medkd.train import distributed
 from medkd.train.admit import admit
 from medkd.train.loop import Fit, fit
+from medkd.train.preview import draw_preview, is_shown
 from medkd.train.soften import open_soft_targets
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.train.validate import fitted_temperature, validation_figures
-from medkd.types import Case, temperatures
+from medkd.types import Case, Task, temperatures
 
 STUDENTS = ("baseline", "student")
+_log = logging.getLogger(__name__)
 
 
 def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Path]:
@@ -247,8 +250,22 @@ class _Job:
             seed=seed,
             epoch_steps=max(1, len(self.samples) // options.batch),
             cases=lambda step: [dataset.case_of(i) for i in dataset.indices_of(step)],
+            show=self._show,
         )
         return model, fit(model, options, fitting)
+
+    def _show(self, network: nn.Module, step: int) -> None:
+        """Track a picture of what the network answers; one that fails costs no training."""
+        train = self.config.trained_in(self.name)[1]
+        if self.config.task is not Task.SEGMENTATION or not is_shown(step, train):
+            return
+        path = self.config.folder / "previews" / self.name / f"{step:07d}.png"
+        try:
+            draw_preview(path, network, self.validation, self.config)
+        except OSError as error:
+            _log.warning("%s: not drawn: %s", path, error)
+            return
+        self.tracker.image(path.relative_to(self.config.folder), name="validation", step=step)
 
 
 def _parameters(config: Config, name: str, model: nn.Module, cases: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from medkd.device import load
 from medkd.device.answer import How, answer, answer_file, write_probabilities
 from medkd.device.guard import describe, fit_guard
 from medkd.device.manifest import MANIFEST
-from medkd.errors import DataError, ReleaseError
+from medkd.errors import DataError, MissingExtraError, ReleaseError
 from medkd.types import Volume
 
 AFFINE = np.array([[0, -1.5, 0, 5], [2, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1.0]])
@@ -198,12 +198,17 @@ def test_probabilities_come_back_from_their_table(tmp_path, name):
     ]
 
 
-WITHOUT_TRAINING_LIBRARIES = """
+ON_A_DEVICE = """
 import sys
+
+OF_EXTRAS = {
+    *("torch", "monai", "mlflow", "albumentations", "scipy"),
+    *("highdicom", "pynetdicom", "gdcm", "pylibjpeg", "openjpeg", "rle", "jpeg_ls"),
+}
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "monai", "mlflow", "albumentations", "scipy"}:
+        if name.partition(".")[0] in OF_EXTRAS:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refuse())
@@ -228,12 +233,12 @@ main()
 
 
 def on_a_device(code, *arguments):
-    command = [sys.executable, "-c", WITHOUT_TRAINING_LIBRARIES + code, *map(str, arguments)]
+    command = [sys.executable, "-c", ON_A_DEVICE + code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("how", [[IN_PYTHON], [BY_COMMAND, "predict"]], ids=["python", "command"])
-def test_a_device_needs_no_training_library(release_3d, folder, tmp_path, how):
+def test_a_device_needs_no_library_of_an_extra(release_3d, folder, tmp_path, how):
     done = on_a_device(*how, release_3d, folder / "a.nii.gz", tmp_path / "mask.nii.gz")
     assert done.returncode == 0, done.stderr
     expected = load(release_3d).predict(nifti.read(folder / "a.nii.gz")).mask
@@ -325,6 +330,18 @@ def test_a_dicom_study_gets_segmentations_named_after_its_folders(
     assert made.Modality == "SEG"
     said = json.loads((tmp_path / "out" / "visit" / "t1.json").read_text())
     assert set(said["volumes_ml"]) == {"organ", "lesion"}
+
+
+def test_without_the_extra_a_device_reads_dicom_and_says_what_writes_it(
+    release_3d, write_series, tmp_path
+):
+    series = write_series(tmp_path / "one")
+    done = on_a_device(BY_COMMAND, "predict", release_3d, series, tmp_path / "out")
+    assert done.returncode == MissingExtraError.exit_code
+    assert "highdicom is not installed; pip install '.[dicom]'" in done.stderr
+    done = on_a_device(BY_COMMAND, "predict", release_3d, series, tmp_path / "out", "--nifti")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "one.nii.gz").exists()
 
 
 def test_dicom_images_get_nifti_where_that_is_asked_for(release_3d, write_series, tmp_path):

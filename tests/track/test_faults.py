@@ -70,6 +70,9 @@ class Timed:
     def artifact(self, path, *, folder=""):
         self._timed("artifact", path, folder=folder)
 
+    def image(self, path, *, name, step):
+        self._timed("image", path, name=name, step=step)
+
     def dataset(self, name, *, digest, context):
         self._timed("dataset", name, digest=digest, context=context)
 
@@ -136,7 +139,10 @@ def assert_nothing_is_missing(folder, stored, uri):
             stored_points = client.get_metric_history(run.info.run_id, name)
             assert sorted((m.step, m.timestamp, m.value) for m in stored_points) == sorted(points)
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert {event["values"]["path"] for event in told["artifact"]} == files
+        pictures = {"images"} if told["image"] else set()
+        assert {event["values"]["path"] for event in told["artifact"]} | pictures == files
+        shown = client.list_artifacts(run.info.run_id, "images") if told["image"] else []
+        assert len(shown) == 2 * len(told["image"]), "a picture and its small copy, once"
         inputs = {
             (i.dataset.name, i.dataset.digest, i.tags[0].value) for i in run.inputs.dataset_inputs
         }
@@ -221,14 +227,25 @@ def test_a_server_that_is_absent(disturbed, absent, server, stored, caplog):
     assert_nothing_is_missing(folder, stored, server.uri)
 
 
-def test_a_server_that_is_killed_midway(disturbed, server, stored, caplog):
-    def kill(folder):
-        wait_until(lambda: has_begun(folder, server.uri))
-        server.kill()
+@pytest.fixture
+def killed_midway(disturbed, caplog):
+    """Return a runner of the training against a server that dies of it; the study's folder."""
 
-    with caplog.at_level(logging.WARNING):
-        folder = disturbed(server.uri, midway=kill)
-    assert "events did not reach MLflow" in caplog.text
+    def run(server):
+        def kill(folder):
+            wait_until(lambda: has_begun(folder, server.uri))
+            server.kill()
+
+        with caplog.at_level(logging.WARNING):
+            folder = disturbed(server.uri, midway=kill)
+        assert "events did not reach MLflow" in caplog.text
+        return folder
+
+    return run
+
+
+def test_a_server_that_is_killed_midway(killed_midway, server, stored):
+    folder = killed_midway(server)
     server.start()
     assert sync(folder, uri=server.uri).pending == 0
     assert_nothing_is_missing(folder, stored, server.uri)
@@ -307,16 +324,9 @@ def assert_candidate(folder, client):
     assert version.tags["medkd.release"] == key_of(folder)
 
 
-def test_a_server_on_postgresql_that_is_killed_midway(disturbed, postgres, serve, stored, caplog):
+def test_a_server_on_postgresql_that_is_killed_midway(killed_midway, postgres, serve, stored):
     server = serve(store=postgres)
-
-    def kill(folder):
-        wait_until(lambda: has_begun(folder, server.uri))
-        server.kill()
-
-    with caplog.at_level(logging.WARNING):
-        folder = disturbed(server.uri, midway=kill)
-    assert "events did not reach MLflow" in caplog.text
+    folder = killed_midway(server)
     add_release(folder)
     server.start()
     for _ in range(2):

@@ -17,9 +17,11 @@ def client_of(uri):
     return mlflow.MlflowClient(tracking_uri=uri)
 
 
-def release(journal, *, digest="a" * 64, verdict="NOT READY"):
+def release(journal, *, digest="a" * 64, verdict="NOT READY", figures=None):
     tags = {"medkd.data": "d1", "medkd.verdict": verdict}
-    journal.run("student").release(NAME, digest=digest, tags=tags, description=f"## {verdict}")
+    text = f"## {verdict}"
+    run = journal.run("student")
+    run.release(NAME, digest=digest, tags=tags, description=text, figures=figures)
 
 
 def aliases(client):
@@ -44,6 +46,22 @@ def test_a_release_becomes_the_candidate_version_of_an_external_model(journal, f
     assert model.status == "READY"
     files = client.list_logged_model_artifacts(model.model_id)
     assert [file.path for file in files] == ["MLmodel"], "no weights, no pickle"
+
+
+def test_figures_are_those_of_the_run_and_of_its_model(journal, folder, uri, stored):
+    figures = {"final/dice": 0.8, "final/dice/left (%)": 0.7, "final/auroc": float("nan")}
+    release(journal, figures=figures)
+    for _ in range(2):
+        assert sync(folder, uri=uri).pending == 0
+        (folder / LEDGER_FILE).unlink()
+    client, runs = stored(uri)
+    run = runs["student"]
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    arrived = {"final/dice": 0.8, "final/dice/left ___": 0.7}
+    assert {metric.key: metric.value for metric in model.metrics} == arrived == run.data.metrics
+    assert len(model.metrics) == len(arrived)
+    assert {metric.run_id for metric in model.metrics} == {run.info.run_id}
+    assert len(client.get_metric_history(run.info.run_id, "final/dice")) == 1
 
 
 def test_sending_again_makes_no_second_version_and_brings_tags_up_to_date(

@@ -20,11 +20,12 @@ def test_every_tracker_takes_everything_and_answers_nothing(tracker):
         tracker.params({"lr": 0.1, "shape": (3, 3), "path": PurePath("a")}),
         tracker.metrics({"loss": 1.0, "misses": 3, "auroc": float("nan")}, step=1),
         tracker.artifact(PurePath("report.html"), folder="report"),
+        tracker.image(PurePath("previews/6.png"), name="validation", step=6),
         tracker.dataset("phantom", digest="a" * 64, context="training"),
         tracker.tags({"mlflow.note.content": "**bold**"}),
         tracker.status("FINISHED"),
     ]
-    assert answers == [None] * 6
+    assert answers == [None] * 7
 
 
 def test_a_prefix_keeps_trainings_that_share_a_run_apart():
@@ -34,12 +35,14 @@ def test_a_prefix_keeps_trainings_that_share_a_run_apart():
         fold.params({"cases": 10 + number})
         fold.metrics({"train/loss": 1.0 + number}, step=5)
         fold.artifact(PurePath("a.png"), folder="worst")
+        fold.image(PurePath("a.png"), name="validation", step=5)
         fold.tags({"model": "m"})
         fold.dataset("phantom", digest="d", context="training")
         fold.status("RUNNING")
     assert tracker.recorded_params == {"fold-0/cases": 10, "fold-1/cases": 11}
     assert tracker.curve("fold-1/train/loss") == {5: 2.0}
     assert tracker.recorded_artifacts[1] == ("a.png", "fold-1/worst")
+    assert tracker.recorded_images[1] == ("a.png", "fold-1/validation", 5)
     assert "fold-0/model" in tracker.recorded_tags
     assert tracker.statuses == ["RUNNING"] * 2
 

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -36,6 +37,7 @@ from pydicom.uid import (
 from medkd.data.dicom.codestream import refuse_bombs
 from medkd.data.dicom.header import read_dataset, refusing
 from medkd.errors import DataError
+from medkd.extras import installing
 
 GDCM, GDCM_FILE = "gdcm", "gdcm, a file at once"  # pydicom keeps GDCM from 12 bits
 DECODERS = {  # pydicom's names of them
@@ -47,6 +49,7 @@ DECODERS = {  # pydicom's names of them
     RLELossless: "pylibjpeg",
 }
 ISOLATED = {GDCM, GDCM_FILE}
+LIBRARIES = {GDCM: "gdcm", GDCM_FILE: "gdcm", "pyjpegls": "jpeg_ls", "pylibjpeg": "pylibjpeg"}
 MOST_BITS_OF_PILLOW = 8
 PACKAGES = str(Path(__file__).parents[3])  # the folder that medkd lies in
 FRAME, END, ERROR = b"F", b"D", b"E"  # what the other process sends
@@ -87,6 +90,7 @@ class Decoding:
         with refusing(file):
             dataset = read_dataset(file, memory_bytes=self._memory_bytes, with_pixels=True)
             refuse_bombs(file, dataset, memory_bytes=self._memory_bytes)
+            _refuse_without_library(file, dataset)
             if _decoder(dataset) in ISOLATED:
                 yield from self._isolated(file)
             else:
@@ -136,6 +140,13 @@ def _decoded(file: Path, dataset: Dataset) -> Iterator[np.ndarray]:
             f"{file}: its pixels ({syntax.name}) cannot be decoded{why}; copy it again, or export "
             f"it uncompressed"
         ) from None
+
+
+def _refuse_without_library(file: Path, dataset: Dataset) -> None:
+    library = LIBRARIES.get(_decoder(dataset))
+    if library and find_spec(library) is None:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        raise DataError(f"{file}: its pixels ({syntax.name}) need {library}; {installing('dicom')}")
 
 
 def _decoder(dataset: Dataset) -> str:

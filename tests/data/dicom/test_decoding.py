@@ -108,3 +108,11 @@ def test_the_other_process_is_gone_afterwards(lossless):
         process = decoding._process
         assert process.poll() is None
     assert process.poll() is not None
+
+
+@pytest.mark.parametrize(("kind", "library"), [("lossless", "gdcm"), ("twelve_bits", "gdcm")])
+def test_where_a_decoder_is_not_installed_its_extra_is_named(kind, library, request, monkeypatch):
+    file = request.getfixturevalue(kind)
+    monkeypatch.setattr("medkd.data.dicom.decoding.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=rf"need {library}; pip install '\.\[dicom\]'"):
+        read(file)
