@@ -1,6 +1,8 @@
 """npz: arrays out of NumPy's zip files, whose sizes are known before anything is unpacked."""
 
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +18,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 DAMAGED = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, NotImplementedError),
     *(OverflowError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(struct.error, tokenize.TokenError),
 )
 
 
@@ -41,7 +44,8 @@ def read_arrays(
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DAMAGED as error:
-        raise DataError(f"{path}: truncated or not an npz file ({error}); copy it again") from None
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: truncated or not an npz file ({reason}); copy it again") from None
 
 
 def _size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:

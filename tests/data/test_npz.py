@@ -75,3 +75,14 @@ def test_a_truncated_file_is_refused(path, share):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"gone\.npz: no such file"):
         read_arrays(tmp_path / "gone.npz", wanted=everything)
+
+
+@pytest.mark.parametrize("header", ["{'shape': (64, 64", "{'shape': '", "(" * 99, "{\n  1\n 2"])
+def test_a_header_that_ends_within_a_bracket_is_one_error(tmp_path, header):
+    text = header.encode()
+    member = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    with zipfile.ZipFile(tmp_path / "open.npz", "w") as archive:
+        archive.writestr("train_images.npy", member)
+    with pytest.raises(DataError, match=r"open\.npz: truncated or not an npz file") as caught:
+        read_arrays(tmp_path / "open.npz", wanted=bool)
+    assert len(str(caught.value).splitlines()) == 1

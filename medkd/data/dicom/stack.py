@@ -207,15 +207,18 @@ def _uneven(along: np.ndarray) -> np.ndarray:
     """Return the places of slices whose gaps are not all the same."""
     gaps = np.diff(along)
     least = gaps[gaps < 1.5 * gaps.min()].mean()
-    numbers = np.concatenate([[0], np.cumsum(np.rint(gaps / least))])
+    steps = np.rint(gaps / least).astype(int)
+    numbers = np.concatenate([[0], np.cumsum(steps)])
     step = (along[-1] - along[0]) / numbers[-1]
     off = np.abs(along - (along[0] + step * numbers)).max()
-    if off > _tolerance_mm(step) or numbers[-1] > MOST_PLACES * len(along):
+    counts = np.unique(steps, return_counts=True)[1]
+    is_usual = counts[0] == counts.max()  # one slice out of step would fit half steps as well
+    if not is_usual or off > _tolerance_mm(step) or numbers[-1] > MOST_PLACES * len(along):
         raise DataError(
             f"its slices lie at odd distances ({_listed(along)} along their normal; gaps from "
             f"{gaps.min():.2f} to {gaps.max():.2f} mm); export the series again, or remove the case"
         )
-    return numbers.astype(int)
+    return numbers
 
 
 def _step(positions: np.ndarray, numbers: np.ndarray) -> np.ndarray:
