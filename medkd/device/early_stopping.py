@@ -18,8 +18,9 @@ def latency_bound(
     """Return the bound; None where even the slowest of so few queries is none.
 
     Example:
-        >>> latency_bound(range(1, 65)), latency_bound(range(1, 45)), latency_bound(range(43))
-        (63, 44, None)
+        >>> latencies = [float(i) for i in range(1, 65)]
+        >>> latency_bound(latencies), latency_bound(latencies[:44]), latency_bound(latencies[:43])
+        (63.0, 44.0, None)
     """
     allowed = slower_allowed(len(latencies), percentile=percentile, confidence=confidence)
     return None if allowed is None else sorted(latencies)[-1 - allowed]
