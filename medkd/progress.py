@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -13,17 +13,45 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 T = TypeVar("T")
 LINE_EVERY_S = 20.0
 
+SPACES = "\n\t\N{NO-BREAK SPACE}"
 PLAIN_WIDTH = 120  # columns where there is no terminal to ask
+
+
+class InertConsole(Console):
+    """A console on which text of others, such as a file's name, is shown and does nothing."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Yield what is drawn; characters that steer a terminal stand there as their codes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=inert(segment.text))
+
+
+def inert(text: str) -> str:
+    r"""Write the codes of characters that steer a terminal, or that nobody sees.
+
+    Example:
+        >>> print(inert("case \x1b[31m7"))
+        case \x1b[31m7
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in SPACES else one.encode("unicode_escape").decode()
+        for one in text
+    )
 
 
 def _console(*, stderr: bool) -> Console:
     probe = Console(stderr=stderr)
     width = None if probe.is_terminal else PLAIN_WIDTH
-    return Console(highlight=False, soft_wrap=True, stderr=stderr, width=width)
+    return InertConsole(highlight=False, soft_wrap=True, stderr=stderr, width=width)
 
 
 console = _console(stderr=False)

@@ -1,11 +1,17 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from medkd.results import read_report
 from medkd.track import session
 from medkd.track.journal import read
 from medkd.track.mirror import Mirror
+from medkd.track.mlflow import sync
 from medkd.track.session import Runs, tracked
 from medkd.track.story import describe, final_figures
+from tests.track.test_faults import STEPPED, assert_nothing_is_missing, key_of, wait_until
 
 
 class Unplugged(Mirror):
@@ -140,3 +146,72 @@ def test_what_was_killed_by_force_is_said_to_be_killed_at_the_next_start(study):
     told = statuses(study)
     assert [status for run, status in told if run == "baseline"] == ["RUNNING", "KILLED"]
     assert told[-1] == ("study", "FINISHED")
+
+
+ENDING = """
+import os, signal, sys
+from pathlib import Path
+from medkd.config import load
+from medkd.data.check import check
+from medkd.study import Study
+from medkd.track.session import tracked
+from medkd.train.run import train_baseline
+
+path, end = Path(sys.argv[1]), sys.argv[2]
+study = Study(load(path, overrides=sys.argv[3:]), config_path=path)
+cohort = check(study)
+
+
+class Ending:
+    def __init__(self, tracker):
+        self._tracker = tracker
+
+    def metrics(self, values, *, step):
+        self._tracker.metrics(values, step=step)
+        if step == 15 and end.startswith("SIG"):
+            os.kill(os.getpid(), getattr(signal, end))
+        if step == 15 and end == "exception":
+            raise ValueError("boom")
+
+    def __getattr__(self, name):
+        return getattr(self._tracker, name)
+
+
+with study.hold(cohort.split), tracked(study) as runs:
+    train_baseline(study, cohort, tracker=Ending(runs["baseline"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("end", "status"), [("exception", "FAILED"), ("SIGTERM", "KILLED"), ("SIGKILL", "RUNNING")]
+)
+def test_a_status_is_true_and_a_resumed_run_goes_on_in_its_place(
+    end, status, make_config, server, stored
+):
+    path = make_config()
+    folder = path.parent / "runs" / "tiny"
+
+    def run(end):
+        command = [sys.executable, "-c", ENDING, str(path), end, *STEPPED]
+        environment = os.environ | {"MLFLOW_TRACKING_URI": server.uri}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        wait_until(lambda: sync(folder, uri=server.uri).pending == 0)
+        return done, stored(server.uri, study=key_of(folder))[1]
+
+    done, before = run(end)
+    assert done.returncode != 0
+    assert before["baseline"].info.status == before["study"].info.status == status
+    assert (folder / "baseline.partial" / "last.pt").exists()
+
+    done, after = run("")
+    assert done.returncode == 0, done.stderr
+    assert after["baseline"].info.status == after["study"].info.status == "FINISHED"
+    same = [{role: run.info.run_id for role, run in runs.items()} for runs in (before, after)]
+    assert same[0] == same[1]
+    assert_nothing_is_missing(folder, stored, server.uri)
+    told = [
+        e["values"]["status"] for e, _ in read(folder / "journal.jsonl") if e["kind"] == "status"
+    ]
+    assert ("KILLED" in told) == (end != "exception"), "what was killed is said to be killed"

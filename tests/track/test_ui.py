@@ -50,6 +50,10 @@ def tell(folder):
             Image.new("RGB", (128, 64), (40 * step, 90, 90)).save(path)
             run.image(PurePath(path.relative_to(folder)), name="validation", step=step)
         cases = [CaseScores(case=f"case-{i}", patient="p", figures={"dice": dice}) for i in "ab"]
+        overlay = folder / "overlays" / role / "worst-1.png"
+        overlay.parent.mkdir(parents=True)
+        Image.new("RGB", (96, 48), (200, 90, 90)).save(overlay)
+        run.artifact(PurePath(overlay.relative_to(folder)), folder="overlays")
         (folder / "cases" / role).mkdir(parents=True)
         write_atomic(folder / "cases" / role / "cases.json", cases_table(cases))
         run.artifact(PurePath("cases", role, "cases.json"))
@@ -132,3 +136,12 @@ def test_the_cases_are_a_table(page, site):
     uri, _, experiment, runs = site
     page.goto(f"{uri}/#/experiments/{experiment}/runs/{runs['student']}/artifacts/cases.json")
     page.get_by_text("case-a").first.wait_for()
+
+
+def test_an_overlay_is_visible(page, site):
+    uri, _, experiment, runs = site
+    run = f"{uri}/#/experiments/{experiment}/runs/{runs['student']}"
+    page.goto(f"{run}/artifacts/overlays/worst-1.png")
+    picture = page.locator("img[src^='blob:'], img[src*='worst-1']").first
+    picture.wait_for()
+    assert picture.evaluate("img => [img.naturalWidth, img.naturalHeight]") == [96, 48]
