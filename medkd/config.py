@@ -36,7 +36,7 @@ from medkd.options import (
     TrainOptions,
 )
 from medkd.registry import did_you_mean
-from medkd.types import UNLABELLED, Task
+from medkd.types import UNLABELLED, Task, Variant
 
 
 class Config(Options):
@@ -95,6 +95,20 @@ class Config(Options):
         if unknown := sorted(named - self.data.labels.keys()):
             known = ", ".join(self.data.labels)
             raise ValueError(f"postprocess: {unknown} are not in data.labels; known: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _modalities_are_columns_of_files(self) -> "Config":
+        names, data = self.preprocess.modalities, self.data
+        taken = sorted({"case", "image", "label", data.case, data.patient} & set(names))
+        if taken:
+            raise ValueError(f"preprocess.modalities: {taken} are other columns; rename them")
+        if len(names) > 1 and data.series:
+            raise ValueError("data.series: one series a case; give each modality its own folder")
+        if names and self.dims == 2 and Variant.BUNDLE in self.export.variants:
+            raise ValueError(
+                "export.variants: a bundle reads pictures from one file, no modalities"
+            )
         return self
 
     @model_validator(mode="after")

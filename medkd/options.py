@@ -135,6 +135,7 @@ class PreprocessOptions(Options):
     """From the image's own grid to the network's; the device does exactly the same."""
 
     channels: Count = 1
+    modalities: tuple[str, ...] = ()  # names of co-registered channels; columns of the datalist
     orientation: str | None = "RAS"  # axis codes; null for 2D
     spacing_mm: tuple[Positive, ...] | None = None  # null keeps each image's own
     size: tuple[Count, ...] | None = (
@@ -163,6 +164,19 @@ class PreprocessOptions(Options):
             given = getattr(self, name)
             if given and len(given) != len(self.window):
                 raise ValueError(f"{name} and window need the same number of axes")
+        return self
+
+    @model_validator(mode="after")
+    def _a_channel_a_modality(self) -> "PreprocessOptions":
+        names = self.modalities
+        if not names:
+            return self
+        if len({name.lower() for name in names}) < len(names) or not all(names):
+            raise ValueError(f"modalities: {list(names)}; give each a name of its own")
+        if self.channels != len(names):
+            raise ValueError(f"channels is {self.channels}, modalities names {len(names)}")
+        if self.intensity == "unit":
+            raise ValueError("modalities share no unit of intensity; choose zscore or percentile")
         return self
 
     @field_validator("orientation")

@@ -76,11 +76,12 @@ class Case:
 
     Attributes:
         id: unique in the datalist.
-        image: the image file.
+        image: the image file; of the first modality, where each has its own.
         label: the label map's file (segmentation), the class index (classification), or None: such
             a case is distilled from its soft target alone.
         patient: cases of one patient never part company in a split.
         attributes: further columns of the datalist (site, sex, age, scanner, ...).
+        further: the files of the other modalities, on the grid of ``image``.
     """
 
     id: str
@@ -88,6 +89,12 @@ class Case:
     label: Path | int | None
     patient: str
     attributes: Mapping[str, str] = field(default_factory=dict)
+    further: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The files of all modalities, in the order of the channels."""
+        return (self.image, *self.further)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,27 @@ def test_what_is_wrong_is_named(values, load_values, override, message):
         load_values(values, overrides=[override])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["preprocess.channels=3"], "channels is 3, modalities names 2"),
+        (["preprocess.modalities=[t1, T1]"], "give each a name of its own"),
+        (["preprocess.modalities=[t1, label]"], r"\['label'\] are other columns"),
+        (["preprocess.intensity=unit"], "modalities share no unit of intensity"),
+        (["data.series=uid"], "give each modality its own folder"),
+        (
+            ["preprocess.window=[8, 8]", "export.variants=[onnx, bundle]"],
+            "a bundle reads pictures from one file",
+        ),
+    ],
+)
+def test_modalities_fit_the_rest_of_a_config(values, load_values, overrides, message):
+    values["preprocess"] |= {"channels": 2, "modalities": ["t1", "flair"]}
+    assert load_values(values).preprocess.modalities == ("t1", "flair")
+    with pytest.raises(ConfigError, match=message):
+        load_values(values, overrides=overrides)
+
+
 def test_every_mistake_is_named_at_once(values, load_values):
     with pytest.raises(ConfigError) as error:
         load_values(values, overrides=["studi.name=x", "teacher.folds=0", "evaluate.nsd_mm=1"])

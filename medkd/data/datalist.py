@@ -9,6 +9,7 @@ from typing import Any
 
 from medkd.config import Config, expand
 from medkd.data import medmnist, phantoms
+from medkd.data.modalities import modality_of
 from medkd.data.reader import stem
 from medkd.errors import DataError
 from medkd.options import DataOptions
@@ -31,8 +32,12 @@ def read_datalist(study: Study) -> list[Case]:
         StudyError: another process is writing these files, or they were made from something else.
     """
     source = _source(study)
-    data = study.config.data
-    rows = _decathlon(source) if source.suffix == ".json" else _table(source, data)
+    data, modalities = study.config.data, study.config.preprocess.modalities
+    rows = (
+        _decathlon(source, modalities)
+        if source.suffix == ".json"
+        else _table(source, data, modalities)
+    )
     patients_file = _patients_file(rows, data, source)
     if data.table:
         rows = _join(rows, data)
@@ -76,9 +81,10 @@ def _generated(study: Study, inputs: Mapping[str, Any], make: Callable[[Path], N
         return study.stage(GENERATED, inputs=inputs, make=make) / "cases.csv"
 
 
-def _decathlon(path: Path) -> list[Row]:
+def _decathlon(path: Path, modalities: Sequence[str]) -> list[Row]:
     try:
-        rows = [_entry(entry, number) for number, entry in enumerate(_training(path), start=1)]
+        entries = enumerate(_training(path), start=1)
+        rows = [_entry(entry, number, modalities) for number, entry in entries]
     except _MalformedError as error:
         raise DataError(
             f"{path}: not a Decathlon datalist ({error}); it needs "
@@ -106,16 +112,27 @@ def _training(path: Path) -> list[Any]:
     return content["training"]
 
 
-def _entry(entry: Any, number: int) -> Row:  # noqa: ANN401
+def _entry(entry: Any, number: int, modalities: Sequence[str]) -> Row:  # noqa: ANN401
     """Read one entry of "training"; ``number`` counts from 1."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("image"), str) or not entry["image"]:
+    named = entry.get("image") if isinstance(entry, dict) else None
+    files: list[Any] = named if isinstance(named, list) else [named]
+    if not files or not all(isinstance(file, str) and file for file in files):
         raise _MalformedError(f'entry {number} names no file under "image"')
-    label = entry.get("label") or ""
-    return {"case": stem(Path(entry["image"])), "image": entry["image"], "label": str(label)}
+    row = {"image": files[0], "label": str(entry.get("label") or "")}
+    if not isinstance(named, list):
+        return {"case": stem(Path(files[0])), **row}
+    if len(files) != len(modalities):
+        raise _MalformedError(
+            f'entry {number} names {len(files)} files under "image", preprocess.modalities names '
+            f"{len(modalities)}"
+        )
+    told = modality_of(Path(files[0]), modalities)
+    case = told[0] if told else stem(Path(files[0]))
+    return {"case": case, **row, **dict(zip(modalities, files, strict=True))}
 
 
-def _table(path: Path, data: DataOptions) -> list[Row]:
-    rows = _read_csv(path)
+def _table(path: Path, data: DataOptions, modalities: Sequence[str]) -> list[Row]:
+    rows = _with_first_modality(_read_csv(path), path, data, modalities)
     for column in ("image", "label"):
         pattern = getattr(data, column)
         if column not in rows[0] and (not pattern or data.case not in rows[0]):
@@ -133,6 +150,27 @@ def _table(path: Path, data: DataOptions) -> list[Row]:
                 f"{path}: case {name}: the column 'image' is empty; fill it, or remove the row"
             )
     return [{**row, "case": row.get(data.case) or stem(Path(row["image"]))} for row in rows]
+
+
+def _with_first_modality(
+    rows: list[Row], path: Path, data: DataOptions, modalities: Sequence[str]
+) -> list[Row]:
+    """Return rows whose image is their first modality, if the modalities are columns."""
+    missing = [name for name in modalities if name not in rows[0]]
+    if not modalities or (len(missing) == len(modalities)):
+        return rows  # one file holds all channels
+    if missing:
+        raise DataError(
+            f"{path}: no column {missing[0]!r} (has {', '.join(rows[0])}); preprocess.modalities "
+            f"asks for {', '.join(modalities)}"
+        )
+    for number, row in enumerate(rows, start=1):
+        if empty := [name for name in modalities if not row[name]]:
+            case = row.get(data.case) or f"in row {number} below the header"
+            raise DataError(
+                f"{path}: case {case}: the column {empty[0]!r} is empty; fill it, or remove the row"
+            )
+    return [{**row, "image": row[modalities[0]]} for row in rows]
 
 
 def _read_csv(path: Path) -> list[Row]:
@@ -203,13 +241,15 @@ def _refuse_without_patients(rows: Sequence[Row], data: DataOptions, path: Path)
 
 
 def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
-    reserved = {"case", "image", "label", config.data.patient, config.data.case}
+    modalities = config.preprocess.modalities
+    reserved = {"case", "image", "label", config.data.patient, config.data.case, *modalities}
     return Case(
         id=row["case"],
         image=source.parent / row["image"],
         label=_label(row, config, source),
         patient=row[config.data.patient],
         attributes={k: v for k, v in row.items() if k not in reserved},
+        further=tuple(source.parent / row[name] for name in modalities[1:] if name in row),
     )
 
 

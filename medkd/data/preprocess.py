@@ -76,8 +76,9 @@ def preprocess(volume: Volume, options: PreprocessOptions) -> tuple[np.ndarray, 
     """
     _check(volume, options)
     grid = _grid(volume, options)
-    array = to_grid(_channels(volume.array, options.channels), grid, order=1)
-    return normalise(array, options.intensity, dtype=volume.array.dtype), grid
+    array = to_grid(_channels(volume.array, options), grid, order=1)
+    apart = bool(options.modalities)
+    return normalise(array, options.intensity, dtype=volume.array.dtype, apart=apart), grid
 
 
 def to_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
@@ -96,11 +97,14 @@ def from_grid(array: np.ndarray, grid: Grid, *, order: int) -> np.ndarray:
     return _oriented(array, orientations.ornt_transform(_identity(len(grid.shape)), grid.axes))
 
 
-def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarray:
+def normalise(
+    array: np.ndarray, intensity: str, *, dtype: np.dtype, apart: bool = False
+) -> np.ndarray:
     """Bring intensities to a common scale, per image.
 
     The channels of a volume are different measurements (MR sequences) and are scaled one by one;
-    those of a 2D image are colours, whose balance says something, and are scaled together.
+    those of a 2D image are colours, whose balance says something, and are scaled together, unless
+    they are modalities, ``apart``.
     ``zscore``: mean 0, standard deviation 1. ``percentile``: clipped to the 0.5 and 99.5
     percentiles first. ``unit``: the integer type's range to 0..1 (floats are left as they are).
     """
@@ -108,7 +112,7 @@ def normalise(array: np.ndarray, intensity: str, *, dtype: np.dtype) -> np.ndarr
         top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
         return (array / top).astype(np.float32)
     result = np.empty_like(array, np.float32)
-    parts = zip(array, result, strict=True) if array.ndim == 4 else [(array, result)]
+    parts = zip(array, result, strict=True) if apart or array.ndim == 4 else [(array, result)]
     for part, into in parts:
         limits = np.percentile(part, [0.5, 99.5]) if intensity == "percentile" else None
         _standardise(part, into, limits)
@@ -141,9 +145,15 @@ def _check(volume: Volume, options: PreprocessOptions) -> None:
         raise DataError("the image holds NaN or infinite voxels; repair it")
 
 
-def _channels(array: np.ndarray, channels: int) -> np.ndarray:
+def _channels(array: np.ndarray, options: PreprocessOptions) -> np.ndarray:
+    channels = options.channels
     if array.shape[0] == channels:
         return array
+    if options.modalities:  # none stands for another
+        raise DataError(
+            f"the image has {array.shape[0]} channels, the network needs "
+            f"{', '.join(options.modalities)}; give a file of each, or one of all channels"
+        )
     if array.shape[0] == 1:  # grey image, colour network
         return np.repeat(array, channels, axis=0)
     if channels == 1 and array.shape[0] == 3:  # ITU-R BT.601 luma

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from medkd.config import Config
 from medkd.data.dicom import is_dicom
-from medkd.data.reader import read_grid, read_image, read_label, suffix
+from medkd.data.modalities import read_modalities
+from medkd.data.reader import read_grid, read_label, suffix
 from medkd.errors import DataError
 from medkd.options import ReadingOptions, SeriesOptions
 from medkd.types import Case, Volume
@@ -14,12 +15,12 @@ SERIES = "series_uid"  # the column by which ``medkd init`` tells series of one 
 
 
 def image_of(case: Case, config: Config) -> Volume:
-    """Read a case's image.
+    """Read a case's image, of all its modalities.
 
     Raises:
-        DataError: as ``read_image``; or the case does not say which series is meant.
+        DataError: as ``read_modalities``; or the case does not say which series is meant.
     """
-    return read_image(case.image, options_of(case, config))
+    return read_modalities(case.images, options_of(case, config), case=case.id)
 
 
 def label_of(case: Case, config: Config) -> Volume:

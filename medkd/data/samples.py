@@ -117,7 +117,7 @@ class _Loading:
         made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
         made_from.append(self._config.data.ignore)
         made_from.append(options_of(case, self._config).model_dump())  # which series of a folder
-        named = [path for path in (case.image, case.label) if isinstance(path, Path)]
+        named = [path for path in (*case.images, case.label) if isinstance(path, Path)]
         return digest(*made_from, *([sha256(file) for file in files_of(path)] for path in named))
 
 

@@ -87,7 +87,8 @@ def answer(
     how = how or How()
     predictor = load(release, runtime=how.runtime)
     given = [sources] if isinstance(sources, Path) else sources
-    images = find_inputs(given, predictor.manifest.preprocess.reading)
+    options = predictor.manifest.preprocess
+    images = find_inputs(given, options.reading, options.modalities)
     run = _Run(predictor, images, target, how)
     if run.gives_dicom:
         require("highdicom", extra="dicom")  # before the first image is read, not after the last
@@ -98,13 +99,16 @@ def answer(
     return run.summary
 
 
-def answer_file(predictor: Predictor, source: Path, target: Path) -> Prediction:
+def answer_file(predictor: Predictor, sources: Sequence[Path], target: Path) -> Prediction:
     """Read an image, answer, and write the mask (or the probabilities) and what to know of it.
+
+    ``sources`` are its file, or those of its modalities in the order of the channels.
 
     The stages of what is returned are those from file to file.
     """
     clock = Clock()
-    image = Input(source.name, source)
+    modalities = tuple(sources) if len(sources) > 1 else ()
+    image = Input(sources[0].name, sources[0], modalities=modalities)
     volume = image.read(predictor.manifest.preprocess.reading)
     clock.lap("read")
     prediction = predictor.predict(volume)
@@ -127,7 +131,9 @@ class _Run:
         self.summary = Summary()
         self._predictor, self._target, self._how = predictor, target, how
         self._is_map = predictor.manifest.task is Task.SEGMENTATION
-        self._taken = {path.resolve() for each in images for path in (each.path, *each.files)}
+        self._taken = {
+            path.resolve() for each in images for path in (each.path, *each.files, *each.modalities)
+        }
         self._taken -= {each.path.resolve() for each in images if each.path.is_dir()}
         self._images = images
         self._rows: list[Row] = []

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from medkd.device.inputs import find_inputs
 from medkd.device.latency import measure_latencies
+from medkd.device.manifest import read_manifest
 from medkd.errors import MedkdError
 from medkd.results import Latency, Report, Result, read_report
 from medkd.types import Role
@@ -56,7 +58,12 @@ def bench(
         DataError: an image cannot be read, or is none for a release.
         ReleaseError: a release cannot be used.
     """
-    measured = measure_latencies(releases, images, queries=queries, threads=threads)
+    options = read_manifest(releases[0]).preprocess
+    sources = [[image] for image in images]
+    if options.modalities:
+        found = find_inputs(images, options.reading, options.modalities)
+        sources = [list(each.modalities) or [each.path] for each in found]
+    measured = measure_latencies(releases, sources, queries=queries, threads=threads)
     return [
         Bench(release=str(release), latency=latency, accuracy=accuracy_of(release))
         for release, latency in measured.items()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.dicom import is_dicom
+from medkd.data.modalities import modality_of, read_modalities
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
 from medkd.errors import DataError
@@ -27,19 +28,27 @@ class Input:
         path: its file, or the folder of its series.
         files: of its DICOM series; empty for other formats.
         array: ``[height, width]`` or ``[height, width, 3]``, where it is one of many in a file.
+        modalities: the files of its modalities, in the order of the channels, where it has several.
+        lacks: why its modalities cannot be read, where they cannot.
     """
 
     name: str
     path: Path
     files: tuple[Path, ...] = ()
     array: np.ndarray | None = None
+    modalities: tuple[Path, ...] = ()
+    lacks: str = ""
 
     def read(self, options: ReadingOptions) -> Volume:
         """Read the image.
 
         Raises:
-            DataError: as ``read_image``.
+            DataError: as ``read_modalities``; or a modality is missing.
         """
+        if self.lacks:
+            raise DataError(self.lacks)
+        if self.modalities:
+            return read_modalities(self.modalities, options, case=self.name)
         if self.array is not None:
             array = self.array
             array = np.moveaxis(array, -1, 0) if array.shape[-1] == 3 else array[None]
@@ -55,17 +64,53 @@ class Input:
                 raise DataError(str(error).replace(folder, str(self.path))) from None
 
 
-def find_inputs(sources: Sequence[Path], options: ReadingOptions) -> list[Input]:
+def find_inputs(
+    sources: Sequence[Path], options: ReadingOptions, modalities: Sequence[str] = ()
+) -> list[Input]:
     """Return the images of files and folders, in order.
 
     A folder is searched for DICOM series all the way down, for files of other formats at its top
     alone: answers may lie in a folder inside it. Of the series of a folder those are meant that
-    the rule of ``options`` fits.
+    the rule of ``options`` fits. Files named after one case and its ``modalities`` are one image:
+    ``CASE_t1.nii.gz`` and ``CASE_flair.nii.gz``, or ``CASE_0000.nii.gz`` and ``CASE_0001.nii.gz``.
 
     Raises:
         DataError: a source does not exist or holds no image.
     """
-    return [found for source in sources for found in _find(source, options)]
+    found = [image for source in sources for image in _find(source, options)]
+    return _together(found, modalities) if len(modalities) > 1 else found
+
+
+def _together(found: Sequence[Input], modalities: Sequence[str]) -> list[Input]:
+    """Make one image of the files of a case; those of other names stand for themselves."""
+    cases: dict[Path, list[list[Path]]] = {}
+    images: list[Input | Path] = []
+    for image in found:
+        is_file = not image.files and image.array is None
+        told = modality_of(image.path, modalities) if is_file else None
+        if told is None:
+            images.append(image)
+            continue
+        case = image.path.with_name(told[0] + suffix(image.path))
+        if case not in cases:
+            cases[case] = [[] for _ in modalities]
+            images.append(case)
+        cases[case][told[1]].append(image.path)
+    return [
+        each if isinstance(each, Input) else _of_modalities(each, cases[each], modalities)
+        for each in images
+    ]
+
+
+def _of_modalities(case: Path, files: Sequence[list[Path]], modalities: Sequence[str]) -> Input:
+    lacks = ""
+    for name, of_name in zip(modalities, files, strict=True):
+        if not of_name:
+            lacks = f"no file of {name}; give {stem(case)}_{name}{suffix(case)} as well"
+        elif len(of_name) > 1:
+            lacks = f"two files of {name}: {', '.join(file.name for file in of_name)}; give one"
+    flat = tuple(file for of_name in files for file in of_name)
+    return Input(case.name, case, modalities=flat, lacks=lacks)
 
 
 def _find(source: Path, options: ReadingOptions) -> list[Input]:

@@ -34,14 +34,14 @@ REFUSALS = {error.__name__: error for error in (DataError, ReleaseError)}
 
 
 def measure_latency(
-    release: Path, sources: Sequence[Path], *, queries: int, threads: int
+    release: Path, sources: Sequence[Sequence[Path]], *, queries: int, threads: int
 ) -> Latency:
     """Measure one release; see ``measure_latencies``."""
     return measure_latencies([release], sources, queries=queries, threads=threads)[release]
 
 
 def measure_latencies(
-    releases: Sequence[Path], sources: Sequence[Path], *, queries: int, threads: int
+    releases: Sequence[Path], sources: Sequence[Sequence[Path]], *, queries: int, threads: int
 ) -> dict[Path, Latency]:
     """Run ``queries`` images through each release, one after another, in processes of their own.
 
@@ -50,7 +50,7 @@ def measure_latencies(
 
     Args:
         releases: release folders.
-        sources: image files, taken in turn.
+        sources: images, each its file or those of its modalities, taken in turn.
         queries: counted answers (MLPerf's single stream counts at least 64).
         threads: of the network.
 
@@ -72,7 +72,7 @@ def measure_latencies(
 
 
 def _interleaved(
-    releases: Sequence[Path], sources: Sequence[Path], *, queries: int, threads: int
+    releases: Sequence[Path], sources: Sequence[Sequence[Path]], *, queries: int, threads: int
 ) -> dict[Path, tuple[list[dict[str, float]], dict[str, Any]]]:
     """Return the laps of every counted query, and what each process says of itself at the end."""
     with ExitStack() as stack:
@@ -80,10 +80,10 @@ def _interleaved(
         laps: dict[Path, list[dict[str, float]]] = {release: [] for release in releases}
         for number in range(-WARM_UP, queries):
             for release, worker in workers.items():
-                answer = worker.ask(str(sources[number % len(sources)].absolute()))
+                answer = worker.ask(sources[number % len(sources)])
                 if number >= 0:
                     laps[release].append(answer)
-        return {release: (laps[release], worker.ask("")) for release, worker in workers.items()}
+        return {release: (laps[release], worker.ask(())) for release, worker in workers.items()}
 
 
 def _latency(
@@ -138,12 +138,12 @@ class _Worker:
         self._process.communicate()
         self._errors.close()
 
-    def ask(self, source: str) -> dict[str, Any]:
-        """Return the laps of an answer; of the empty source, what the process says of itself."""
+    def ask(self, source: Sequence[Path]) -> dict[str, Any]:
+        """Return the laps of an answer; of no source, what the process says of itself."""
         assert self._process.stdin
         assert self._process.stdout
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(source + "\n")
+            self._process.stdin.write(json.dumps([str(path.absolute()) for path in source]) + "\n")
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -152,9 +152,10 @@ class _Worker:
         return _understood(line)
 
 
-def _cold_start(release: Path, source: Path, threads: int) -> dict[str, float]:
+def _cold_start(release: Path, source: Sequence[Path], threads: int) -> dict[str, float]:
     """Return the laps from process start to the answer on disk."""
-    command = [*_command(release, threads), "--once", str(source), "--began", repr(time.time())]
+    command = [*_command(release, threads), "--once", *map(str, source)]
+    command += ["--began", repr(time.time())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if not done.stdout:
         raise _failure(release, done.stderr)
@@ -192,16 +193,17 @@ def _peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
-def _answer(predictor: Predictor, source: Path, folder: Path) -> dict[str, float]:
+def _answer(predictor: Predictor, source: Sequence[Path], folder: Path) -> dict[str, float]:
     """Answer into ``folder``; what is wrong with an image is told with its file."""
     try:
-        return answer_file(predictor, source, _target(predictor, source, folder)).stages_ms
+        return answer_file(predictor, source, _target(predictor, folder)).stages_ms
     except DataError as error:
-        reason = str(error).removeprefix(f"{source}: ")
-        raise DataError(f"{source}: {reason}") from None
+        if str(error).startswith(tuple(f"{path}: " for path in source)):
+            raise
+        raise DataError(f"{source[0]}: {error}") from None
 
 
-def _target(predictor: Predictor, source: Path, folder: Path) -> Path:
+def _target(predictor: Predictor, folder: Path) -> Path:
     if predictor.manifest.task is Task.CLASSIFICATION:
         return folder / "answer.json"
     return folder / ("mask" + mask_suffix(predictor.manifest))
@@ -217,7 +219,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("release", type=Path)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--once", type=Path)
+    parser.add_argument("--once", type=Path, nargs="+")
     parser.add_argument("--began", type=float)
     given = parser.parse_args()
     try:
@@ -228,9 +230,10 @@ def _main() -> None:
                 _tell({"start": start_ms, **_answer(predictor, given.once, Path(folder))})
                 return
             for line in sys.stdin:
-                if not line.strip():
+                source = [Path(path) for path in json.loads(line)]
+                if not source:
                     break
-                _tell(_answer(predictor, Path(line.rstrip("\n")), Path(folder)))
+                _tell(_answer(predictor, source, Path(folder)))
         _tell({"peak_memory_mib": _peak_memory_mib(), "runtime": predictor.runtime})
     except tuple(REFUSALS.values()) as error:
         _tell({"error": type(error).__name__, "message": str(error)})

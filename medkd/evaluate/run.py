@@ -189,7 +189,7 @@ class _Evaluation:
         with self._quiet():
             return measure_latency(
                 self._study.path(f"releases/{role}"),
-                [case.image for case in self._test[:LATENCY_CASES]],
+                [case.images for case in self._test[:LATENCY_CASES]],
                 queries=options.queries,
                 threads=options.threads,
             )

@@ -49,7 +49,7 @@ def size_student(study: Study, cohort: Cohort) -> Study:
     }
 
     def make(folder: Path) -> None:
-        images = [case.image for case in cohort.of(cohort.split.train)[:IMAGES]]
+        images = [case.images for case in cohort.of(cohort.split.train)[:IMAGES]]
         curve = list(_measured(config, budget, images))
         fitting = [i for i, p in enumerate(curve) if p.latency_p90_ms <= budget.latency_ms]
         if not fitting:
@@ -99,7 +99,7 @@ def candidates(model: NamedOptions, config: Config) -> list[NamedOptions]:
 
 
 def _measured(
-    config: Config, budget: BudgetOptions, images: Sequence[Path]
+    config: Config, budget: BudgetOptions, images: Sequence[Sequence[Path]]
 ) -> Iterator[SizingPoint]:
     """Measure ever wider networks until one takes more than the budget, and one more."""
     too_slow = 0

@@ -28,9 +28,12 @@ CLASSES = {"labels": {"healthy": 0, "ill": 1}}
 def cases(tmp_path, make_study):
     """Return a reader of a datalist's text: ``cases(text, data={...})``."""
 
-    def read(text, *, name="cases.csv", encoding="utf-8", task="segmentation", **data):
+    def read(
+        text, *, name="cases.csv", encoding="utf-8", task="segmentation", preprocess=None, **data
+    ):
         (tmp_path / name).write_bytes(text.encode(encoding))
-        return read_datalist(make_study(data={"source": name} | data, task=task))
+        more = {"preprocess": preprocess} if preprocess else {}
+        return read_datalist(make_study(data={"source": name} | data, task=task, **more))
 
     return read
 
@@ -86,6 +89,45 @@ def test_classes_are_given_by_name_or_index(cases):
     text = "image,label,patient\na.png,ill,1\nb.png,0,2\nc.png,1,3\n"
     found = cases(text, task=Task.CLASSIFICATION, **CLASSES)
     assert [case.label for case in found] == [1, 0, 1]
+
+
+TWO = {"channels": 2, "modalities": ["t1", "flair"], "window": [16, 16, 16]}
+COLUMNS = "case,t1,flair,label,patient,site\nx,a/1.nii,b/2.nii,l.nii,p,north\n"
+
+
+def test_modalities_are_columns_of_files(cases, tmp_path):
+    (only,) = cases(COLUMNS, preprocess=TWO)
+    assert only.images == (tmp_path / "a/1.nii", tmp_path / "b/2.nii")
+    assert (only.id, only.image, only.attributes) == ("x", only.images[0], {"site": "north"})
+
+
+def test_modalities_are_the_list_of_files_of_a_json(cases, tmp_path):
+    entry = {"image": ["im/a_0000.nii.gz", "im/a_0001.nii.gz"], "label": "a.nii.gz"}
+    text = json.dumps({"training": [entry]})
+    given = {"name": "dataset.json", "patient": "case"}
+    (only,) = cases(text, preprocess=TWO, **given)
+    assert only.id == "a"
+    assert only.images == tuple(tmp_path / f"im/a_000{n}.nii.gz" for n in range(2))
+    three = TWO | {"channels": 3, "modalities": ["t1", "t2", "flair"]}
+    with pytest.raises(DataError, match=r'entry 1 names 2 files under "image", .* names 3'):
+        cases(text, preprocess=three, **given)
+
+
+def test_a_file_of_all_modalities_has_the_column_image(cases, tmp_path):
+    first, _ = cases(CASES, preprocess=TWO)
+    assert first.images == (tmp_path / "img/a.nii.gz",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (COLUMNS.replace("flair", "t2"), r"no column 'flair' .*modalities asks for t1, flair"),
+        (COLUMNS.replace("b/2.nii", ""), "case x: the column 'flair' is empty; fill it"),
+    ],
+)
+def test_a_modality_that_is_missing_is_named(cases, text, message):
+    with pytest.raises(DataError, match=message):
+        cases(text, preprocess=TWO)
 
 
 def test_an_environment_variable_may_stand_before_the_root(cases, tmp_path, monkeypatch):
@@ -150,7 +192,10 @@ MALFORMED = {
     '{"training": 7}': 'no list "training"',
     '{"training": ["a.nii"]}': 'entry 1 names no file under "image"',
     f'{{"training": [{SOUND}, {{"label": "a.nii"}}]}}': 'entry 2 names no file under "image"',
-    '{"training": [{"image": ["t1.nii", "t2.nii"]}]}': 'entry 1 names no file under "image"',
+    '{"training": [{"image": ["t1.nii", "t2.nii"]}]}': (
+        'entry 1 names 2 files under "image", preprocess.modalities names 0'
+    ),
+    '{"training": [{"image": []}]}': 'entry 1 names no file under "image"',
     '{"training": [{"image": 7, "label": "a.nii"}]}': 'entry 1 names no file under "image"',
 }
 

@@ -118,11 +118,11 @@ def test_a_name_in_brackets_is_no_markup(release_3d, folder, tmp_path, capsys):
 
 
 def test_stages_are_told_in_milliseconds(release_3d, release_classes, folder, pictures, tmp_path):
-    stages = answer_file(load(release_3d), folder / "a.nii.gz", tmp_path / "m.nii.gz").stages_ms
+    stages = answer_file(load(release_3d), [folder / "a.nii.gz"], tmp_path / "m.nii.gz").stages_ms
     assert list(stages) == ["read", "preprocess", "network", "postprocess", "write"]
     assert all(0 < value < 60_000 for value in stages.values())
     stages = answer_file(
-        load(release_classes), pictures / "dark.png", tmp_path / "answer.json"
+        load(release_classes), [pictures / "dark.png"], tmp_path / "answer.json"
     ).stages_ms
     assert list(stages) == ["read", "preprocess", "network", "write"]
 

@@ -86,3 +86,46 @@ def test_a_damaged_file_does_not_hide_the_series_beside_it(study):
     (study / "t1" / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM\x02\0")
     found = [each for each in find_inputs([study], ANY) if each.path.name == "t1"]
     assert sorted(len(each.files) for each in found) == [1, 9]
+
+
+NAMES = ("t1", "flair")
+
+
+@pytest.fixture
+def scans(tmp_path, scan):
+    """Two cases of two modalities, one that lacks one, and a 4D file."""
+    folder = tmp_path / "scans"
+    for seed, name in enumerate(["a_t1", "a_flair", "b_0000", "b_0001", "c_flair"]):
+        nifti.write(folder / f"{name}.nii.gz", scan((9, 8, 7), seed=seed), affine=np.eye(4))
+    both = np.stack([scan((9, 8, 7), seed=seed) for seed in (0, 1)], axis=-1)
+    nifti.write(folder / "all.nii.gz", both, affine=np.eye(4))
+    return folder
+
+
+def test_files_of_one_case_are_one_image(scans):
+    found = {each.name: each for each in find_inputs([scans], ANY, NAMES)}
+    assert list(found) == ["a.nii.gz", "all.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert [path.name for path in found["a.nii.gz"].modalities] == ["a_t1.nii.gz", "a_flair.nii.gz"]
+    one, other = (found[name].read(ANY).array for name in ("a.nii.gz", "all.nii.gz"))
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(DataError, match=r"no file of t1; give c_t1\.nii\.gz as well"):
+        found["c.nii.gz"].read(ANY)
+
+
+def test_the_order_in_which_files_are_given_does_not_matter(scans):
+    files = [scans / "a_t1.nii.gz", scans / "a_flair.nii.gz"]
+    (one,), (other,) = (find_inputs(given, ANY, NAMES) for given in (files, files[::-1]))
+    assert one == other
+
+
+def test_two_files_of_a_modality_are_refused(scans):
+    (scans / "b_0000.nii.gz").rename(scans / "a_0000.nii.gz")
+    found = {each.name: each for each in find_inputs([scans], ANY, NAMES)}
+    with pytest.raises(
+        DataError, match=r"two files of t1: a_0000\.nii\.gz, a_t1\.nii\.gz; give one"
+    ):
+        found["a.nii.gz"].read(ANY)
+
+
+def test_names_say_nothing_of_modalities_to_a_release_of_one(scans):
+    assert len(find_inputs([scans], ANY)) == 6

@@ -26,7 +26,9 @@ def assert_ordered(percentiles):
 
 
 def test_figures_are_positive_ordered_and_fit_together(release_3d, sources):
-    measured = measure_latency(release_3d, sorted(sources.glob("*.gz")), queries=44, threads=1)
+    measured = measure_latency(
+        release_3d, [[p] for p in sorted(sources.glob("*.gz"))], queries=44, threads=1
+    )
     assert (measured.queries, measured.threads) == (44, 1)
     assert_ordered(measured.file_to_file_ms)
     assert_ordered(measured.network_ms)
@@ -50,7 +52,7 @@ def test_figures_are_positive_ordered_and_fit_together(release_3d, sources):
 
 
 def test_classification_has_no_way_back_to_the_image(release_classes, sources):
-    measured = measure_latency(release_classes, [sources / "p.png"], queries=2, threads=1)
+    measured = measure_latency(release_classes, [[sources / "p.png"]], queries=2, threads=1)
     assert set(measured.stages_ms) == {"read", "preprocess", "network", "write"}
 
 
@@ -72,14 +74,14 @@ def test_an_image_that_cannot_be_answered_for_is_named_in_one_line(
     release_3d, sources, name, reason
 ):
     with pytest.raises(DataError) as caught:
-        measure_latency(release_3d, [sources / name], queries=1, threads=1)
+        measure_latency(release_3d, [[sources / name]], queries=1, threads=1)
     assert str(caught.value).startswith(f"{sources / name}: {reason}")
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_release_is_named_in_one_line(tmp_path, sources):
     with pytest.raises(ReleaseError) as caught:
-        measure_latency(tmp_path, [sources / "p.png"], queries=1, threads=1)
+        measure_latency(tmp_path, [[sources / "p.png"]], queries=1, threads=1)
     assert str(caught.value).startswith(f"{tmp_path}: not a release")
     assert "\n" not in str(caught.value)
 
@@ -88,12 +90,12 @@ def test_any_other_failure_is_told_with_the_release(release_3d, sources, monkeyp
     broken = [sys.executable, "-c", "raise RuntimeError('out of order')"]
     monkeypatch.setattr(latency, "_command", lambda *_: broken)
     with pytest.raises(ReleaseError, match=r"(?s)volumes: measuring .* failed: .*out of order"):
-        measure_latency(release_3d, [sources / "0.nii.gz"], queries=1, threads=1)
+        measure_latency(release_3d, [[sources / "0.nii.gz"]], queries=1, threads=1)
 
 
 def test_no_query_is_no_measurement(release_3d, sources):
     with pytest.raises(ReleaseError, match="give at least one query"):
-        measure_latency(release_3d, [sources / "0.nii.gz"], queries=0, threads=1)
+        measure_latency(release_3d, [[sources / "0.nii.gz"]], queries=0, threads=1)
 
 
 def test_releases_take_turns_and_none_is_measured_more_often(
@@ -105,7 +107,9 @@ def test_releases_take_turns_and_none_is_measured_more_often(
         latency._Worker, "ask", lambda self, s: asked.append((self._release, s)) or ask(self, s)
     )
     other = changed(release_3d, temperature=3.0)
-    measured = measure_latencies([release_3d, other], [sources / "0.nii.gz"], queries=3, threads=1)
+    measured = measure_latencies(
+        [release_3d, other], [[sources / "0.nii.gz"]], queries=3, threads=1
+    )
     assert list(measured) == [release_3d, other]
     assert [release for release, _ in asked] == [release_3d, other] * (3 + latency.WARM_UP + 1)
     assert all(each.queries == 3 for each in measured.values())

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
+from medkd.data.modalities import read_modalities
 from medkd.data.quality.perceptual import perceptual_hash
 from medkd.data.quality.telling import telling
-from medkd.data.reader import read_image
 from medkd.data.reading import label_on_image, options_of
 from medkd.data.shear import SKEWED_DEGREES, skew_degrees
 from medkd.errors import DataError
@@ -103,10 +103,13 @@ def examine(
     file = case.image
     try:
         options = options_of(case, config)
-        image = read_image(_there(file), options)
+        for file in case.images:
+            _there(file)
+        image = read_modalities(case.images, options, case=case.id)
+        file = case.image
         findings += _of_reading(case, image)
         findings += _of_image(case, image, config) if config else ()
-        known = _known(image) | {"telling": telling(file)} | {"answer": str(case.label)}
+        known = _known(image) | {"telling": _telling(case)} | {"answer": str(case.label)}
         if isinstance(case.label, Path):
             file = case.label
             _there(file)
@@ -124,9 +127,16 @@ def examine(
 
 def _refused(case: Case, file: Path, error: DataError) -> Finding:
     """Take a reader's error apart: it begins with the file and ends with the remedy."""
-    said = str(error).removeprefix(f"{file}: ")
+    file = next((path for path in case.images if str(error).startswith(f"{path}: ")), file)
+    said = str(error).removeprefix(f"{file}: ").removeprefix(f"case {case.id}: ")
+    if file in case.further:
+        said = said.replace(str(case.image), "its first modality")
     message, _, remedy = said.rpartition("; ")
     return Finding(case.id, Level.ERROR, message or said, remedy if message else "", file)
+
+
+def _telling(case: Case) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for path in case.images for name in telling(path)))
 
 
 def _there(path: Path) -> Path:
@@ -218,7 +228,8 @@ def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
     else:
         for message, remedy in _of_values(array):
             yield found(Level.WARNING, message, remedy)
-    if len(array) not in {1, wanted} and not (wanted == 1 and len(array) == 3):
+    fitting = {wanted} if config.preprocess.modalities else {1, wanted}
+    if len(array) not in fitting and not (wanted == 1 and len(array) == 3):
         message = f"{len(array)} channels, preprocess.channels is {wanted}"
         remedy = f"set preprocess.channels: {len(array)}, or correct the image"
         yield found(Level.ERROR, message, remedy)
@@ -282,7 +293,7 @@ def _mm(volume: Volume) -> str:
 def _digests(case: Case, options: ReadingOptions) -> tuple[str, str]:
     series = options.series.uid if options.series else None  # of all that may lie in the folder
     sha = hashlib.sha256((series or "").encode())
-    for path in files_of(case.image):
+    for path in (file for image in case.images for file in files_of(image)):
         sha.update(path.read_bytes())
     image = sha.hexdigest()
     if not isinstance(case.label, Path):

@@ -27,7 +27,7 @@ class Kept:
         grid = {"channels": config.preprocess.channels, "dims": config.dims}
         grid |= config.preprocess.reading.model_dump(mode="json")
         self._series = config.data.series or ""
-        self._asked = [VERSION, options, grid]
+        self._asked = [VERSION, options, grid, config.preprocess.modalities]
         self._known = dict(_read(path)) if path and path.is_file() else {}
 
     def get(self, case: Case) -> Examined | None:
@@ -45,7 +45,7 @@ class Kept:
 
     def _key(self, case: Case) -> str:
         label = case.label if isinstance(case.label, Path) else None
-        files = [path for named in (case.image, label) if named for path in files_of(named)]
+        files = [path for named in (*case.images, label) if named for path in files_of(named)]
         stats = [(path.stat() if path.exists() else None) for path in files]
         seen = [(s.st_size, s.st_mtime_ns) if s else None for s in stats]
         series = case.attributes.get(self._series)

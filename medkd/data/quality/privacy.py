@@ -74,7 +74,9 @@ def _of_pixels(examined: Mapping[str, Examined], config: Config) -> Iterator[Fin
 def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:
     """Look at the names of files, folders and cases, and at patient ids."""
     texts = {
-        "names of files or folders": [str(case.image)[-120:] for case in cases.values()],
+        "names of files or folders": [
+            str(path)[-120:] for case in cases.values() for path in case.images
+        ],
         "case ids": list(cases),
         "patient ids": [case.patient for case in cases.values()],
     }

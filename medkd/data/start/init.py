@@ -95,14 +95,15 @@ def _started(layout: Layout, data: Path, config: Path) -> Started:
     folder = config.parent
     folder.mkdir(parents=True, exist_ok=True)
     if not is_npz(layout):
-        write_atomic(folder / "cases.csv", _table(rows))
+        write_atomic(folder / "cases.csv", _table(rows, layout.modalities))
     write_atomic(folder / "card.md", draft_card(layout, found, data=data))
     write_atomic(config, draft_config(config, layout, labels, plan(found), patients=known))
     return Started(config, layout, found, known)
 
 
 def _case(row: Row) -> Case:
-    return Case(row.case, row.image, row.label, row.patient or row.case, row.attributes)
+    patient = row.patient or row.case
+    return Case(row.case, row.image, row.label, patient, row.attributes, row.further)
 
 
 def _examined(cases: Sequence[Case], labels: Mapping[str, int]) -> dict[str, Examined]:
@@ -181,19 +182,21 @@ def _with_patients(
     return told, "TODO: nobody tells, each case is taken for a patient; correct the column patient"
 
 
-def _table(rows: Sequence[Row]) -> str:
-    """Return the datalist as CSV; files by their whole paths."""
+def _table(rows: Sequence[Row], modalities: Sequence[str]) -> str:
+    """Return the datalist as CSV; files by their whole paths, a column a modality."""
     attributes = list(dict.fromkeys(name for row in rows for name in row.attributes))
-    attributes = [name for name in attributes if name not in {"patient", "split"}]
+    attributes = [name for name in attributes if name not in {"patient", "split", *modalities}]
     has_parts = all(row.part for row in rows)
+    images = list(modalities) if any(row.further for row in rows) else ["image"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
-        ["case", "image", "label", "patient", *(["split"] if has_parts else []), *attributes]
+        ["case", *images, "label", "patient", *(["split"] if has_parts else []), *attributes]
     )
     for row in rows:
         label = row.label.resolve() if isinstance(row.label, Path) else row.label
-        line = [row.case, row.image.resolve(), "" if label is None else label, row.patient]
+        files = [path.resolve() for path in (row.image, *row.further)]
+        line = [row.case, *files, "" if label is None else label, row.patient]
         line += [row.part] if has_parts else []
         table.writerow([*line, *(row.attributes.get(name, "") for name in attributes)])
     return text.getvalue()

@@ -18,6 +18,7 @@ class Row:
         patient: empty where the layout does not tell.
         part: train, validation or test, where the layout says so.
         attributes: whatever else it tells.
+        further: the files of further modalities.
     """
 
     case: str
@@ -26,6 +27,7 @@ class Row:
     patient: str = ""
     part: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
+    further: tuple[Path, ...] = ()
 
     def called(self, case: str) -> "Row":
         """Return it under another id."""
@@ -45,6 +47,7 @@ class Layout:
         licence: as the data set says.
         title: of the data set.
         source: the file that lists the cases, where there is one.
+        modalities: names of the channels, where they are several measurements.
     """
 
     name: str
@@ -55,3 +58,4 @@ class Layout:
     licence: str = ""
     title: str = ""
     source: Path | None = None
+    modalities: tuple[str, ...] = ()

@@ -98,6 +98,7 @@ def _decathlon(folder: Path) -> Layout | None:
         rows=tuple(rows),
         labels=_inverted(told.get("labels", {})),
         modality=", ".join(map(str, _values(told.get("modality")))),
+        modalities=_modalities(told.get("modality")),
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),
         source=folder / "dataset.json",
@@ -132,16 +133,12 @@ def _nnunet(folder: Path) -> Layout | None:
     channels, ending = told.get("channel_names"), told.get("file_ending", ".nii.gz")
     if not isinstance(channels, dict) or not (folder / "imagesTr").is_dir():
         return None
-    if len(channels) > 1:
-        raise DataError(
-            f"{folder}: nnU-Net keeps the {len(channels)} channels of a case in files of their "
-            f"own; stack them into one 4D file a case, channels last"
-        )
     rows = [
-        Row(case, image, label if label.exists() else None)
+        Row(case, image, label if label.exists() else None, further=further)
         for image in sorted((folder / "imagesTr").glob(f"*_0000{ending}"))
         for case in [image.name.removesuffix(f"_0000{ending}")]
         for label in [folder / "labelsTr" / f"{case}{ending}"]
+        for further in [_channels(image.parent, case, ending, len(channels))]
     ]
     return Layout(
         name="nnU-Net raw",
@@ -151,6 +148,31 @@ def _nnunet(folder: Path) -> Layout | None:
         modality=", ".join(map(str, channels.values())),
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),
+        modalities=_modalities(channels),
+    )
+
+
+def _channels(images: Path, case: str, ending: str, count: int) -> tuple[Path, ...]:
+    """Return the files of the second to last channel of a case."""
+    files = tuple(images / f"{case}_{number:04d}{ending}" for number in range(1, count))
+    if missing := [file for file in files if not file.exists()]:
+        raise DataError(
+            f"{missing[0]}: no such file, but dataset.json names {count} channels; add it, or take "
+            f"the case out"
+        )
+    return files
+
+
+def _modalities(named: object) -> tuple[str, ...]:
+    """Return a name for each of several channels, by number: ``{"0": "T1", "1": "FLAIR"}``."""
+    if not isinstance(named, dict) or len(named) < 2:
+        return ()
+    order = sorted(named, key=lambda key: (len(str(key)), str(key)))
+    names = [_named(str(named[key])) for key in order]
+    taken = {"case", "image", "label", "patient", "split"}
+    return tuple(
+        f"{name}_{number}" if names.count(name) > 1 or name in taken else name
+        for number, name in enumerate(names)
     )
 
 

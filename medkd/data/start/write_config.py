@@ -36,7 +36,7 @@ def draft_config(
     sections = [
         _head(config.stem, folder, layout),
         _data(folder, layout, labels, patients),
-        _preprocess(chosen),
+        _preprocess(chosen, layout),
         _AUGMENT[task],
         _networks(chosen),
         _distill(chosen),
@@ -95,11 +95,14 @@ def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str
     )
 
 
-def _preprocess(chosen: Plan) -> str:
+def _preprocess(chosen: Plan, layout: Layout) -> str:
     keys = ("channels", "orientation", "size", "spacing_mm", "intensity", "window")
     lines = [
         _line(key, chosen[f"preprocess.{key}"]) for key in keys if f"preprocess.{key}" in chosen
     ]
+    if layout.modalities and len(layout.modalities) == chosen["preprocess.channels"].value:
+        names = Choice(list(layout.modalities), "the channels, by the data set's own names")
+        lines.insert(1, _line("modalities", names))
     return "preprocess:\n" + "".join(lines)
 
 

@@ -19,6 +19,7 @@ from pydicom import Dataset
 from medkd.data.reader import read_image
 from medkd.device.dicom.answer import as_dicom
 from medkd.device.dicom.source import Source, release_id
+from medkd.device.manifest import read_manifest
 from medkd.device.node.health import HealthServer
 from medkd.device.node.log import log
 from medkd.device.node.options import NodeOptions
@@ -26,7 +27,7 @@ from medkd.device.node.receive import Receiver
 from medkd.device.node.send import Sender
 from medkd.device.node.spool import MOST_ATTEMPTS, Spool
 from medkd.device.predictor import Predictor, load
-from medkd.errors import ConfigError, MedkdError
+from medkd.errors import ConfigError, MedkdError, ReleaseError
 from medkd.types import Task
 
 EVERY_S = 0.2  # the queue is looked at
@@ -38,10 +39,15 @@ def serve(release: Path, options: NodeOptions) -> None:
     """Run a node until it is asked to stop (SIGTERM, SIGINT).
 
     Raises:
-        ReleaseError: the release cannot be used.
+        ReleaseError: the release cannot be used, or needs several modalities.
         StudyError: another node works in the spool.
         ConfigError: a port is taken.
     """
+    if len(read_manifest(release).preprocess.modalities) > 1:
+        raise ReleaseError(
+            f"{release}: needs several modalities of a case, and a node answers for one series at "
+            f"a time; use medkd predict"
+        )
     os.umask(0o077)
     predictor = load(release, runtime=options.runtime)
     spool = Spool(options.spool, most_bytes=options.spool_bytes)

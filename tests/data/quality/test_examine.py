@@ -88,6 +88,52 @@ def test_a_reader_s_error_is_taken_apart(case, config):
     assert finding.remedy == "copy it again"
 
 
+@pytest.fixture
+def two(case, config, tmp_path):
+    """Return the case with a second modality on a grid, and a config of two."""
+    preprocess = config.preprocess.model_copy(update={"channels": 2, "modalities": ("t1", "flair")})
+
+    def make(**grid):
+        grid = {"affine": np.diag([1, 2, 3, 1.0])} | grid
+        nifti.write(tmp_path / "DOE_flair.nii.gz", 2 * NOISE + 1, **grid)
+        further = (tmp_path / "DOE_flair.nii.gz",)
+        return replace(case, further=further), config.model_copy(update={"preprocess": preprocess})
+
+    return make
+
+
+def test_modalities_are_examined_together(two, case, config):
+    found, alone = examine(*two()), examine(case, config)
+    assert (found.findings, found.channels) == ((), 2)
+    assert found.voxels == alone.voxels
+    assert len({each.image for each in (found, alone)}) == 2
+
+
+def test_a_modality_on_another_grid_is_an_error_that_tells_no_file_name(two):
+    case, config = two(affine=np.diag([1, 2, 3.5, 1.0]))
+    (finding,) = examine(case, config).findings
+    assert (finding.level, finding.file) == (Level.ERROR, case.further[0])
+    assert finding.message == "not on the grid of its first modality: spacing 1x2x3.5 mm, not 1x2x3"
+    assert finding.remedy == "register and resample it onto that image"
+    assert "DOE" not in str(finding.anonymous(lambda kind, name: kind))
+
+
+def test_one_file_of_fewer_channels_than_modalities_is_an_error(two):
+    case, config = two()
+    (finding,) = examine(replace(case, further=()), config).findings
+    assert (finding.level, finding.message) == (
+        Level.ERROR,
+        "1 channels, preprocess.channels is 2",
+    )
+
+
+def test_a_modality_that_is_not_there_is_named(two):
+    case, config = two()
+    case.further[0].unlink()
+    (finding,) = examine(case, config).findings
+    assert (finding.file, finding.message) == (case.further[0], "no such file")
+
+
 def test_axes_are_given_by_anatomy(tmp_path):
     turned = np.zeros((4, 4))
     turned[0, 2], turned[1, 0], turned[2, 1], turned[3, 3] = 3, -1, 2, 1

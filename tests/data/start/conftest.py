@@ -59,6 +59,38 @@ def nnunet(folder):
     (folder / "dataset.json").write_text(json.dumps(told))
 
 
+def second_channel(folder):
+    """Give each image of ``nnunet`` a second channel, in a file of its own."""
+    from medkd.data import nifti
+
+    for path in sorted((folder / "imagesTr").glob("*_0000.nii.gz")):
+        first = nifti.read(path)
+        second = path.with_name(path.name.replace("_0000", "_0001"))
+        nifti.write(second, 5 - first.array[0] / 100, affine=first.affine)
+    told = json.loads((folder / "dataset.json").read_text())
+    told["channel_names"] = {"0": "T1", "1": "T2 FLAIR"}
+    (folder / "dataset.json").write_text(json.dumps(told))
+
+
+def nnunet_two(folder):
+    nnunet(folder)
+    second_channel(folder)
+
+
+def decathlon_two(folder):
+    """Two modalities in one 4D file a case."""
+    from medkd.data import nifti
+
+    decathlon(folder)
+    for path in (folder / "imagesTr").iterdir():
+        first = nifti.read(path)
+        both = np.stack([first.array[0], 5 - first.array[0] / 100], axis=-1)
+        nifti.write(path, both, affine=first.affine)
+    told = json.loads((folder / "dataset.json").read_text())
+    told["modality"] = {"0": "FLAIR", "1": "T1w"}
+    (folder / "dataset.json").write_text(json.dumps(told))
+
+
 def bids(folder):
     for n in range(12):
         subject, session = f"sub-{n // 2:02d}", f"ses-{n % 2 + 1}"
@@ -112,7 +144,9 @@ def parted(folder):
 
 MAKERS = {
     "Decathlon": decathlon,
+    "Decathlon, two modalities": decathlon_two,
     "nnU-Net raw": nnunet,
+    "nnU-Net raw, two channels": nnunet_two,
     "BIDS derivative": bids,
     "MedMNIST": medmnist,
     "images and masks": pairs,

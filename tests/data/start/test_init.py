@@ -15,7 +15,7 @@ from medkd.train.run import train_baseline
 
 LAYOUTS = [
     *("Decathlon", "nnU-Net raw", "BIDS derivative", "MedMNIST", "images and masks", "flat"),
-    *("class folders", "parted"),
+    *("class folders", "parted", "Decathlon, two modalities", "nnU-Net raw, two channels"),
 ]
 SHORT = ["steps=2", "batch=2", "workers=0", "validate_every=1"]
 
@@ -36,6 +36,21 @@ def test_a_study_of_every_layout_runs_as_it_stands(lay_out, tmp_path, layout):
         train_baseline(study, cohort, tracker=NullTracker())
     assert study.is_complete("baseline")
     assert not survey(study).errors
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "columns"),
+    [
+        ("Decathlon, two modalities", ("flair", "t1w"), ["image"]),
+        ("nnU-Net raw, two channels", ("t1", "t2_flair"), ["t1", "t2_flair"]),
+    ],
+)
+def test_modalities_are_named_in_config_and_datalist(lay_out, tmp_path, layout, names, columns):
+    made = init(lay_out(layout, tmp_path / "data"), tmp_path / "s")
+    options = load(made.config).preprocess
+    assert (options.channels, options.modalities) == (2, names)
+    header = (tmp_path / "s/cases.csv").read_text().partition("\n")[0].split(",")
+    assert header[: 1 + len(columns)] == ["case", *columns]
 
 
 def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):

@@ -28,6 +28,24 @@ def test_a_layout_is_recognised_by_what_lies_there(lay_out, tmp_path, name):
     assert all(row.label.is_file() if is_map else row.label in {0, 1} for row in found.rows)
 
 
+def test_channels_of_nnunet_are_modalities_in_files_of_their_own(lay_out, tmp_path):
+    folder = lay_out("nnU-Net raw, two channels", tmp_path / "n")
+    found = recognise(folder)
+    assert found.modalities == ("t1", "t2_flair")
+    assert [row.case for row in found.rows] == [f"b_{n:03d}" for n in range(12)]
+    names = [(row.image.name, *(path.name for path in row.further)) for row in found.rows]
+    assert names[3] == ("b_003_0000.nii.gz", "b_003_0001.nii.gz")
+    (folder / "imagesTr/b_003_0001.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"b_003_0001\.nii\.gz: no such file, .* names 2 channels"):
+        recognise(folder)
+
+
+def test_modalities_of_a_decathlon_are_the_channels_of_one_file(lay_out, tmp_path):
+    found = recognise(lay_out("Decathlon, two modalities", tmp_path / "d"))
+    assert found.modalities == ("flair", "t1w")
+    assert not any(row.further for row in found.rows)
+
+
 def test_sessions_of_a_bids_subject_are_one_patient(lay_out, tmp_path):
     found = recognise(lay_out("BIDS derivative", tmp_path / "b"))
     assert {row.patient for row in found.rows} == {f"sub-{n:02d}" for n in range(6)}
@@ -92,7 +110,6 @@ REFUSED = {
         {"channel_names": {"0": "T1"}, "labels": {"whole": [1, 2]}, "training": None},
         "stands for several values",
     ),
-    "channels": ({"channel_names": {"0": "T1", "1": "T2"}}, "stack them into one 4D file"),
     "no image": ({"training": [{"label": "a"}]}, "names no image"),
 }
 

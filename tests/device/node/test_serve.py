@@ -12,7 +12,10 @@ import pytest
 from medkd.data.dicom.volume import read
 from medkd.device import load
 from medkd.device.dicom.source import Source
+from medkd.device.node.options import NodeOptions, Peer
+from medkd.device.node.serve import serve
 from medkd.device.node.spool import key_of
+from medkd.errors import ReleaseError
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -173,6 +176,14 @@ def test_a_second_node_in_the_same_spool_is_refused(release_3d, start_node, peer
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "another node works in this folder" in done.stderr
+
+
+def test_a_release_of_several_modalities_is_refused(release_3d, changed, tmp_path):
+    options = load(release_3d).manifest.preprocess.model_dump(mode="json")
+    options |= {"channels": 2, "modalities": ["t1", "flair"]}
+    node = NodeOptions(peer=Peer.parse("PACS@127.0.0.1:104"), spool=tmp_path / "spool")
+    with pytest.raises(ReleaseError, match=r"needs several modalities .* use medkd predict"):
+        serve(changed(release_3d, preprocess=options), node)
 
 
 @pytest.fixture
