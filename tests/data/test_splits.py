@@ -33,34 +33,41 @@ def case(number, patient, *, label=None, **attributes):
 
 
 @st.composite
-def cohorts(draw):
-    """Between 8 and 30 patients with 1 to 5 cases each, in any order."""
+def patients_drawn(draw):
+    """The patient of each case: between 8 and 30 with 1 to 5 cases each, in any order."""
     counts = draw(st.lists(st.integers(1, 5), min_size=8, max_size=30))
     patients = [patient for patient, count in enumerate(counts) for _ in range(count)]
-    return [case(number, p) for number, p in enumerate(draw(st.permutations(patients)))]
+    return draw(st.permutations(patients))
+
+
+def cases_of(patients):
+    return [case(number, patient) for number, patient in enumerate(patients)]
 
 
 def patients_of(cases, ids):
     return {case.patient for case in cases if case.id in set(ids)}
 
 
-@given(cohorts(), st.integers(0, 99))
-def test_no_patient_is_on_two_sides_and_no_case_is_lost(cases, seed):
+@given(patients_drawn(), st.integers(0, 99))
+def test_no_patient_is_on_two_sides_and_no_case_is_lost(patients, seed):
+    cases = cases_of(patients)
     split = split_cases(cases, HALF.model_copy(update={"seed": seed}))
     sides = [patients_of(cases, part) for part in vars(split).values()]
     assert sum(map(len, sides)) == len(set.union(*sides)) == len({c.patient for c in cases})
     assert sorted([*split.train, *split.validation, *split.test]) == sorted(c.id for c in cases)
 
 
-@given(cohorts(), st.randoms())
-def test_the_order_of_the_cases_does_not_matter(cases, random):
+@given(patients_drawn(), st.randoms())
+def test_the_order_of_the_cases_does_not_matter(patients, random):
+    cases = cases_of(patients)
     shuffled = random.sample(cases, len(cases))
     one, other = vars(split_cases(cases, HALF)), vars(split_cases(shuffled, HALF))
     assert {part: set(ids) for part, ids in one.items()} == {p: set(i) for p, i in other.items()}
 
 
-@given(cohorts())
-def test_each_part_has_its_share_of_the_patients(cases):
+@given(patients_drawn())
+def test_each_part_has_its_share_of_the_patients(patients):
+    cases = cases_of(patients)
     split, patients = split_cases(cases, HALF), len({case.patient for case in cases})
     for part in (split.validation, split.test):
         assert abs(len(patients_of(cases, part)) - patients / 4) <= 0.5
@@ -107,8 +114,9 @@ def test_each_class_has_its_share_of_each_part():
         assert len(ill & set(part)) == share * len(ill)
 
 
-@given(cohorts(), st.integers(1, 8), st.integers(0, 99))
-def test_folds_are_disjoint_complete_and_even(cases, folds, seed):
+@given(patients_drawn(), st.integers(1, 8), st.integers(0, 99))
+def test_folds_are_disjoint_complete_and_even(patients, folds, seed):
+    cases = cases_of(patients)
     parts = split_folds(cases, folds=folds, seed=seed)
     sides = [{case.patient for case in part} for part in parts]
     assert sum(map(len, sides)) == len(set.union(*sides))
@@ -205,8 +213,9 @@ class TestStrata:
         assert abs(sum(of[i]["site"] == "s" for i in split.test) - 5) <= 1
         assert abs(sum(float(of[i]["age"]) for i in split.test) / len(split.test) - 39.5) < 8
 
-    @given(cohorts(), st.integers(0, 9))
-    def test_strata_of_one_patient_lose_nobody_and_keep_the_shares(self, cases, seed):
+    @given(patients_drawn(), st.integers(0, 9))
+    def test_strata_of_one_patient_lose_nobody_and_keep_the_shares(self, patients, seed):
+        cases = cases_of(patients)
         strata = {c.patient: c.patient for c in cases}
         split = split_cases(cases, HALF.model_copy(update={"seed": seed}), strata=strata)
         assert sorted(i for part in vars(split).values() for i in part) == sorted(strata_ids(cases))
