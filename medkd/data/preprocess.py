@@ -172,6 +172,11 @@ def _grid(volume: Volume, options: PreprocessOptions) -> Grid:
     shape = tuple(int(v) for v in np.asarray(volume.shape)[order])
     spacing = tuple(float(v) for v in np.asarray(volume.spacing_mm)[order])
     target = _target_shape(shape, spacing, options)
+    if 4 * options.channels * math.prod(target) > options.reading.memory_bytes:
+        raise DataError(
+            f"resampled from {spacing} to {options.spacing_mm} mm it would have {target} voxels, "
+            f"more than preprocess.reading.memory_gib holds; correct the spacing in its header"
+        )
     return Grid(
         image_shape=tuple(volume.shape),
         affine=volume.affine,

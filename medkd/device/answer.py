@@ -141,6 +141,8 @@ class _Run:
     def read(self, image: Input) -> tuple[Volume, Path]:
         """Read one image; an answer that would overwrite another file is refused before."""
         place = self._place(image)
+        if not (place == self._target or place.resolve().is_relative_to(self._target.resolve())):
+            raise DataError(f"its name would put its answer outside of {self._target}; rename it")
         if place.resolve() in self._taken:
             raise DataError(f"its answer would overwrite {place}; choose another output")
         if place != self._table:

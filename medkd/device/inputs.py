@@ -1,6 +1,7 @@
 """Inputs: which images are asked about: files, folders of files, a DICOM study tree, MedMNIST."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.dicom import is_dicom
+from medkd.data.dicom.files import files_in
 from medkd.data.modalities import modality_of, read_modalities
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
+from medkd.study import digest
 from medkd.types import Volume
 
+PLAIN_NAME = re.compile(r"\w[\w.-]*")
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}  # modalities
 
 
@@ -53,7 +57,7 @@ class Input:
             array = self.array
             array = np.moveaxis(array, -1, 0) if array.shape[-1] == 3 else array[None]
             return Volume(array=array, affine=np.eye(array.ndim))
-        if len(self.files) <= 1 or set(self.files) == set(_visible(self.path)):
+        if len(self.files) <= 1 or set(self.files) == set(files_in(self.path)):
             return read_image(self.files[0] if len(self.files) == 1 else self.path, options)
         with tempfile.TemporaryDirectory() as folder:  # a series that shares its folder
             for number, file in enumerate(self.files):
@@ -122,7 +126,7 @@ def _find(source: Path, options: ReadingOptions) -> list[Input]:
         is_plain = suffix(source) in SUFFIXES and suffix(source) != ".dcm"
         return [Input(source.name, source, () if is_plain else (source,))]
     known = {*SUFFIXES} - {".img", ".dcm"}  # the .hdr stands for its pair
-    found = [Input(p.name, p) for p in _visible(source) if suffix(p) in known]
+    found = [Input(p.name, p) for p in files_in(source) if suffix(p) in known]
     found += _dicom_series(source, options, apart_from={each.path for each in found})
     if not found:
         rule = " that the release's preprocess.reading.series asks for" if options.series else ""
@@ -134,13 +138,13 @@ def _dicom_series(source: Path, options: ReadingOptions, apart_from: set[Path]) 
     """Yield the series of a tree, one or several a folder."""
     for folder, inner, _ in os.walk(source):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        files = [file for file in _visible(Path(folder)) if file not in apart_from]
+        files = [file for file in files_in(Path(folder)) if file not in apart_from]
         dicom = [file for file in files if is_dicom(file)]
         series = _series(dicom, options) if dicom else {}
         place = Path(folder).relative_to(source)
         for uid, members in sorted(series.items()):
             # a folder's own name says more than a UID, where it holds one series
-            name = place.as_posix() if len(series) == 1 else (place / uid).as_posix()
+            name = place.as_posix() if len(series) == 1 else (place / _safe(uid)).as_posix()
             yield Input(source.name if name == "." else name, Path(folder), tuple(members))
 
 
@@ -161,8 +165,14 @@ def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[P
     return found | ({"damaged": tuple(damaged)} if damaged else {})
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+def _safe(name: str) -> str:
+    """Return a name that a file gives as one that is no path; an odd one becomes its digest.
+
+    Example:
+        >>> _safe("1.2.840"), _safe("../../x")
+        ('1.2.840', 'b2ecd05322dbaaf5')
+    """
+    return name if PLAIN_NAME.fullmatch(name) else digest(name)
 
 
 def _npz_images(source: Path, options: ReadingOptions) -> Iterator[Input]:
@@ -174,7 +184,7 @@ def _npz_images(source: Path, options: ReadingOptions) -> Iterator[Input]:
         raise DataError(f"{source}: holds no array whose name ends in 'images'")
     for name, stack in stacks.items():
         for index, array in enumerate(stack):
-            yield Input(f"{name}/{index:05d}", source, array=array)
+            yield Input(f"{_safe(name)}/{index:05d}", source, array=array)
 
 
 def answer_name(image: Input, suffix: str) -> str:

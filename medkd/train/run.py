@@ -262,8 +262,8 @@ class _Job:
         path = self.config.folder / "previews" / self.name / f"{step:07d}.png"
         try:
             draw_preview(path, network, self.validation, self.config)
-        except OSError as error:
-            _log.warning("%s: not drawn: %s", path, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, training is worth more
+            _log.warning("%s: not drawn: %s: %s", path, type(error).__name__, error)
             return
         self.tracker.image(path.relative_to(self.config.folder), name="validation", step=step)
 

@@ -252,6 +252,12 @@ def test_an_image_that_does_not_fit_is_refused(array, window, message):
         preprocess(Volume(array, np.eye(array.ndim)), options(window=window))
 
 
+def test_a_header_in_the_wrong_unit_is_refused_before_its_volume_is_made():
+    metres = Volume(np.zeros((1, 40, 40, 40), np.uint8), np.diag([1000.0, 1000, 1000, 1]))
+    with pytest.raises(DataError, match=r"preprocess\.reading\.memory_gib"):
+        preprocess(metres, options(spacing_mm=(1, 1, 1)))
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("case", ["STS_003", "STS_019", "STS_035"])
 def test_equals_monai_on_real_images(case, data_root):

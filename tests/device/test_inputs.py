@@ -129,3 +129,20 @@ def test_two_files_of_a_modality_are_refused(scans):
 
 def test_names_say_nothing_of_modalities_to_a_release_of_one(scans):
     assert len(find_inputs([scans], ANY)) == 6
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_names_that_files_give_are_no_paths(study, tmp_path):
+    for file in (study / "sub" / "both").glob("b-*"):
+        dataset = dcmread(file)
+        dataset.SeriesInstanceUID = "/tmp/evil"
+        dataset.save_as(file)
+    np.savez(tmp_path / "many.npz", **{"../../evil/images": np.zeros((1, 4, 5), np.uint8)})
+    found = find_inputs([study, tmp_path / "many.npz"], ANY)
+    assert len(found) == 4
+    assert not any("evil" in each.name or ".." in each.name for each in found)
+
+
+def test_the_directory_of_a_medium_is_no_image(study):
+    (study / "t1" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM\x02\0")
+    assert len(find_inputs([study], ANY)) == 3

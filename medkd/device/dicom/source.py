@@ -82,7 +82,7 @@ def concept(code: Code | None, name: str) -> Any:  # noqa: ANN401
 
     if code:
         return CodedConcept(code.value, code.scheme, code.meaning)
-    return CodedConcept(name[:16], OWN_SCHEME, name[:64])
+    return CodedConcept(name if len(name) <= 16 else digest(name), OWN_SCHEME, name[:64])
 
 
 def own_concept(key: str) -> Any:  # noqa: ANN401

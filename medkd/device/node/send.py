@@ -11,7 +11,8 @@ from medkd.device.node.options import NodeOptions
 from medkd.device.node.spool import Spool
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-TAKEN = {0x0000, 0xB000, 0xB006, 0xB007}  # success, and warnings that the object was kept
+# success, warnings that the object was kept, and an object that is there already
+TAKEN = {0x0000, 0xB000, 0xB006, 0xB007, 0x0111}
 
 
 class Sender:

@@ -149,7 +149,7 @@ class Node:
         except OSError as error:
             raise ConfigError(
                 f"port {self._options.port} or {self._options.health_port} cannot be listened on "
-                f"({error.strerror}); choose others with --port and --health-port"
+                f"({error.strerror}); choose others with --port and --set health_port=N"
             ) from None
         watcher.start()
         return watcher

@@ -172,7 +172,7 @@ class Spool:
                 for path in (self.folder / part).iterdir():
                     if time.time() - _changed(path) > keep_s:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.bytes = self._measured()
+            self.bytes = self._measured()
 
     def counts(self) -> dict[str, int]:
         """Return how many series or answers are where."""
