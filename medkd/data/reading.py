@@ -1,10 +1,12 @@
 """Reading: a case's image, and its reference standard on the image's grid."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from medkd.config import Config
 from medkd.data.dicom import is_dicom
+from medkd.data.dicom.files import linked
 from medkd.data.modalities import read_modalities
 from medkd.data.reader import read_grid, read_label, suffix
 from medkd.errors import DataError
@@ -21,6 +23,27 @@ def image_of(case: Case, config: Config) -> Volume:
         DataError: as ``read_modalities``; or the case does not say which series is meant.
     """
     return read_modalities(case.images, options_of(case, config), case=case.id)
+
+
+@contextmanager
+def images_alone(cases: Sequence[Case], config: Config) -> Iterator[list[tuple[Path, ...]]]:
+    """Yield the images of cases at paths that are read without their rows in the datalist.
+
+    A DICOM series that shares its folder with others lies in one of its own meanwhile.
+    """
+    with ExitStack() as stack:
+        yield [stack.enter_context(_alone(case, options_of(case, config))) for case in cases]
+
+
+@contextmanager
+def _alone(case: Case, options: ReadingOptions) -> Iterator[tuple[Path, ...]]:
+    if options.series is None or len(case.images) > 1 or not case.image.is_dir():
+        yield case.images
+        return
+    from medkd.data.dicom.series import read_series
+
+    with linked(read_series(case.image, options).files) as folder:
+        yield (folder,)
 
 
 def label_of(case: Case, config: Config) -> Volume:

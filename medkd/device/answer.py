@@ -143,10 +143,10 @@ class _Run:
         place = self._place(image)
         if not (place == self._target or place.resolve().is_relative_to(self._target.resolve())):
             raise DataError(f"its name would put its answer outside of {self._target}; rename it")
-        if place.resolve() in self._taken:
+        written = {file.resolve() for file in self._files(place)}
+        if written & self._taken:
             raise DataError(f"its answer would overwrite {place}; choose another output")
-        if place != self._table:
-            self._taken.add(place.resolve())
+        self._taken |= written
         return image.read(self._predictor.manifest.preprocess.reading), place
 
     def predict(self, image: Input, given: tuple[Volume, Path]) -> tuple[_Answered, Path]:
@@ -207,6 +207,12 @@ class _Run:
         """The table of class probabilities."""
         return self._target if suffix(self._target) in {".csv", ".json"} else self._target / TABLE
 
+    def _files(self, place: Path) -> list[Path]:
+        """Return what is written for one image alone: a mask and its record, or an SR."""
+        if place == self._table:
+            return []
+        return [place, _record_of(place)] if self._is_map else [place]
+
     def _place(self, image: Input) -> Path:
         """Return where the answer for an image goes."""
         as_dicom = bool(image.files) and not self._how.nifti
@@ -260,11 +266,15 @@ def _write_mask(place: Path, image: Input, answered: _Answered, manifest: Manife
         _write_dicom(place, image, answered, manifest)
     else:
         write_mask(place, prediction.mask, affine=volume.affine)
-    beside = place.with_name(stem(place) + ".json")
     said = json.dumps(record(image.name, volume, prediction, manifest), indent=1)
-    write_atomic(beside, said, durable=False)
+    write_atomic(_record_of(place), said, durable=False)
     if prediction.probabilities is not None:
         _write_maps(place, volume, prediction.probabilities)
+
+
+def _record_of(place: Path) -> Path:
+    """Return where what to know of a mask is written: beside it."""
+    return place.with_name(stem(place) + ".json")
 
 
 def _write_maps(place: Path, volume: Volume, probabilities: np.ndarray) -> None:

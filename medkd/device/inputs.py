@@ -2,15 +2,15 @@
 
 import os
 import re
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from medkd.data.dicom import is_dicom
-from medkd.data.dicom.files import files_in
+from medkd.data.dicom.files import files_in, linked
 from medkd.data.modalities import modality_of, read_modalities
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
@@ -59,13 +59,11 @@ class Input:
             return Volume(array=array, affine=np.eye(array.ndim))
         if len(self.files) <= 1 or set(self.files) == set(files_in(self.path)):
             return read_image(self.files[0] if len(self.files) == 1 else self.path, options)
-        with tempfile.TemporaryDirectory() as folder:  # a series that shares its folder
-            for number, file in enumerate(self.files):
-                (Path(folder) / f"{number:05d}.dcm").symlink_to(file.resolve())
+        with linked(self.files) as folder:  # a series that shares its folder
             try:
-                return read_image(Path(folder), options)
+                return read_image(folder, options)
             except DataError as error:
-                raise DataError(str(error).replace(folder, str(self.path))) from None
+                raise DataError(str(error).replace(str(folder), str(self.path))) from None
 
 
 def find_inputs(
@@ -79,10 +77,27 @@ def find_inputs(
     ``CASE_t1.nii.gz`` and ``CASE_flair.nii.gz``, or ``CASE_0000.nii.gz`` and ``CASE_0001.nii.gz``.
 
     Raises:
-        DataError: a source does not exist or holds no image.
+        DataError: a source does not exist or holds no image, or two images cannot be told apart.
     """
     found = [image for source in sources for image in _find(source, options)]
-    return _together(found, modalities) if len(modalities) > 1 else found
+    return _told_apart(_together(found, modalities) if len(modalities) > 1 else found)
+
+
+def _told_apart(found: Sequence[Input]) -> list[Input]:
+    """Put the folder, or the file of arrays, before names that several images have."""
+    count = Counter(image.name for image in found)
+    told = [
+        image if count[image.name] == 1 else replace(image, name=f"{_whence(image)}/{image.name}")
+        for image in found
+    ]
+    twice = [name for name, times in Counter(image.name for image in told).items() if times > 1]
+    if twice:
+        raise DataError(f"{twice[0]}: several inputs are called so; ask about them one by one")
+    return told
+
+
+def _whence(image: Input) -> str:
+    return image.path.parent.name if image.array is None else image.path.stem
 
 
 def _together(found: Sequence[Input], modalities: Sequence[str]) -> list[Input]:

@@ -13,7 +13,7 @@ from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
-from medkd.data.reading import image_of
+from medkd.data.reading import image_of, images_alone
 from medkd.device.latency import measure_latency
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest, sha256
 from medkd.device.predictor import Prediction, load
@@ -186,10 +186,11 @@ class _Evaluation:
     def _latency(self, role: str) -> Latency:
         console.print(f"latency {role}")
         options = self._config.latency
-        with self._quiet():
+        timed = self._test[:LATENCY_CASES]
+        with images_alone(timed, self._config) as images, self._quiet():
             return measure_latency(
                 self._study.path(f"releases/{role}"),
-                [case.images for case in self._test[:LATENCY_CASES]],
+                images,
                 queries=options.queries,
                 threads=options.threads,
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medkd.config import Config, dump
 from medkd.data.check import Cohort
+from medkd.data.reading import images_alone
 from medkd.device.latency import measure_latency
 from medkd.errors import ConfigError
 from medkd.export.release import write_release
@@ -49,8 +50,9 @@ def size_student(study: Study, cohort: Cohort) -> Study:
     }
 
     def make(folder: Path) -> None:
-        images = [case.images for case in cohort.of(cohort.split.train)[:IMAGES]]
-        curve = list(_measured(config, budget, images))
+        timed = cohort.of(cohort.split.train)[:IMAGES]
+        with images_alone(timed, config) as images:
+            curve = list(_measured(config, budget, images))
         fitting = [i for i, p in enumerate(curve) if p.latency_p90_ms <= budget.latency_ms]
         if not fitting:
             raise ConfigError(

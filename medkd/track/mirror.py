@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from medkd.errors import MedkdError
 from medkd.track.ledger import Ledger
@@ -72,12 +71,7 @@ class Mirror:
             _log.warning("no process to mirror this study to MLflow: %s", error)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def pause(self, *, wait_s: float = 10.0) -> None:

@@ -6,7 +6,6 @@ MLflow's own monitors measure; its page "System metrics" shows what begins with 
 import logging
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from medkd.extras import require
@@ -36,12 +35,7 @@ class SystemMetrics:
         threading.Thread(target=self._sample, name="system metrics", daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._left.set()
         self._awake.set()
 

@@ -8,7 +8,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from medkd.config import load
 from medkd.data import nifti
-from medkd.data.reading import image_of, label_of, options_of
+from medkd.data.reader import read_image
+from medkd.data.reading import image_of, images_alone, label_of, options_of
 from medkd.errors import DataError
 from medkd.types import Case
 
@@ -51,6 +52,17 @@ def test_the_datalist_says_which_series_of_a_folder_is_meant(make_config, folder
         image_of(replace(case, attributes={"uid": ""}), config)
     with pytest.raises(DataError, match=r"case c: no column 'uid', which data.series names"):
         image_of(replace(case, attributes={}), config)
+
+
+def test_a_series_that_shares_its_folder_can_be_read_without_the_datalist(make_config, folder):
+    config = load(make_config(), overrides=["data.series=uid"])
+    shared = Case("c", folder, None, "p", {"uid": "1.8"})
+    alone = Case("d", folder.parent / "d.nii.gz", None, "p", {"uid": ""})
+    with images_alone([shared, alone], config) as images:
+        ((only,), others) = images
+        assert (read_image(only).array == 20).all()
+        assert others == alone.images
+    assert not only.exists()
 
 
 def test_options_of_the_config_hold_for_every_case(make_config, folder):

@@ -387,3 +387,15 @@ def test_an_unexpected_failure_is_one_images_own(release_3d, folder, tmp_path, m
     summary = answer(release_3d, folder, tmp_path / "masks")
     assert summary.failed["a.nii.gz"] == "it takes more memory than there is"
     assert "b.v2.nii" in summary.written
+
+
+def test_no_answer_is_written_over_the_record_of_another(
+    release_3d, write_series, folder, tmp_path
+):
+    study = tmp_path / "study"
+    write_series(study / "one")
+    shutil.copy(folder / "a.nii.gz", study / "one.nii.gz")
+    summary = answer(release_3d, study, tmp_path / "out")
+    assert len(summary.written) == len(summary.failed) == 1
+    ((_, reason),) = summary.failed.items()
+    assert "would overwrite" in reason

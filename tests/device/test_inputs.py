@@ -146,3 +146,12 @@ def test_names_that_files_give_are_no_paths(study, tmp_path):
 def test_the_directory_of_a_medium_is_no_image(study):
     (study / "t1" / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM\x02\0")
     assert len(find_inputs([study], ANY)) == 3
+
+
+def test_inputs_of_one_name_are_told_apart_by_where_they_lie(tmp_path):
+    for folder in "ab":
+        nifti.write(tmp_path / folder / "x.nii.gz", np.zeros((3, 3, 3), np.int16), affine=np.eye(4))
+    found = find_inputs([tmp_path / "a/x.nii.gz", tmp_path / "b/x.nii.gz"], ANY)
+    assert [each.name for each in found] == ["a/x.nii.gz", "b/x.nii.gz"]
+    with pytest.raises(DataError, match=r"a/x\.nii\.gz: several inputs are called so"):
+        find_inputs([tmp_path / "a/x.nii.gz", tmp_path / "a/x.nii.gz"], ANY)

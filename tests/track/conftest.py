@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from medkd.results import read_report
 from medkd.track.journal import Journal
 
 
@@ -157,3 +158,13 @@ def stored():
         return client, by_role
 
     return read
+
+
+@pytest.fixture(scope="session")
+def report(released):
+    """The report of the study that is released."""
+    from medkd.evaluate.run import evaluate
+
+    study, cohort = released
+    evaluate(study, cohort)
+    return read_report(study.folder / "report.json")

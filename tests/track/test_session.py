@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from medkd.results import read_report
 from medkd.track import session
 from medkd.track.journal import read
 from medkd.track.mirror import Mirror
@@ -128,15 +127,6 @@ def test_data_are_named_by_their_card_and_told_whole_and_by_part(study, report, 
     parts = {name: part.digest for name, part in report.split.items()}
     assert of_study == parts | {"all": report.digests["data set"]}
     assert [v["context"] for v in told if v["run"] == "teacher"] == ["test"]
-
-
-@pytest.fixture(scope="module")
-def report(released):
-    from medkd.evaluate.run import evaluate
-
-    study, cohort = released
-    evaluate(study, cohort)
-    return read_report(study.folder / "report.json")
 
 
 def test_what_was_killed_by_force_is_said_to_be_killed_at_the_next_start(study):

@@ -1,19 +1,8 @@
 import json
 
-import pytest
-
-from medkd.results import CaseScores, read_report
+from medkd.results import CaseScores
 from medkd.track.story import cases_table, describe, describe_role, final_figures
 from medkd.types import Role
-
-
-@pytest.fixture(scope="module")
-def report(released):
-    from medkd.evaluate.run import evaluate
-
-    study, cohort = released
-    evaluate(study, cohort)
-    return read_report(study.folder / "report.json")
 
 
 def test_final_figures_are_those_of_the_report(report):

@@ -1,5 +1,8 @@
 """Files: which of them are DICOM, told without a DICOM library."""
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 MAGIC_AT, MAGIC = 128, b"DICM"
@@ -24,3 +27,12 @@ def files_in(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.is_file() and not path.name.startswith(".") and path.name.upper() != "DICOMDIR"
     )
+
+
+@contextmanager
+def linked(files: Sequence[Path]) -> Iterator[Path]:
+    """Yield a folder that holds links to these files alone."""
+    with tempfile.TemporaryDirectory() as name:
+        for number, file in enumerate(files):
+            (Path(name) / f"{number:05d}.dcm").symlink_to(file.resolve())
+        yield Path(name)

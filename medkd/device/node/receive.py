@@ -41,6 +41,7 @@ class Receiver:
         self._spool, self._options = spool, options
         self._lock = threading.Lock()
         self._open: dict[int, set[str]] = {}  # series by association
+        self._refused: set[int] = set()  # associations that lack an object
         self._incoming: dict[int, int] = {}  # bytes of the object that is arriving
         self._server: Any = None
 
@@ -82,6 +83,13 @@ class Receiver:
             return set().union(*self._open.values())
 
     def _store(self, event: Any) -> int:  # noqa: ANN401
+        status = self._kept(event)
+        if status != SUCCESS:
+            with self._lock:
+                self._refused.add(id(event.assoc))
+        return status
+
+    def _kept(self, event: Any) -> int:  # noqa: ANN401
         self._incoming.pop(id(event.assoc), None)
         try:
             content = event.encoded_dataset()
@@ -115,18 +123,27 @@ class Receiver:
             event.assoc.abort(block=False)
 
     def _released(self, event: Any) -> None:  # noqa: ANN401
-        with self._lock:
-            series = self._open.pop(id(event.assoc), set())
+        series, is_whole = self._ended(event)
+        if not is_whole:  # the sender has finished, and we lack what was refused
+            log(f"objects of an association were refused: {', '.join(sorted(series))}")
+            return
         self._spool.release(series)
         if series:
             log(f"received {', '.join(sorted(series))}")
 
     def _broken(self, event: Any) -> None:  # noqa: ANN401
-        with self._lock:
-            self._incoming.pop(id(event.assoc), None)
-            series = self._open.pop(id(event.assoc), set())
+        series, _ = self._ended(event)
         if series:
             log(f"an association broke off in {', '.join(sorted(series))}")
+
+    def _ended(self, event: Any) -> tuple[set[str], bool]:  # noqa: ANN401
+        """Forget an association; return its series, and whether all of its objects were kept."""
+        with self._lock:
+            key = id(event.assoc)
+            self._incoming.pop(key, None)
+            is_whole = key not in self._refused
+            self._refused.discard(key)
+            return self._open.pop(key, set()), is_whole
 
     def _rejected(self, event: Any) -> None:  # noqa: ANN401
         log("rejected an association: its title is not allowed, or it called another")

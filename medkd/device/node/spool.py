@@ -74,11 +74,11 @@ class Spool:
             SpoolFullError: there is no room for it.
         """
         with self._lock:
+            folder = self.folder / "receiving" / key_of(series_uid)
+            (folder / RELEASED).unlink(missing_ok=True)  # even if it is refused: it was to come
             if self.bytes + len(content) > self.most_bytes:
                 raise SpoolFullError
-            folder = self.folder / "receiving" / key_of(series_uid)
             folder.mkdir(mode=0o700, exist_ok=True)
-            (folder / RELEASED).unlink(missing_ok=True)
             write_atomic(folder / f"{key_of(object_uid)}.dcm", content)
             _sync(folder)
             _sync(folder.parent)

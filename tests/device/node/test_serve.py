@@ -89,56 +89,6 @@ def test_files_are_the_owners_alone_and_logs_name_no_patient(
     assert not any(name in text for name in (*PATIENT, *uids))
 
 
-def test_who_may_call(release_3d, start_node, associate):
-    node = start_node(release_3d, allow=["MODALITY"])
-    assert associate(node, title="STRANGER").is_rejected
-    assert associate(node, called="OTHER").is_rejected
-    association = associate(node)
-    assert association.is_established
-    association.release()
-
-
-def test_an_object_that_is_too_large_is_not_taken(
-    release_3d, start_node, associate, mr_slice, until
-):
-    node = start_node(release_3d, object_mib=1)
-    association = associate(node)
-    large = mr_slice("large", 0, np.zeros((1200, 1200)))
-    assert "Status" not in association.send_c_store(large)
-    until(lambda: not association.is_established)
-    assert node.health()["spool"]["receiving"] == 0
-    association = associate(node)  # others are served
-    send(association, [mr_slice("small", 0, np.zeros((12, 14)))])
-    association.release()
-
-
-def test_an_object_that_says_nothing_of_its_series_is_refused(
-    release_3d, start_node, associate, mr_slice
-):
-    node = start_node(release_3d)
-    association = associate(node)
-    stray = mr_slice("stray", 0, np.zeros((4, 4)))
-    del stray.SeriesInstanceUID
-    assert association.send_c_store(stray).Status == 0xC000
-    association.release()
-
-
-def test_answers_wait_for_a_peer_that_is_away_and_health_says_so(
-    release_3d, start_node, associate, peer, write_series, tmp_path, until
-):
-    peer.stop()
-    node = start_node(release_3d)
-    association = associate(node)
-    send(association, objects_of(write_series(tmp_path / "one")))
-    association.release()
-    health = until(lambda: (h := node.health()) and h["status"] != "ok" and h)
-    assert "the peer does not answer" in health["status"]
-    assert health["spool"]["outbox"] == 1
-    peer.start()
-    until(lambda: peer.got)
-    until(lambda: node.health()["status"] == "ok")
-
-
 def test_late_objects_join_the_series_and_all_is_answered_anew(
     release_3d, start_node, associate, peer, write_series, tmp_path, until
 ):
