@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,7 @@ DECODERS = {  # pydicom's names of them
 ISOLATED = {GDCM, GDCM_FILE}
 LIBRARIES = {GDCM: "gdcm", GDCM_FILE: "gdcm", "pyjpegls": "jpeg_ls", "pylibjpeg": "pylibjpeg"}
 MOST_BITS_OF_PILLOW = 8
+LONGEST_S = 600.0  # that the other process may take for a file
 PACKAGES = str(Path(__file__).parents[3])  # the folder that medkd lies in
 FRAME, END, ERROR = b"F", b"D", b"E"  # what the other process sends
 
@@ -107,8 +109,13 @@ class Decoding:
         question = {"file": str(file.resolve()), "memory_bytes": self._memory_bytes}
         asked.write(json.dumps(question).encode() + b"\n")
         asked.flush()
-        while (sign := said.read(1)) == FRAME:
-            yield _received(said)
+        deadline = threading.Timer(LONGEST_S, self._process.kill)
+        deadline.start()
+        try:
+            while (sign := said.read(1)) == FRAME:
+                yield _received(said)
+        finally:
+            deadline.cancel()
         if sign == ERROR:
             raise DataError(json.loads(said.readline()).replace(question["file"], str(file)))
         if sign != END:

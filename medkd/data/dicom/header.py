@@ -29,7 +29,6 @@ from medkd.errors import DataError
 
 PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 RUST_PANIC = "PanicException"  # of a decoder: no Exception, and of no module to import
-META_BYTES = 4096  # in which a file's transfer syntax is told
 DESCRIBING = (  # what decoders and values need
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames"),
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -67,9 +66,7 @@ def read_dataset(
     """
     with refusing(path), path.open("rb") as file:
         refuse_larger(path, path.stat().st_size, memory_bytes=memory_bytes)
-        is_deflated = DeflatedExplicitVRLittleEndian.encode() in file.read(META_BYTES)
-        file.seek(0)
-        if is_deflated:
+        if _syntax(path, file) == DeflatedExplicitVRLittleEndian:
             dataset = _inflated(path, file, memory_bytes, with_pixels=with_pixels)
         else:
             _refuse_crowd_in(path, file, memory_bytes)
@@ -84,6 +81,13 @@ def read_dataset(
             raise DataError(f"{path}: not a DICOM file; copy it again, or remove it")
         _complete(dataset)
     return dataset
+
+
+def _syntax(path: Path, file: BufferedIOBase) -> str | None:
+    """Return the transfer syntax that a file tells, however long what stands before it."""
+    has_meta = file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
+    file.seek(0)
+    return read_file_meta_info(path).get("TransferSyntaxUID") if has_meta else None
 
 
 @contextmanager

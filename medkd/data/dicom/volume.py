@@ -19,6 +19,7 @@ from medkd.types import Volume, without_values
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 VOXEL_BYTES = 8  # a value, and room to mend the volume
+FRAME_BYTES = 1024  # what is known of a frame: pictures of a pixel may be many
 
 
 def read(path: Path, options: ReadingOptions | None = None) -> Volume:
@@ -105,7 +106,7 @@ def _found(path: Path, options: ReadingOptions) -> _Found:
 def _refuse_large(
     path: Path, count: int, shape: tuple[int, int, int], options: ReadingOptions
 ) -> None:
-    size = VOXEL_BYTES * count * int(np.prod(shape))
+    size = count * (VOXEL_BYTES * int(np.prod(shape)) + FRAME_BYTES)
     pixels = f"{count} pictures of {shape[1]}x{shape[2]} pixels"
     refuse_larger(path, size, memory_bytes=options.memory_bytes, of=pixels)
 

@@ -1,8 +1,11 @@
+import signal
+
 import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_frames
 
+from medkd.data.dicom import decoding as module
 from medkd.data.dicom.decoding import Decoding
 from medkd.data.dicom.volume import read
 from medkd.errors import DataError
@@ -82,6 +85,17 @@ def test_a_decoder_that_dies_is_one_error_and_the_next_file_is_read(lossless):
                 list(decoding.frames(broken))
             (frame,) = decoding.frames(lossless)
             np.testing.assert_array_equal(frame, PIXELS)
+
+
+def test_a_decoder_that_hangs_is_ended_and_the_next_file_is_read(lossless, monkeypatch):
+    with Decoding(memory_bytes=2**30) as decoding:
+        list(decoding.frames(lossless))
+        decoding._process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(module, "LONGEST_S", 0.2)
+        with pytest.raises(DataError, match=r"lossless\.dcm: "):
+            list(decoding.frames(lossless))
+        monkeypatch.undo()
+        assert len(list(decoding.frames(lossless))) == 1
 
 
 def test_what_the_other_process_refuses_is_refused_in_the_same_words(lossless):

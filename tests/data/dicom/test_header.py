@@ -36,12 +36,13 @@ def test_a_file_without_preamble_and_meta_header_is_read(tmp_path, kit, implicit
     np.testing.assert_array_equal(read(path).array[0, 0], kit.voxels[0])
 
 
-def deflated(tmp_path, kit, padding):
+def deflated(tmp_path, kit, padding, *, version=b"\0\1"):
     """Write a slice with ``padding`` bytes of zeros in a private element, deflated."""
     dataset = kit.slice_of(0)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     block = dataset.private_block(0x0009, "PADDING", create=True)
     block.add_new(1, "OB", bytes(padding))
+    dataset.file_meta.FileMetaInformationVersion = version
     return kit.save(tmp_path / "deflated.dcm", dataset)
 
 
@@ -49,8 +50,9 @@ def test_a_deflated_file_is_read(tmp_path, kit):
     np.testing.assert_array_equal(read(deflated(tmp_path, kit, 10)).array[0, 0], kit.voxels[0])
 
 
-def test_a_deflated_bomb_is_refused_before_it_is_unpacked(tmp_path, kit):
-    path = deflated(tmp_path, kit, 300 * MIB)
+@pytest.mark.parametrize("version", [b"\0\1", b"\0\1" * 4000], ids=["", "told late"])
+def test_a_deflated_bomb_is_refused_before_it_is_unpacked(tmp_path, kit, version):
+    path = deflated(tmp_path, kit, 300 * MIB, version=version)
     assert path.stat().st_size < MIB
     tracemalloc.start()
     with pytest.raises(
