@@ -1,58 +1,49 @@
-"""Run: the only reader of the test split; from three releases to one report."""
+"""Run: the only reader of the test split; what three releases are worth on it, measured once."""
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medkd.config import shareable
 from medkd.data import phi
-from medkd.data.cards import card_of
-from medkd.data.check import Cohort, labelled
-from medkd.data.datalist import tells_patients
+from medkd.data.check import Cohort
 from medkd.data.reading import image_of, images_alone
 from medkd.device.latency import measure_latency
-from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest, sha256
+from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest
 from medkd.device.predictor import Prediction, load
 from medkd.environment import environment
 from medkd.evaluate.answers import Answer, answers_of, answers_to_images
+from medkd.evaluate.assemble import (
+    CLAIMS,
+    COMPARISONS,
+    ENVIRONMENT,
+    FURTHER,
+    OPENINGS,
+    assemble,
+)
 from medkd.evaluate.claims import claims
-from medkd.evaluate.compare import compare, judge
-from medkd.evaluate.gallery import FILE as GALLERY
+from medkd.evaluate.compare import compare
 from medkd.evaluate.gallery import draw_gallery
 from medkd.evaluate.promises import promises
 from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.robustness import flag_of, judge_guard, stress_curves
 from medkd.evaluate.score import Scores, score_classification, score_segmentation
 from medkd.evaluate.subgroups import subgroups
-from medkd.predict.teachers import admitted, externals, stages
+from medkd.predict.teachers import stages
 from medkd.progress import console
 from medkd.results import (
-    CURVE,
-    Claim,
-    Comparison,
     Latency,
-    Overlay,
-    Part,
     ReleasePoint,
     Report,
     RoleResult,
-    SizingPoint,
-    Subgroup,
     VariantResult,
-    Verdict,
-    worst_gaps,
 )
-from medkd.statement import complete, write_report
+from medkd.statement import write_report
 from medkd.study import Study, write_atomic
 from medkd.types import Case, Role, Task, Variant
 
-FURTHER = "further.json"
-COMPARISONS, ENVIRONMENT, CLAIMS = "comparisons.json", "environment.json", "claims.json"
-OPENINGS = "test_openings"  # a line for every time the test split was opened
 Quiet = Callable[[], AbstractContextManager[None]]
 LATENCY_CASES = 8  # images taken in turn while latency is measured
 
@@ -70,13 +61,7 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
     """
     make = _Evaluation(study, cohort, quiet).make
     study.stage("evaluation", inputs=_inputs(study, cohort), make=make)
-    folder = study.path("evaluation")
-    roles = {
-        role: RoleResult.model_validate_json((folder / f"{role}.json").read_text()) for role in Role
-    }
-    overlays = [Overlay(**entry) for entry in json.loads((folder / GALLERY).read_text())]
-    compared = [Comparison(**c) for c in json.loads((folder / COMPARISONS).read_text())]
-    report = complete(_report(study, cohort, roles, compared, overlays), study)
+    report = assemble(study, cohort)
     write_report(report, study.folder)
     return report
 
@@ -233,49 +218,6 @@ def _count_opening(study: Study) -> None:
         file.write(f"{len(study.config.gates)} gates\n")
 
 
-def _report(
-    study: Study,
-    cohort: Cohort,
-    roles: Mapping[Role, RoleResult],
-    comparisons: Sequence[Comparison],
-    overlays: Sequence[Overlay],
-) -> Report:
-    config = study.config
-    claimed = json.loads((study.path("evaluation") / CLAIMS).read_text())
-    gates = judge(
-        roles, comparisons, config, claims={gate: Claim(**claim) for gate, claim in claimed.items()}
-    )
-    names = [variant.of(role) for role in Role for variant in Variant]
-    manifests = {name: study.path(f"releases/{name}") / MANIFEST for name in names}
-    releases = {f"release {n}": sha256(path) for n, path in manifests.items() if path.exists()}
-    further = json.loads((study.path("evaluation") / FURTHER).read_text())
-    everyone = [*cohort.split.train, *cohort.split.validation, *cohort.split.test]
-    return Report(
-        study=config.study.name,
-        study_key=phi.key("study", salt=phi.study_salt(study.folder), kind="study"),
-        task=config.task,
-        classes=config.classes,
-        verdict=Verdict.INCOMPLETE,
-        reasons=(),
-        roles=dict(roles),
-        comparisons=tuple(comparisons),
-        gates=gates,
-        split=_parts(cohort),
-        leakage=_leakage(cohort),
-        test_openings=len((study.folder / OPENINGS).read_text().splitlines()),
-        overlays=tuple(overlays),
-        **further,
-        gaps=worst_gaps([Subgroup(**group) for group in further["subgroups"]]),
-        variants=_variants(study),
-        sizing=_sizing(study),
-        config=shareable(config),
-        card=_card(study),
-        environment=json.loads((study.path("evaluation") / ENVIRONMENT).read_text()),
-        digests={"data set": cohort.digest_of(everyone), **releases},
-        notes=_notes(study, cohort),
-    )
-
-
 def _served(study: Study) -> list[tuple[Role, Variant]]:
     """Return the further releases that medkd's own runtime serves, where they are released."""
     return [
@@ -284,106 +226,3 @@ def _served(study: Study) -> list[tuple[Role, Variant]]:
         for variant in (Variant.OPENVINO, Variant.INT8)
         if (study.path(f"releases/{variant.of(role)}") / MANIFEST).exists()
     ]
-
-
-def _variants(study: Study) -> tuple[VariantResult, ...]:
-    """What became of every variant, by the order of roles and variants."""
-    names = [variant.of(role) for role in Role for variant in Variant]
-    found = [study.path(f"releases/{name}") / PARITY for name in names]
-    return tuple(
-        VariantResult.model_validate_json(path.read_text()) for path in found if path.exists()
-    )
-
-
-def _sizing(study: Study) -> tuple[SizingPoint, ...]:
-    if study.config.student.budget is None:
-        return ()
-    curve = json.loads((study.path("sizing") / CURVE).read_text())
-    return tuple(SizingPoint(**point) for point in curve)
-
-
-def _parts(cohort: Cohort) -> dict[str, Part]:
-    return {
-        name: Part(
-            cases=len(ids),
-            patients=len({case.patient for case in cohort.of(ids)}),
-            digest=cohort.digest_of(ids),
-        )
-        for name, ids in vars(cohort.split).items()
-    }
-
-
-def _leakage(cohort: Cohort) -> dict[str, int]:
-    """Count what lies on two sides of the split."""
-    parts = [set(ids) for ids in vars(cohort.split).values()]
-    patients = [{cohort.cases[i].patient for i in part} for part in parts]
-    images = [{cohort.images[i] for i in part} for part in parts]
-    return {
-        f"{name} in more than one part": sum(map(len, sides)) - len(set().union(*sides))
-        for name, sides in (("patients", patients), ("identical images", images))
-    }
-
-
-def _card(study: Study) -> dict[str, Any] | None:
-    card = card_of(study)
-    return card.model_dump(mode="json") if card else None
-
-
-def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
-    config, train = study.config, cohort.of(cohort.split.train)
-    notes = [_provenance(study, stage) for stage in externals(config)]
-    without = len(train) - len(labelled(train))
-    if without:
-        notes.append(
-            f"{without} of {len(train)} training cases have no label: the student alone learned "
-            f"from them, by the teacher's soft targets."
-        )
-    if config.teacher.model and config.teacher.folds == 1:
-        notes.append(
-            "Soft targets are in fold: the teacher was trained on the cases it softened. With "
-            "teacher.folds of 2 or more they come from a teacher that never saw the patient."
-        )
-    if not tells_patients(config.data):
-        notes.append(
-            "The data set names no patients: each image counts as one, intervals are by image, and "
-            "that no patient lies on two sides of the split proves nothing."
-        )
-    if cohort.mended:
-        notes.append(_mended(cohort))
-    shared = ["network", "initial weights"] + ([] if without else ["patches"])
-    options = config.student.train
-    if options.patience is None and options.minutes is None:
-        shared.append(f"number of steps ({options.steps})")
-    notes.append(f"Student and baseline share {', '.join(shared)}; one seed.")
-    if config.task is Task.CLASSIFICATION:
-        notes.append("Operating points were chosen on the validation split.")
-    return tuple(notes)
-
-
-def _mended(cohort: Cohort) -> str:
-    """Say how many images were mended while they were read, and how."""
-    ways = Counter(told.partition(":")[0] for of_case in cohort.mended.values() for told in of_case)
-    of_test = len(cohort.mended.keys() & set(cohort.split.test))
-    listed = ", ".join(f"{way} in {count}" for way, count in sorted(ways.items()))
-    return (
-        f"{len(cohort.mended)} images were mended while they were read, {of_test} of the test "
-        f"split: {listed} (preprocess.reading). Voxels that were interpolated are estimates."
-    )
-
-
-def _provenance(study: Study, stage: str) -> str:
-    """What is known of the patients an external teacher learned from."""
-    found = admitted(study, stage)
-    name = f"{stage.replace('/', ' ')} ({found['kind']})"
-    if found["patients"] == "unknown":
-        return (
-            f"{name}: nobody has said which patients it was trained on. If patients of the "
-            f"validation or test split are among them, its figures are too good, and so may be the "
-            f"student's."
-        )
-    is_strict = externals(study.config)[stage].out_of_fold
-    how = "which it does not soften" if is_strict else "whose soft targets are in fold"
-    return (
-        f"{name}: it was trained on no patient of the validation or test split, by what is stated "
-        f"of it, and on {len(found['seen'])} of the training split, {how}."
-    )
