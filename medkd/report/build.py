@@ -17,6 +17,7 @@ from medkd.report import (
     robustness,
     subgroups,
     volumes,
+    waterfall,
 )
 from medkd.report.drawing import Drawing
 from medkd.report.model_card import model_card
@@ -155,6 +156,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "suffered": robustness.suffered(report),
         "guard": robustness.guard(report),
         "latency": costs.latency(report),
+        "stages": waterfall.table(report),
         "sizing": costs.sizing(report),
         "variants": costs.variants(report),
         "models": costs.models(report),
@@ -178,7 +180,7 @@ def _drawings(report: Report) -> dict[str, tuple[Drawing, str]]:
         "differences": figures.differences(report),
         "per_case": figures.per_case(report),
         "reliability": figures.reliability(report),
-        "stages": figures.stages(report),
+        "waterfall": waterfall.plots(report),
         "volumes": volumes.plots(report),
         "subgroups": subgroups.forest(report),
         "stress": robustness.curves(report),

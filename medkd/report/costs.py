@@ -168,11 +168,9 @@ def _options(model: Mapping[str, object]) -> Cell:
 
 
 def _written(measured: Latency) -> dict[str, str]:
-    stages = {f"Median {k}": milliseconds(v) for k, v in measured.stages_ms.items()}
     return {
         **_spread("File to file", measured.file_to_file_ms),
         **_spread("Network, all windows", measured.network_ms),
-        **stages,
         "Cold start, from process start to answer": milliseconds(measured.cold_start_ms),
         "Peak memory": _mebibytes(measured.peak_memory_mib),
         "Counted queries": str(measured.queries),

@@ -14,7 +14,6 @@ from medkd.types import Role
 # Okabe and Ito 2008: told apart by colour-blind readers; every role has a marker of its own as well
 COLOURS = {Role.TEACHER: "#0072B2", Role.STUDENT: "#D55E00", Role.BASELINE: "#009E73"}
 MARKERS = {Role.TEACHER: "s", Role.STUDENT: "o", Role.BASELINE: "^"}
-STAGE_COLOURS = ("#56B4E9", "#F0E442", "#4D4D4D", "#E69F00", "#CC79A7", "#A6A6A6")
 WIDTH = 9.6  # inches
 
 STYLE = {

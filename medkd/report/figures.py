@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medkd.report.drawing import COLOURS, MARKERS, STAGE_COLOURS, WIDTH, Drawing, legend, svg
+from medkd.report.drawing import COLOURS, MARKERS, WIDTH, Drawing, legend, svg
 from medkd.report.tables import roles_of
 from medkd.report.wording import (
     MINUS,
@@ -13,8 +13,6 @@ from medkd.report.wording import (
     amount,
     in_order,
     less_is_better,
-    milliseconds,
-    sentence,
     title,
 )
 from medkd.results import Comparison, Interval, Reliability, Report, RoleResult
@@ -111,35 +109,6 @@ def differences(report: Report) -> Drawing | None:
         "difference, a dashed line the margin of a gate.",
         "Paired differences on the same cases with 95 % intervals by patient. The solid line is "
         "no difference; a dashed line is the margin that a gate sets.",
-    )
-
-
-def stages(report: Report) -> Drawing | None:
-    """Draw the stages of an answer as one stacked bar for each role."""
-    results = [r for r in roles_of(report) if r.latency]
-    names = list(dict.fromkeys(n for r in results if r.latency for n in r.latency.stages_ms))
-    if not names:
-        return None
-
-    def draw(figure: Any) -> None:  # noqa: ANN401
-        axis = figure.subplots()
-        for place, result in enumerate(results):
-            _stacked_bar(axis, result, names, place)
-        axis.set_yticks(range(len(results)), labels=[ROLES[r.role] for r in results])
-        axis.set_ylim(len(results) - 0.4, -0.6)
-        axis.set_xlabel("median time of each stage, ms ↓")
-        axis.margins(x=0.16)
-        axis.set_xlim(left=0)
-        axis.grid(axis="x")
-        axis.tick_params(axis="y", length=0)
-        handles, labels = axis.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(names))
-
-    return Drawing(
-        svg(draw, height=1.25 + 0.48 * len(results)),
-        f"Median time of {', '.join(names)} for {_names(results)}, as stacked bars.",
-        "Where the time goes, from the input file to the answer on disk. The number at each bar "
-        "is the p50 of file to file.",
     )
 
 
@@ -363,24 +332,6 @@ def _forest(
     axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="x")
     axis.tick_params(axis="y", length=0)
-
-
-def _stacked_bar(
-    axis: Any,  # noqa: ANN401
-    result: RoleResult,
-    names: Sequence[str],
-    place: int,
-) -> None:
-    assert result.latency is not None
-    left = 0.0
-    for index, name in enumerate(names):
-        width = result.latency.stages_ms.get(name, 0.0)
-        colour = STAGE_COLOURS[index % len(STAGE_COLOURS)]
-        label = sentence(name) if place == 0 else None
-        axis.barh(place, width, 0.62, left=left, color=colour, edgecolor="white", label=label)
-        left += width
-    whole = milliseconds(result.latency.file_to_file_ms.p50)
-    axis.annotate(whole, (left, place), (5, 0), textcoords="offset points", va="center")
 
 
 def _trade_point(axis: Any, point: _Point, *, rise: float) -> None:  # noqa: ANN401

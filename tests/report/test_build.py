@@ -85,7 +85,15 @@ def test_every_number_of_the_tables_is_in_the_json(report, page):
     known = numbers_of(
         json.loads(report.model_dump_json(exclude={"roles": {"__all__": {"cases"}}}))
     )
-    for caption in ("Figures over", "Dice", "Sensitivity", "Mean paired", "Counts", "One case"):
+    for caption in (
+        "Figures over",
+        "Dice",
+        "Sensitivity",
+        "Mean paired",
+        "Counts",
+        "One case",
+        "Median time",
+    ):
         assert_known(Page(page).cells(caption), known)
 
 

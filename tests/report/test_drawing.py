@@ -1,6 +1,6 @@
 import pytest
 
-from medkd.report.drawing import COLOURS, MARKERS, STAGE_COLOURS, svg
+from medkd.report.drawing import COLOURS, MARKERS, svg
 from medkd.types import Role
 
 
@@ -24,7 +24,7 @@ def test_the_settings_of_the_user_change_nothing():
 
 def test_every_role_has_a_colour_and_a_marker_of_its_own():
     assert set(COLOURS) == set(MARKERS) == set(Role)
-    assert len({*COLOURS.values(), *STAGE_COLOURS}) == len(COLOURS) + len(STAGE_COLOURS)
+    assert len(set(COLOURS.values())) == len(Role)
     assert len(set(MARKERS.values())) == len(Role)
 
 

@@ -8,7 +8,7 @@ from medkd.report import figures
 from medkd.results import Interval, ReleasePoint, Reliability
 from medkd.types import Role
 
-DRAWN = ["reliability", "per_case", "differences", "stages", "trade"]
+DRAWN = ["reliability", "per_case", "differences", "trade"]
 
 
 @pytest.mark.parametrize("name", DRAWN)
