@@ -71,11 +71,14 @@ class Models:
         return str(made.version)
 
     def _link(self, values: Mapping[str, Any], *, run: str, time_ms: int) -> None:
-        """Let the model's page show the figures that its run was told at that time."""
+        """Let the run's page show the model, and the model's the figures that its run was told."""
         entities = require("mlflow.entities", extra="train")
         model = self._logged(run, values["digest"])
         if model is None:  # somebody has deleted it
             return
+        outputs = self._client.get_run(run).outputs
+        if model.model_id not in {output.model_id for output in outputs.model_outputs}:
+            self._client.log_outputs(run, [entities.LoggedModelOutput(model.model_id, step=0)])
         points = [
             entities.Metric(key_of(key), value, time_ms, 0, model_id=model.model_id)
             for key, value in values.get("figures", {}).items()

@@ -80,6 +80,22 @@ def test_sending_again_makes_no_second_version_and_brings_tags_up_to_date(
     assert len(client.search_logged_models([runs["study"].info.experiment_id])) == 1
 
 
+def test_a_release_is_the_logged_model_of_its_run_once(journal, folder, uri, stored):
+    journal.run("teacher").status("FINISHED")
+    release(journal)
+    for _ in range(2):
+        assert sync(folder, uri=uri).pending == 0
+        (folder / LEDGER_FILE).unlink()
+    release(journal, digest="b" * 64)
+    assert sync(folder, uri=uri).pending == 0
+    client, runs = stored(uri)
+    models = client.search_logged_models([runs["study"].info.experiment_id])
+    outputs = [output.model_id for output in runs["student"].outputs.model_outputs]
+    assert sorted(outputs) == sorted(model.model_id for model in models)
+    assert len(outputs) == 2
+    assert not runs["teacher"].outputs.model_outputs
+
+
 def test_aliases_move_forward_in_time_only(journal, folder, uri, tmp_path):
     release(journal)
     journal.run("student").alias(NAME, digest="a" * 64, alias="reviewed")
