@@ -83,6 +83,7 @@ class CodeOptions(Code):
     """What a structure or class is, for systems that do not know the study's own name of it."""
 
     category: Code = ANATOMICAL_STRUCTURE  # DICOM PS3.16 CID 7150
+    modifier: Code | None = None  # which part or side of it: Anterior, Left, …
 
 
 class DataOptions(Options):
