@@ -149,7 +149,11 @@ class PreprocessOptions(Options):
 
     @property
     def of_anyone(self) -> "PreprocessOptions":
-        """These options without the UID of a series, which is a patient's: for a release."""
+        """These options without the UID of a series, which is a patient's: for a release.
+
+        The pattern of its description stays: a device needs it to choose among series as training
+        did. ``check`` refuses one that seems to hold a name, a date or an id.
+        """
         series = self.reading.series
         if series is None:
             return self
