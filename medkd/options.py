@@ -416,6 +416,8 @@ class ExportOptions(Options):
     variants: tuple[Variant, ...] = (Variant.ONNX, Variant.OPENVINO, Variant.INT8)
     may_lose: dict[Variant, NotNegative] = {}
     calibration_cases: Count = 64  # training cases from which int8 takes the ranges of its values
+    # where int8 loses too much, the student is trained on as if in int8; 0: refused at once
+    retrain_steps: Annotated[int, Field(ge=0)] = 500
     licence: str | None = None  # of the releases; an SPDX identifier or a sentence
 
     def loss_allowed(self, variant: Variant) -> float:
