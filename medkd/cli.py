@@ -222,9 +222,12 @@ def export(
     """
     from medkd.export.release import export_all
     from medkd.progress import console
+    from medkd.train.run import retrain
 
     with _checked(config, overrides, budget) as (study, cohort):
-        folders = export_all(study, cohort, variants=variant or (), roles=role or ())
+        folders = export_all(
+            study, cohort, variants=variant or (), roles=role or (), retrain=retrain
+        )
     console.print("\n".join(map(str, folders)))
 
 

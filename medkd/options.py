@@ -83,6 +83,7 @@ class CodeOptions(Code):
     """What a structure or class is, for systems that do not know the study's own name of it."""
 
     category: Code = ANATOMICAL_STRUCTURE  # DICOM PS3.16 CID 7150
+    modifier: Code | None = None  # which part or side of it: Anterior, Left, …
 
 
 class DataOptions(Options):
@@ -148,7 +149,11 @@ class PreprocessOptions(Options):
 
     @property
     def of_anyone(self) -> "PreprocessOptions":
-        """These options without the UID of a series, which is a patient's: for a release."""
+        """These options without the UID of a series, which is a patient's: for a release.
+
+        The pattern of its description stays: a device needs it to choose among series as training
+        did. ``check`` refuses one that seems to hold a name, a date or an id.
+        """
         series = self.reading.series
         if series is None:
             return self
@@ -411,6 +416,8 @@ class ExportOptions(Options):
     variants: tuple[Variant, ...] = (Variant.ONNX, Variant.OPENVINO, Variant.INT8)
     may_lose: dict[Variant, NotNegative] = {}
     calibration_cases: Count = 64  # training cases from which int8 takes the ranges of its values
+    # where int8 loses too much, the student is trained on as if in int8; 0: refused at once
+    retrain_steps: Annotated[int, Field(ge=0)] = 500
     licence: str | None = None  # of the releases; an SPDX identifier or a sentence
 
     def loss_allowed(self, variant: Variant) -> float:

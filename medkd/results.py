@@ -105,6 +105,20 @@ class Conformal(Result):
     cases: int
 
 
+class Attempt(Result):
+    """One way of making a variant, in the order in which they were tried.
+
+    Attributes:
+        way: how the variant was made.
+        difference: to the network as trained, paired by case; None if it was not tried.
+        refused: why what it made is not released; None if it is.
+    """
+
+    way: str
+    difference: Interval | None = None
+    refused: str | None = None
+
+
 class VariantResult(Result):
     """A variant of a role's release, or why there is none.
 
@@ -112,6 +126,7 @@ class VariantResult(Result):
         may_lose: the gate.
         parity: by runtime; "torchscript" of a bundle.
         refused: why a runtime does not serve it; where none does, nothing was released.
+        attempts: the ways in which it was tried to make it, where there are several.
         size_mib: of what the device reads; None if nothing was released.
     """
 
@@ -120,6 +135,7 @@ class VariantResult(Result):
     may_lose: float
     parity: dict[str, Parity]
     refused: dict[str, str] = {}
+    attempts: tuple[Attempt, ...] = ()
     size_mib: float | None = None
 
 

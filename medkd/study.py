@@ -23,6 +23,7 @@ MADE_BY = {  # the command that makes a stage, by the first part of its name
     "soft_targets": "soften CONFIG",
     "baseline": "train CONFIG --role baseline",
     "student": "distill CONFIG",
+    "quantised": "export CONFIG",
     "releases": "export CONFIG",
 }
 

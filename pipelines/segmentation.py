@@ -15,7 +15,7 @@ from medkd.results import Report
 from medkd.study import Study
 from medkd.track.session import tracked
 from medkd.train.check_models import check_models
-from medkd.train.run import distill, train_baseline, train_teacher
+from medkd.train.run import distill, retrain, train_baseline, train_teacher
 from medkd.train.soften import soften
 from medkd.types import Role, Task
 
@@ -39,7 +39,7 @@ def run(study: Study) -> Report:
             distill(study, cohort, tracker=runs[Role.STUDENT])
 
             # folders that a device can run without torch, each compared with its network
-            export_all(study, cohort)
+            export_all(study, cohort, retrain=retrain)
 
             # the one place where the test split is opened
             report = evaluate(study, cohort, quiet=runs.quiet)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from medkd.config import expand, load
 from medkd.statement import QUESTIONS, SUFFIX, is_blank, read_statement
@@ -35,6 +37,15 @@ class TestConfig:
         card = load(path).card
         assert card is not None
         assert expand(card, key="card", root=path.parent).is_file()
+
+    def test_its_codes_are_those_of_dicom(self, path):
+        config = load(path)
+        told = config.data.codes.values()
+        assert config.data.codes.keys() in ({*()}, config.data.labels.keys())
+        for code in [*told, *(c.category for c in told), *(c.modifier for c in told if c.modifier)]:
+            known = getattr(codes.SCT, "".join(code.meaning.title().split()))
+            assert known == Code(code.value, code.scheme, code.meaning)
+            assert known.meaning == code.meaning
 
     def test_says_how_to_run_it(self, path):
         config = load(path)

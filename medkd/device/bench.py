@@ -1,16 +1,19 @@
 """Bench: what releases cost side by side, with how accurate they are where their study knows it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from medkd.device.inputs import find_inputs
 from medkd.device.latency import measure_latencies
-from medkd.device.manifest import read_manifest
+from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.errors import MedkdError
+from medkd.options import StudyOptions
 from medkd.results import Latency, Report, Result, read_report
 from medkd.types import Role
+
+REPORT = "report.json"
 
 MLPERF_QUERIES = 64
 CLASSES = ((0.999, "99.9 %"), (0.99, "99 %"))  # MLPerf's accuracy classes, of the reference
@@ -64,25 +67,40 @@ def bench(
         found = find_inputs(images, options.reading, options.modalities)
         sources = [list(each.modalities) or [each.path] for each in found]
     measured = measure_latencies(releases, sources, queries=queries, threads=threads)
+    reports = reports_near(releases)
     return [
-        Bench(release=str(release), latency=latency, accuracy=accuracy_of(release))
+        Bench(release=str(release), latency=latency, accuracy=accuracy_of(release, reports))
         for release, latency in measured.items()
     ]
 
 
-def accuracy_of(release: Path) -> Accuracy | None:
-    """Return what the study of ``STUDY/releases/NAME`` has measured of it; None if nothing."""
-    release = release.resolve()
+def reports_near(releases: Iterable[Path]) -> list[Report]:
+    """Return the reports of the studies that releases lie in, and of all below ``runs``."""
+    studies = [release.resolve().parent.parent for release in releases]
+    studies += sorted(Path(StudyOptions.model_fields["root"].default).resolve().glob("*"))
+    return [report for study in dict.fromkeys(studies) if (report := _report(study / REPORT))]
+
+
+def accuracy_of(release: Path, reports: Iterable[Report]) -> Accuracy | None:
+    """Return what a study has measured of a release, wherever it lies now; None if none has.
+
+    A report names the releases it measured by the digests of their manifests.
+    """
+    digest = sha256(release / MANIFEST)
+    for report in reports:
+        found = dict(_figures(report))
+        teacher = found.get(str(Role.TEACHER))
+        for name, (figure, value) in found.items():
+            if teacher and report.digests.get(f"release {name}") == digest:
+                return Accuracy(figure=figure, value=value, reference=teacher[1])
+    return None
+
+
+def _report(path: Path) -> Report | None:
     try:
-        report = read_report(release.parent.parent / "report.json")
+        return read_report(path)
     except (MedkdError, OSError, ValueError):
         return None
-    found = dict(_figures(report))
-    teacher = found.get(str(Role.TEACHER))
-    if teacher is None or release.name not in found:
-        return None
-    figure, value = found[release.name]
-    return Accuracy(figure=figure, value=value, reference=teacher[1])
 
 
 def _figures(report: Report) -> Iterator[tuple[str, tuple[str, float]]]:

@@ -1,13 +1,14 @@
 """OpenVINO: an exported network in OpenVINO's own format, in fp32 or quantised to int8.
 
-Quantisation takes the ranges of weights and activations from windows of training cases; NNCF then
-corrects the bias that rounding brings (Banner et al. 2019, arXiv 1810.05723).
+Quantisation takes the ranges of weights and activations from windows of training cases; NNCF can
+then correct the bias that rounding brings (Banner et al. 2019, arXiv 1810.05723).
 """
 
 import contextlib
 import io
 import logging
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,27 @@ from medkd.types import Case
 WEIGHTS = "model.xml"  # beside model.bin
 
 
+class Bias(StrEnum):
+    """How the bias that rounding brings is corrected."""
+
+    FAST = "bias corrected in all layers at once"  # seconds
+    THOROUGH = "bias corrected layer by layer"  # through the network: minutes
+    KEPT = "bias kept"  # of a network that was trained as if it were quantised
+
+
 def export_openvino(onnx: Path, path: Path) -> None:
     """Write an ONNX file as OpenVINO's ``.xml`` and ``.bin``, in fp32."""
     openvino().save_model(core().read_model(onnx), path, compress_to_fp16=False)
 
 
-def quantise(onnx: Path, path: Path, windows: Sequence[np.ndarray], *, thorough: bool) -> None:
+def quantise(onnx: Path, path: Path, windows: Sequence[np.ndarray], *, bias: Bias) -> None:
     """Write an ONNX file as OpenVINO's ``.xml`` and ``.bin``, in int8.
 
     Args:
         onnx: the network in fp32.
         path: the ``.xml`` to write.
         windows: ``[1, channels, *window]``, what the network will be shown.
-        thorough: correct the bias layer by layer through the network, which takes minutes, not all
-            layers at once.
+        bias: how it is corrected.
     """
     ov = openvino()
     nncf = require("nncf", extra="train")
@@ -49,7 +57,10 @@ def quantise(onnx: Path, path: Path, windows: Sequence[np.ndarray], *, thorough:
             nncf.Dataset(windows),
             preset=nncf.QuantizationPreset.MIXED,  # activations need not be symmetric
             subset_size=len(windows),
-            fast_bias_correction=not thorough,
+            fast_bias_correction=bias is not Bias.THOROUGH,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                disable_bias_correction=bias is Bias.KEPT
+            ),
         )
     ov.save_model(quantised, path, compress_to_fp16=False)
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,26 @@ from medkd.device.engine import Engine, lacks, open_engine
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, Manifest, read_manifest, sha256
 from medkd.device.predictor import Predictor
 from medkd.distill.teacher import FrozenTeacher
+from medkd.errors import TrainingError
 from medkd.export import bundle, openvino
 from medkd.export.conformal import conformal_thresholds
 from medkd.export.guard import guard_of
 from medkd.export.onnx import export_onnx, verify_onnx
 from medkd.export.parity import compare, in_torch, why_refused
+from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
+from medkd.options import ExportOptions
 from medkd.predict.teachers import Member, load_member, stages, weights_among
 from medkd.progress import console
-from medkd.results import Parity, VariantResult
+from medkd.results import Attempt, Parity, VariantResult
 from medkd.study import STAGE_FILE, Study, digest, write_atomic
 from medkd.types import Case, Role, Runtime, Temperature, Variant
 
 TORCHSCRIPT = "torchscript"  # what computes a bundle
 NO_PART = {STAGE_FILE, MANIFEST, CHOICE}  # of what a manifest vouches for
+RETRAINED = "trained on as if in int8"
+# to the checkpoint of a role's network that was trained on as if in int8
+Retrain = Callable[[Study, Cohort, Role], Path]
 
 
 def export_all(
@@ -47,6 +53,7 @@ def export_all(
     *,
     variants: Sequence[Variant] = (),
     roles: Sequence[Role] = (),
+    retrain: Retrain | None = None,
 ) -> list[Path]:
     """Write releases of a study; return the folders of those that may be used.
 
@@ -55,6 +62,7 @@ def export_all(
         cohort: its checked cases.
         variants: those of the config if empty.
         roles: if empty, the student in all variants, and all three in ONNX.
+        retrain: called where int8 loses too much; without it, nothing is released then.
 
     Raises:
         StudyError: a role has not been trained yet.
@@ -63,13 +71,18 @@ def export_all(
     folders = []
     for variant in variants or dict.fromkeys((Variant.ONNX, *study.config.export.variants)):
         for role in roles or (Role if variant is Variant.ONNX else (Role.STUDENT,)):
-            folder = export(study, cohort, role=role, variant=variant)
+            folder = export(study, cohort, role=role, variant=variant, retrain=retrain)
             folders += [folder] if folder and (folder / MANIFEST).exists() else []
     return folders
 
 
 def export(
-    study: Study, cohort: Cohort, *, role: Role, variant: Variant = Variant.ONNX
+    study: Study,
+    cohort: Cohort,
+    *,
+    role: Role,
+    variant: Variant = Variant.ONNX,
+    retrain: Retrain | None = None,
 ) -> Path | None:
     """Write one release; return its folder, or None for a teacher without a network.
 
@@ -82,7 +95,7 @@ def export(
     if role is Role.TEACHER and not study.config.teacher.is_portable:
         return None
     members = stages(study.config) if role is Role.TEACHER else [str(role)]
-    release = _Release(study, cohort, role, variant, members)
+    release = _Release(study, cohort, role, variant, members, retrain)
     return study.stage(f"releases/{variant.of(role)}", inputs=release.inputs, make=release.make)
 
 
@@ -114,11 +127,13 @@ class _Form:
         weights: the file that is opened.
         engines: by what computes it.
         runtimes: those of a device.
+        way: how it was made, where there are several ways.
     """
 
     weights: str
     engines: dict[str, Engine]
     runtimes: tuple[Runtime, ...] = ()
+    way: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,14 @@ class _Judged:
     form: _Form
     parity: dict[str, Parity]
     refused: dict[str, str] = field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def attempt(self) -> Attempt:
+        """What became of the form."""
+        (first, *_) = self.parity.values()
+        reasons = None if self.accepted else "; ".join(self.refused.values())
+        return Attempt(way=self.form.way, difference=first.difference, refused=reasons)
 
     @property
     def accepted(self) -> list[str]:
@@ -144,6 +167,7 @@ class _Release:
     role: Role
     variant: Variant
     members: Sequence[str]
+    retrain: Retrain | None = None
 
     @property
     def inputs(self) -> dict[str, object]:
@@ -151,7 +175,7 @@ class _Release:
         given: dict[str, object] = {
             "weights": [self.study.stage_digest(member) for member in self.members],
             "labels": config.data.labels,
-            "codes": {name: code.model_dump() for name, code in config.data.codes.items()},
+            "codes": {n: c.model_dump(exclude_none=True) for n, c in config.data.codes.items()},
             "preprocess": config.preprocess.model_dump(),
             "postprocess": config.postprocess.model_dump(),
             "training images": [self.cohort.images[i] for i in split.train],
@@ -161,6 +185,9 @@ class _Release:
         }
         if self.variant is Variant.INT8:
             given["calibration"] = config.export.calibration_cases
+            steps = config.export.retrain_steps
+            if steps != ExportOptions().retrain_steps:
+                given["retrain_steps"] = steps
         if len(self.members) > 1:
             given["weight of each"] = weights_among(config, self.members)
         return given
@@ -179,12 +206,17 @@ class _Release:
     def _best_form(self, folder: Path) -> _Judged:
         """Return the first form that may be released; of those that may not, the last verdict."""
         _empty(folder)
+        attempts: list[Attempt] = []
         for form in FORMS[self.variant](self, folder):
+            if isinstance(form, Attempt):  # one that was not even made
+                attempts.append(form)
+                continue
             judged = self._judge(form)
+            attempts += [judged.attempt] if form.way else []
             if judged.accepted:
                 break
             _empty(folder)
-        return judged
+        return replace(judged, attempts=tuple(attempts))
 
     def _judge(self, form: _Form) -> _Judged:
         released = compare(
@@ -207,6 +239,7 @@ class _Release:
             may_lose=self._may_lose,
             parity=judged.parity,
             refused=judged.refused,
+            attempts=judged.attempts,
             size_mib=size if judged.accepted else None,
         )
         write_atomic(folder / PARITY, result.model_dump_json(indent=1))
@@ -276,9 +309,40 @@ class _Release:
             read_manifest(released)
             yield released / WEIGHTS
             return
-        with tempfile.TemporaryDirectory() as scratch:
-            _write_onnx(self.network, Path(scratch) / WEIGHTS, self.study.config)
-            yield Path(scratch) / WEIGHTS
+        with _written_onnx(self.network, self.study.config) as written:
+            yield written
+
+    def retrained(self) -> nn.Module:
+        """Return the network after it was trained on as if in int8.
+
+        Raises:
+            _NotTried: it cannot be, or training went wrong.
+        """
+        options, config = self.study.config.export, self.study.config
+        if self.retrain is None or not options.retrain_steps:
+            raise _NotTried("export.retrain_steps is 0" if self.retrain else "nothing trains here")
+        if self.role is Role.TEACHER:
+            raise _NotTried("only students are trained on")
+        is_taught = self.role is Role.STUDENT and not config.distill.online
+        if is_taught and not self.study.is_complete("soft_targets"):
+            raise _NotTried("the soft targets are gone; medkd soften writes them anew")
+        try:
+            return load_checkpoint(self.retrain(self.study, self.cohort, self.role))[0]
+        except TrainingError as error:
+            console.print(f"[yellow]{RETRAINED}:[/] {escape(str(error))}")
+            raise _NotTried("training went wrong") from None
+
+
+class _NotTried(Exception):  # noqa: N818 - no error of the user's
+    """Why a network is not trained on."""
+
+
+@contextmanager
+def _written_onnx(network: nn.Module, config: Config) -> Iterator[Path]:
+    """Lend a network as an ONNX file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        _write_onnx(network, Path(scratch) / WEIGHTS, config)
+        yield Path(scratch) / WEIGHTS
 
 
 def _onnx_form(release: _Release, folder: Path) -> Iterator[_Form]:
@@ -292,13 +356,25 @@ def _openvino_form(release: _Release, folder: Path) -> Iterator[_Form]:
     yield _form(folder, openvino.WEIGHTS, Runtime.OPENVINO, Runtime.OPENVINO_BF16)
 
 
-def _int8_forms(release: _Release, folder: Path) -> Iterator[_Form]:
-    """Quantise in seconds, and thoroughly only if that lost too much."""
+def _int8_forms(release: _Release, folder: Path) -> Iterator[_Form | Attempt]:
+    """Quantise in seconds; thoroughly, and at last a network trained for it, if that lost too much.
+
+    What was trained as if in int8 is quantised without correction: it answers right as it is.
+    """
     windows = openvino.calibration_windows(release.training_cases, release.study.config)
-    for thorough in (False, True):
+    weights = folder / openvino.WEIGHTS
+    for bias in (openvino.Bias.FAST, openvino.Bias.THOROUGH):
         with release.onnx() as onnx:
-            openvino.quantise(onnx, folder / openvino.WEIGHTS, windows, thorough=thorough)
-        yield _form(folder, openvino.WEIGHTS, Runtime.OPENVINO)
+            openvino.quantise(onnx, weights, windows, bias=bias)
+        yield _form(folder, openvino.WEIGHTS, Runtime.OPENVINO, way=f"quantised, {bias}")
+    try:
+        network = release.retrained()
+    except _NotTried as why:
+        yield Attempt(way=RETRAINED, refused=f"not tried: {why}")
+        return
+    with _written_onnx(network, release.study.config) as onnx:
+        openvino.quantise(onnx, weights, windows, bias=openvino.Bias.KEPT)
+    yield _form(folder, openvino.WEIGHTS, Runtime.OPENVINO, way=RETRAINED)
 
 
 def _bundle_form(release: _Release, folder: Path) -> Iterator[_Form]:
@@ -312,7 +388,7 @@ def _bundle_form(release: _Release, folder: Path) -> Iterator[_Form]:
     yield _Form(bundle.WEIGHTS, {TORCHSCRIPT: in_torch(bundle.open_bundle(folder))})
 
 
-FORMS: dict[Variant, Callable[[_Release, Path], Iterator[_Form]]] = {
+FORMS: dict[Variant, Callable[[_Release, Path], Iterator[_Form | Attempt]]] = {
     Variant.ONNX: _onnx_form,
     Variant.OPENVINO: _openvino_form,
     Variant.INT8: _int8_forms,
@@ -320,10 +396,11 @@ FORMS: dict[Variant, Callable[[_Release, Path], Iterator[_Form]]] = {
 }
 
 
-def _form(folder: Path, weights: str, *runtimes: Runtime) -> _Form:
+def _form(folder: Path, weights: str, *runtimes: Runtime, way: str = "") -> _Form:
     """Open what was written in each of the runtimes that this machine has."""
     here = tuple(each for each in runtimes if lacks(each) is None)
-    return _Form(weights, {each: open_engine(folder / weights, each) for each in here}, here)
+    engines: dict[str, Engine] = {each: open_engine(folder / weights, each) for each in here}
+    return _Form(weights, engines, here, way)
 
 
 def _write_onnx(network: nn.Module, path: Path, config: Config) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,14 @@ from medkd.data.check import Cohort, check, labelled
 from medkd.data.loaders import PatchDataset, batches
 from medkd.data.samples import Sample, load_samples
 from medkd.data.splits import split_folds
+from medkd.distill.fake_quantisation import fake_quantised
 from medkd.distill.soft_targets import within_reach
-from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
+from medkd.models.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_for
 from medkd.options import DistillOptions
@@ -37,9 +43,11 @@ from medkd.train.preview import draw_preview, is_shown
 from medkd.train.soften import open_soft_targets
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.train.validate import fitted_temperature, validation_figures
-from medkd.types import Case, Task, temperatures
+from medkd.types import Case, Role, Task, temperatures
 
 STUDENTS = ("baseline", "student")
+QUANTISED = "quantised/"  # before the stage whose network is trained on as if in int8
+RETRAINING_RATE = 0.1  # of the learning rate: the network knows its task already
 _log = logging.getLogger(__name__)
 
 
@@ -78,6 +86,38 @@ def distill(study: Study, cohort: Cohort, *, tracker: Tracker) -> Path:
         return _train(study, cohort, "student", cohort.of(cohort.split.train), tracker)
 
 
+def retrain(study: Study, cohort: Cohort, role: Role) -> Path:
+    """Train the student (or baseline) on as if in int8; return its checkpoint folder.
+
+    It learns from what it learned from before, for ``export.retrain_steps``.
+    """
+    train = cohort.of(cohort.split.train)
+    cases = train if role is Role.STUDENT else labelled(train)
+    study = replace(study, config=_retraining(study.config))
+    return _train(study, cohort, f"{QUANTISED}{role}", cases, NullTracker())
+
+
+def _retraining(config: Config) -> Config:
+    student, steps = config.student, config.export.retrain_steps
+    train = student.train.model_copy(
+        update={
+            "steps": steps,
+            "learning_rate": RETRAINING_RATE * student.train.learning_rate,
+            "warmup_steps": steps // 10,
+            "validate_every": max(1, steps // 4),
+            "patience": None,
+            "minutes": None,
+            "deep_supervision": (),
+        }
+    )
+    return config.model_copy(
+        update={
+            "student": student.model_copy(update={"train": train}),
+            "distill": config.distill.model_copy(update={"warmup_steps": 0}),
+        }
+    )
+
+
 @contextmanager
 def _told(cohort: Cohort, tracker: Tracker) -> Iterator[None]:
     """Say first which data a role sees, and at the end that it is trained."""
@@ -104,9 +144,12 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
     }
     if config.data.ignore is not None:
         inputs["ignore"] = config.data.ignore
-    if name in STUDENTS and config.student.temperature != "one":
+    role = name.removeprefix(QUANTISED)
+    if role != name:
+        inputs["weights"] = study.stage_digest(role)
+    if role in STUDENTS and config.student.temperature != "one":
         inputs["temperature"] = config.student.temperature
-    if name == "student":
+    if role == "student":
         inputs["distill"] = config.distill.model_dump(exclude={"store"})
         if config.distill.online:
             inputs["teacher"] = [study.stage_digest(stage) for stage in stages(config)]
@@ -168,7 +211,10 @@ def _job(
     samples, config = load_samples(cases, study.config), study.config
     step = SupervisedStep(config, config.trained_in(name)[1])
     job = _Job(config, name, step, samples, validation, folder, tracker)
-    return replace(job, **_lesson(study, cohort, samples)) if name == "student" else job
+    role = name.removeprefix(QUANTISED)
+    if role != name:
+        job = replace(job, origin=study.path(role))
+    return replace(job, **_lesson(study, cohort, samples)) if role == "student" else job
 
 
 def _lesson(study: Study, cohort: Cohort, samples: Sequence[Sample]) -> dict[str, Any]:
@@ -193,7 +239,7 @@ def teachers_of(study: Study, cohort: Cohort) -> dict[str, tuple[float, ...]]:
 
 @dataclass(frozen=True)
 class _Job:
-    """One network to train."""
+    """One network to train; one that has an origin starts there, and trains as if in int8."""
 
     config: Config
     name: str
@@ -202,11 +248,13 @@ class _Job:
     validation: Sequence[Sample]
     folder: Path
     tracker: Tracker
+    origin: Path | None = None
 
     def save(self, model: nn.Module, figures: dict[str, float], patients: Sequence[str]) -> None:
         """Calibrate the network and write its checkpoint."""
         described, train = self.config.trained_in(self.name)
-        by_class = self.name in STUDENTS and self.config.student.temperature == "by_class"
+        is_student = self.name.removeprefix(QUANTISED) in STUDENTS
+        by_class = is_student and self.config.student.temperature == "by_class"
         temperature = fitted_temperature(
             model.eval(), self.validation, self.config, by_class=by_class
         )
@@ -233,7 +281,8 @@ class _Job:
         place = "student" if self.name == "baseline" else self.name
         seed = derive_seed(self.config.study.seed, place)
         torch.manual_seed(seed)
-        model = build_for(self.config, described)
+        origin = load_checkpoint(self.origin)[0] if self.origin else None
+        model = origin or build_for(self.config, described)
         self.step.adapt(model)
         self.tracker.params(_parameters(self.config, self.name, model, len(self.samples)))
         if self.name == "student":
@@ -252,12 +301,14 @@ class _Job:
             cases=lambda step: [dataset.case_of(i) for i in dataset.indices_of(step)],
             show=self._show,
         )
-        return model, fit(model, options, fitting)
+        with fake_quantised(model) if self.origin else nullcontext():
+            return model, fit(model, options, fitting)
 
     def _show(self, network: nn.Module, step: int) -> None:
         """Track a picture of what the network answers; one that fails costs no training."""
         train = self.config.trained_in(self.name)[1]
-        if self.config.task is not Task.SEGMENTATION or not is_shown(step, train):
+        is_drawn = self.config.task is Task.SEGMENTATION and not self.origin
+        if not is_drawn or not is_shown(step, train):
             return
         path = self.config.folder / "previews" / self.name / f"{step:07d}.png"
         try:

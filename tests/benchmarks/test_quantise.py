@@ -12,7 +12,7 @@ from scipy import ndimage
 from medkd.device.engine import open_engine
 from medkd.environment import environment
 from medkd.export.onnx import export_onnx
-from medkd.export.openvino import export_openvino, quantise
+from medkd.export.openvino import Bias, export_openvino, quantise
 from medkd.models.students import plain_unet
 from medkd.models.teachers import dynunet
 from medkd.types import Runtime
@@ -39,7 +39,7 @@ def test_int8_against_fp32(name, tmp_path):
     windows = [ndimage.gaussian_filter(n, 1.5)[None].astype(np.float32) * 4 for n in noise]
     export_onnx(build().eval(), tmp_path / "model.onnx", shape=shape)
     export_openvino(tmp_path / "model.onnx", tmp_path / "fp32.xml")
-    quantise(tmp_path / "model.onnx", tmp_path / "int8.xml", windows, thorough=False)
+    quantise(tmp_path / "model.onnx", tmp_path / "int8.xml", windows, bias=Bias.FAST)
     engines = {
         "OpenVINO fp32": open_engine(tmp_path / "fp32.xml", Runtime.OPENVINO, threads=THREADS),
         "OpenVINO int8": open_engine(tmp_path / "int8.xml", Runtime.OPENVINO, threads=THREADS),

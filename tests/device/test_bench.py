@@ -4,7 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
-from medkd.device.bench import Accuracy, Bench, accuracy_of, tables
+from medkd.device.bench import Accuracy, Bench, reports_near, tables
 from medkd.results import Latency, Percentiles
 
 
@@ -57,10 +57,11 @@ def test_accuracy_classes_are_shares_of_the_reference(value, of_reference):
     assert accuracy.of_reference == of_reference
 
 
-def test_the_study_is_asked_for_accuracy_and_may_not_know(tmp_path):
-    assert accuracy_of(tmp_path / "releases" / "student") is None
+def test_a_study_without_a_report_or_with_a_damaged_one_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert reports_near([tmp_path / "releases" / "student"]) == []
     (tmp_path / "report.json").write_text("{}")
-    assert accuracy_of(tmp_path / "releases" / "student") is None
+    assert reports_near([tmp_path / "releases" / "student"]) == []
 
 
 def test_what_was_measured_comes_back_from_json():

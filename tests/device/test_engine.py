@@ -111,12 +111,12 @@ def test_what_a_runtime_lacks_is_said(monkeypatch):
 QUIET = "from medkd.device.engine import openvino; openvino(); import openvino.tools.ovc"
 QUANTISED = """
 from medkd.export.onnx import export_onnx
-from medkd.export.openvino import quantise
+from medkd.export.openvino import Bias, quantise
 import numpy, pathlib, torch
 folder = pathlib.Path(sys.argv[2])
 export_onnx(torch.nn.Conv2d(1, 2, 3).eval(), folder / "model.onnx", shape=(1, 8, 8))
 windows = [numpy.ones((1, 1, 8, 8), numpy.float32)]
-quantise(folder / "model.onnx", folder / "model.xml", windows, thorough=False)
+quantise(folder / "model.onnx", folder / "model.xml", windows, bias=Bias.FAST)
 """
 WATCHED = """
 import os, sys, time

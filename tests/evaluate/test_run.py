@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from medkd.device.bench import accuracy_of, reports_near
+from medkd.device.manifest import MANIFEST
 from medkd.errors import StudyError
 from medkd.evaluate import run
 from medkd.evaluate.run import evaluate
@@ -50,6 +52,18 @@ def test_three_roles_are_scored_on_the_same_test_cases(evaluated):
     cases = [tuple(case.case for case in result.cases) for result in report.roles.values()]
     assert len(set(cases)) == 1
     assert len(cases[0]) == len(cohort.split.test)
+
+
+def test_a_release_finds_its_figures_by_its_digest_and_a_foreign_one_does_not(evaluated, tmp_path):
+    study, _, report = evaluated
+    reports = reports_near([study.path("releases/teacher")])
+    copied = shutil.copytree(study.path("releases/student"), tmp_path / "elsewhere")
+    found = accuracy_of(copied, reports)
+    assert found.value == report.roles[Role.STUDENT].headline["dice"].value
+    assert found.reference == report.roles[Role.TEACHER].headline["dice"].value
+    foreign = shutil.copytree(copied, tmp_path / "releases" / "student")
+    (foreign / MANIFEST).write_text((foreign / MANIFEST).read_text() + " ")
+    assert accuracy_of(foreign, reports) is None
 
 
 def test_student_and_baseline_are_the_same_network(evaluated):

@@ -6,7 +6,7 @@ from torch import nn
 from medkd.data.samples import load_samples
 from medkd.device.engine import open_engine
 from medkd.export.onnx import export_onnx
-from medkd.export.openvino import calibration_windows, export_openvino, quantise
+from medkd.export.openvino import Bias, calibration_windows, export_openvino, quantise
 from medkd.types import Runtime
 
 SHAPE = (1, 12, 12, 12)
@@ -39,9 +39,9 @@ def test_fp32_is_written_as_fp32(exported, tmp_path):
     assert (tmp_path / "model.bin").stat().st_size > 4 * 16 * 16 * 27
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_int8_is_near_and_a_quarter_of_the_size(exported, tmp_path, thorough, capfd):
-    quantise(exported, tmp_path / "model.xml", windows(4, seed=0), thorough=thorough)
+@pytest.mark.parametrize("bias", list(Bias))
+def test_int8_is_near_and_a_quarter_of_the_size(exported, tmp_path, bias, capfd):
+    quantise(exported, tmp_path / "model.xml", windows(4, seed=0), bias=bias)
     export_openvino(exported, tmp_path / "fp32.xml")
     (window,) = windows(1, seed=1)
     expected = open_engine(tmp_path / "fp32.xml", Runtime.OPENVINO)(window)

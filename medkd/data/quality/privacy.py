@@ -48,6 +48,7 @@ def identifying(
             count = max(told[name] for name in names)
             message = f"headers of {count} of {len(cases)} cases {what}: {', '.join(names)}"
             yield Finding(None, level, message, STAYS)
+    yield from _of_rule(config)
     yield from _of_names(cases)
     yield from _of_columns(list(cases.values()), config)
 
@@ -69,6 +70,19 @@ def _of_pixels(examined: Mapping[str, Examined], config: Config) -> Iterator[Fin
         if count:
             message = f"{count} of {len(examined)} cases {what}"
             yield Finding(None, Level.WARNING, message, "look at them before pictures are shared")
+
+
+def _of_rule(config: Config) -> Iterator[Finding]:
+    """Look at the pattern that chooses a series: releases carry it to every device."""
+    series = config.preprocess.reading.series
+    kind = looks_like(series.description or "") if series else None
+    if kind:
+        yield Finding(
+            None,
+            Level.ERROR,
+            f"preprocess.reading.series.description seems to hold {kind}, and releases carry it",
+            "give a pattern of the protocol alone, such as *T1*",
+        )
 
 
 def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:

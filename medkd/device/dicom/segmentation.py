@@ -91,7 +91,7 @@ def _segments(manifest: Manifest) -> Iterator[Any]:
     )
     for number, structure in enumerate(manifest.classes[1:], start=1):
         code = manifest.codes.get(structure)
-        yield hd.seg.SegmentDescription(
+        described = hd.seg.SegmentDescription(
             segment_number=number,
             segment_label=structure[:64],
             segmented_property_category=concept(
@@ -101,3 +101,7 @@ def _segments(manifest: Manifest) -> Iterator[Any]:
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=identification,
         )
+        if code and code.modifier:
+            (kind,) = described.SegmentedPropertyTypeCodeSequence
+            kind.SegmentedPropertyTypeModifierCodeSequence = [concept(code.modifier, structure)]
+        yield described

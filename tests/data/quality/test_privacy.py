@@ -52,6 +52,16 @@ def test_names_and_columns_are_notes(config, changes, message):
     assert not any(secret in note.line for note in notes for secret in SECRETS)
 
 
+@pytest.mark.parametrize("pattern", ["DOE^JANE*", "*1956-03-04*", "*19560304*"])
+def test_a_rule_that_a_release_would_carry_is_an_error(make_config, pattern):
+    rule = "preprocess.reading.series={description: '%s'}"
+    (error,) = found(load(make_config(), overrides=[rule % pattern]))
+    assert error.level is Level.ERROR
+    assert "series.description seems to hold a" in error.message
+    assert not any(secret in error.line for secret in (*SECRETS, "DOE"))
+    assert not found(load(make_config(), overrides=[rule % "*T1*"]))
+
+
 def test_a_group_that_a_report_would_name_is_an_error(make_config):
     config = load(make_config(), overrides=["evaluate.subgroups=[birth_date]"])
     (error,) = found(config, attributes={"birth_date": "1956-03-04"})

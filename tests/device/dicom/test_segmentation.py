@@ -14,6 +14,7 @@ from medkd.types import Volume
 VALUES = np.array([0, 7, 255])
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 LIVER = {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
+LEFT = {"value": "7771000", "scheme": "SCT", "meaning": "Left"}
 UNLIKE = Finding(distance=9, limit=2, reasons=("spacing of axis 2: 5 mm, expected 0.8-1.2",))
 
 
@@ -58,13 +59,16 @@ def test_it_refers_to_the_images_their_patient_and_frame(release_3d, write_serie
 
 
 def test_segments_carry_codes_and_the_algorithm(release_3d, changed, write_series, tmp_path):
-    release = changed(release_3d, codes={"organ": LIVER})
+    release = changed(release_3d, codes={"organ": LIVER | {"modifier": LEFT}})
     made, *_ = answered(write_series(tmp_path / "one"), release)
     organ, lesion = made.SegmentSequence
     assert (organ.SegmentLabel, lesion.SegmentLabel) == ("organ", "lesion")
     (code,) = organ.SegmentedPropertyTypeCodeSequence
     assert (code.CodeValue, code.CodingSchemeDesignator) == ("10200004", "SCT")
+    (modifier,) = code.SegmentedPropertyTypeModifierCodeSequence
+    assert (modifier.CodeValue, modifier.CodeMeaning) == ("7771000", "Left")
     (own,) = lesion.SegmentedPropertyTypeCodeSequence
+    assert "SegmentedPropertyTypeModifierCodeSequence" not in own
     assert (own.CodeMeaning, own.CodingSchemeDesignator) == ("lesion", "99MEDKD")
     (algorithm,) = organ.SegmentationAlgorithmIdentificationSequence
     assert algorithm.AlgorithmName == "medkd student"
