@@ -94,7 +94,7 @@ def _of_columns(cases: Sequence[Case], config: Config) -> Iterator[Finding]:
     for column in dict.fromkeys(name for case in cases for name in case.attributes):
         values = {case.attributes.get(column, "") for case in cases}
         kind = next((k for value in sorted(values) if (k := looks_like(value))), None)
-        is_known = column == config.data.series  # UIDs, which say which series is meant
+        is_known = column in config.series_columns.values()  # UIDs, which say which series is meant
         if is_known or (kind is None and not COLUMNS.search(column)):
             continue
         holds = f"seems to hold {kind}" if kind else "goes by a name that speaks of a person"
