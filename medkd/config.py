@@ -103,8 +103,6 @@ class Config(Options):
         taken = sorted({"case", "image", "label", data.case, data.patient} & set(names))
         if taken:
             raise ValueError(f"preprocess.modalities: {taken} are other columns; rename them")
-        if len(names) > 1 and data.series:
-            raise ValueError("data.series: one series a case; give each modality its own folder")
         if names and self.dims == 2 and Variant.BUNDLE in self.export.variants:
             raise ValueError(
                 "export.variants: a bundle reads pictures from one file, no modalities"
@@ -198,6 +196,14 @@ class Config(Options):
         assert role.model is not None
         assert role.train is not None
         return role.model, role.train
+
+    @property
+    def series_columns(self) -> dict[str, str]:
+        """The columns that name series: by modality, or the one of all by no name."""
+        column, names = self.data.series, self.preprocess.modalities
+        if column is None:
+            return {}
+        return {name: f"{column}_{name}" for name in names} if len(names) > 1 else {"": column}
 
     @property
     def figures(self) -> set[str]:

@@ -96,7 +96,8 @@ class DataOptions(Options):
     image: str | None = None  # images/{case}.png, for a CSV without a column `image`
     label: str | None = None  # masks/{case}.png, for a CSV without a column `label`
     patient: str = "patient"  # the column of patient ids
-    series: str | None = None  # the column of SeriesInstanceUIDs, where DICOM folders hold several
+    series: str | None = None  # the column of SeriesInstanceUIDs, where DICOM folders hold several;
+    # where cases have several modalities, a column of each: series_t1, series_flair
     burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
@@ -121,6 +122,9 @@ class ReadingOptions(Options):
 
     memory_gib: Positive = 8.0  # an image that would take more is refused before it is unpacked
     series: SeriesOptions | None = None  # null: a DICOM folder has to hold one series
+    series_of: dict[str, SeriesOptions] = Field(  # the same by modality, where a case has several
+        default={}, exclude_if=lambda given: not given
+    )
     resample_missing: Annotated[int, Field(ge=0)] = 0  # neighbouring slices that are interpolated
     shear_correct: bool = False  # resample a tilted gantry, or skewed axes, at right angles
     planar: bool = False  # read a single DICOM slice as a 2D image
@@ -130,6 +134,11 @@ class ReadingOptions(Options):
     def memory_bytes(self) -> int:
         """``memory_gib`` in bytes."""
         return int(self.memory_gib * 2**30)
+
+    def of(self, modality: str) -> "ReadingOptions":
+        """Return how the series of one modality is read."""
+        series = self.series_of.get(modality, self.series)
+        return self.model_copy(update={"series": series, "series_of": {}})
 
 
 class PreprocessOptions(Options):
@@ -154,12 +163,19 @@ class PreprocessOptions(Options):
         The pattern of its description stays: a device needs it to choose among series as training
         did. ``check`` refuses one that seems to hold a name, a date or an id.
         """
-        series = self.reading.series
-        if series is None:
-            return self
-        series = series.model_copy(update={"uid": None})
-        reading = self.reading.model_copy(update={"series": series})
-        return self.model_copy(update={"reading": reading})
+        reading, without = self.reading, {"uid": None}
+        changed: dict[str, Any] = {
+            "series": reading.series and reading.series.model_copy(update=without),
+            "series_of": {
+                name: rule.model_copy(update=without) for name, rule in reading.series_of.items()
+            },
+        }
+        return self.model_copy(update={"reading": reading.model_copy(update=changed)})
+
+    @property
+    def tells_series_apart(self) -> bool:
+        """Whether of a DICOM study that holds all modalities it is known which series is which."""
+        return set(self.modalities) == self.reading.series_of.keys() != set()
 
     @model_validator(mode="after")
     def _one_grid(self) -> "PreprocessOptions":
@@ -174,6 +190,8 @@ class PreprocessOptions(Options):
     @model_validator(mode="after")
     def _a_channel_a_modality(self) -> "PreprocessOptions":
         names = self.modalities
+        if unknown := sorted(self.reading.series_of.keys() - set(names)):
+            raise ValueError(f"reading.series_of: {unknown} are not in modalities: {list(names)}")
         if not names:
             return self
         if len({name.lower() for name in names}) < len(names) or not all(names):

@@ -44,12 +44,16 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     data = content.encode() if isinstance(content, str) else content
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # a part of a file on a full disk would keep it full
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_what_is_wrong_is_named(values, load_values, override, message):
         (["preprocess.modalities=[t1, T1]"], "give each a name of its own"),
         (["preprocess.modalities=[t1, label]"], r"\['label'\] are other columns"),
         (["preprocess.intensity=unit"], "modalities share no unit of intensity"),
-        (["data.series=uid"], "give each modality its own folder"),
+        (["preprocess.reading.series_of={t2: {uid: '1'}}"], r"series_of: \['t2'\] are not in"),
         (
             ["preprocess.window=[8, 8]", "export.variants=[onnx, bundle]"],
             "a bundle reads pictures from one file",

@@ -80,7 +80,7 @@ def remarks(path: Path) -> dict[str, str]:
     """
     with _opened(path, ReadingOptions()) as image:
         texts = {f"text {key}": text for key, text in image.info.items() if isinstance(text, str)}
-        exif = {f"EXIF {tag}": text for tag, text in image.getexif().items()}
+        exif = {f"EXIF {int(tag)}": text for tag, text in image.getexif().items()}
         return texts | {key: str(text) for key, text in exif.items() if isinstance(text, str)}
 
 

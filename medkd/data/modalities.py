@@ -13,14 +13,19 @@ from medkd.types import GRID_TOLERANCE_MM, Volume, grid_distance_mm
 
 
 def read_modalities(
-    paths: Sequence[Path], options: ReadingOptions | None = None, *, case: str
+    paths: Sequence[Path],
+    options: ReadingOptions | None = None,
+    *,
+    case: str,
+    names: Sequence[str] = (),
 ) -> Volume:
     """Read the files of a case into one image, in their order; one file may hold all channels.
 
     Args:
-        paths: one file, or one a modality.
+        paths: one file or DICOM folder, or one a modality.
         options: as for ``read_image``; its memory is that of all files together.
         case: its id, for errors.
+        names: of the modalities, where ``options`` say which series of a folder is which.
 
     Raises:
         DataError: as ``read_image``; a file of several holds more than one channel, or lies on
@@ -30,7 +35,8 @@ def read_modalities(
         return read_image(paths[0], options)
     options = options or ReadingOptions()
     each = options.model_copy(update={"memory_gib": options.memory_gib / len(paths)})
-    volumes = [read_image(path, each) for path in paths]
+    kinds = [each.of(name) for name in names] or [each] * len(paths)
+    volumes = [read_image(path, kind) for path, kind in zip(paths, kinds, strict=True)]
     first = volumes[0]
     for path, volume in zip(paths, volumes, strict=True):
         if len(volume.array) != 1:

@@ -22,7 +22,8 @@ def image_of(case: Case, config: Config) -> Volume:
     Raises:
         DataError: as ``read_modalities``; or the case does not say which series is meant.
     """
-    return read_modalities(case.images, options_of(case, config), case=case.id)
+    names = config.preprocess.modalities
+    return read_modalities(case.images, options_of(case, config), case=case.id, names=names)
 
 
 @contextmanager
@@ -32,18 +33,25 @@ def images_alone(cases: Sequence[Case], config: Config) -> Iterator[list[tuple[P
     A DICOM series that shares its folder with others lies in one of its own meanwhile.
     """
     with ExitStack() as stack:
-        yield [stack.enter_context(_alone(case, options_of(case, config))) for case in cases]
+
+        def alone(case: Case) -> tuple[Path, ...]:
+            options, names = options_of(case, config), config.preprocess.modalities
+            kinds = [options.of(name) for name in names[: len(case.images)]] or [options]
+            pairs = zip(case.images, kinds, strict=True)
+            return tuple(stack.enter_context(_alone(*pair)) for pair in pairs)
+
+        yield [alone(case) for case in cases]
 
 
 @contextmanager
-def _alone(case: Case, options: ReadingOptions) -> Iterator[tuple[Path, ...]]:
-    if options.series is None or len(case.images) > 1 or not case.image.is_dir():
-        yield case.images
+def _alone(path: Path, options: ReadingOptions) -> Iterator[Path]:
+    if options.series is None or not path.is_dir():
+        yield path
         return
     from medkd.data.dicom.series import read_series
 
-    with linked(read_series(case.image, options).files) as folder:
-        yield (folder,)
+    with linked(read_series(path, options).files) as folder:
+        yield folder
 
 
 def label_of(case: Case, config: Config) -> Volume:
@@ -52,7 +60,8 @@ def label_of(case: Case, config: Config) -> Volume:
     Raises:
         DataError: as ``read_label``, or as ``read_reference`` for SEG and RTSTRUCT.
     """
-    return label_on_image(case, config.data.labels, options_of(case, config))
+    options, names = options_of(case, config), config.preprocess.modalities
+    return label_on_image(case, config.data.labels, options.of(names[0]) if names else options)
 
 
 def label_on_image(case: Case, labels: Mapping[str, int], options: ReadingOptions) -> Volume:
@@ -80,14 +89,20 @@ def options_of(case: Case, config: Config | None) -> ReadingOptions:
         DataError: the column of ``data.series`` is missing.
     """
     if config:
-        options, column = config.preprocess.reading, config.data.series
+        options, columns = config.preprocess.reading, config.series_columns
     else:
-        options, column = ReadingOptions(), SERIES if SERIES in case.attributes else None
-    if column is None:
-        return options
+        options, columns = ReadingOptions(), {"": SERIES} if SERIES in case.attributes else {}
+    named = {name: _named(case, column) for name, column in columns.items()}
+    rules = {name: SeriesOptions(uid=uid) for name, uid in named.items() if uid}
+    if "" in rules:
+        return options.model_copy(update={"series": rules[""]})
+    return options.model_copy(update={"series_of": options.series_of | rules})
+
+
+def _named(case: Case, column: str) -> str:
+    """Return the UID of the series that a case's row names; empty where it names none."""
     if column not in case.attributes:
         raise DataError(
             f"case {case.id}: no column {column!r}, which data.series names; add it to the datalist"
         )
-    uid = case.attributes[column]
-    return options.model_copy(update={"series": SeriesOptions(uid=uid)}) if uid else options
+    return case.attributes[column]

@@ -132,7 +132,9 @@ class _Run:
         self._predictor, self._target, self._how = predictor, target, how
         self._is_map = predictor.manifest.task is Task.SEGMENTATION
         self._taken = {
-            path.resolve() for each in images for path in (each.path, *each.files, *each.modalities)
+            path.resolve()
+            for each in images
+            for path in (each.path, *each.files, *each.modalities, *each.further)
         }
         self._taken -= {each.path.resolve() for each in images if each.path.is_dir()}
         self._images = images
@@ -294,7 +296,8 @@ def _write_dicom(place: Path, image: Input, answered: _Answered, manifest: Manif
 
     if not image.files:
         raise DataError(f"{place.name}: a DICOM answer refers to DICOM images; choose NIfTI or PNG")
-    source = Source.read(image.files)
+    reading = manifest.preprocess.reading
+    source = Source.read(image.files, reading, further=image.further)
     save(as_dicom(answered.prediction, answered.volume, source, manifest), place)
 
 

@@ -1,6 +1,7 @@
 """Bench: what releases cost side by side, with how accurate they are where their study knows it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.table import Table
@@ -62,11 +63,12 @@ def bench(
         ReleaseError: a release cannot be used.
     """
     options = read_manifest(releases[0]).preprocess
-    sources = [[image] for image in images]
-    if options.modalities:
-        found = find_inputs(images, options.reading, options.modalities)
-        sources = [list(each.modalities) or [each.path] for each in found]
-    measured = measure_latencies(releases, sources, queries=queries, threads=threads)
+    with ExitStack() as stack:
+        sources = [[image] for image in images]
+        if options.modalities:
+            found = find_inputs(images, options.reading, options.modalities)
+            sources = [list(stack.enter_context(each.apart())) for each in found]
+        measured = measure_latencies(releases, sources, queries=queries, threads=threads)
     reports = reports_near(releases)
     return [
         Bench(release=str(release), latency=latency, accuracy=accuracy_of(release, reports))

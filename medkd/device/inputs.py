@@ -1,11 +1,17 @@
-"""Inputs: which images are asked about: files, folders of files, a DICOM study tree, MedMNIST."""
+"""Inputs: which images are asked about: files, folders of files, a DICOM study tree, MedMNIST.
+
+Where a release needs several modalities, files are told apart by their names, and the series of a
+DICOM study by the rule of the release.
+"""
 
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +24,9 @@ from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.study import digest
 from medkd.types import Volume
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*")
 NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}  # modalities
@@ -32,8 +41,12 @@ class Input:
         path: its file, or the folder of its series.
         files: of its DICOM series; empty for other formats.
         array: ``[height, width]`` or ``[height, width, 3]``, where it is one of many in a file.
-        modalities: the files of its modalities, in the order of the channels, where it has several.
+        modalities: the files or folders of its modalities, in the order of the channels, where it
+            has several.
+        series: where they lie in the folders of a DICOM study, the files of each instead.
+        further: the DICOM files of all modalities but the first, which has ``files``.
         lacks: why its modalities cannot be read, where they cannot.
+        missing: names of those that are not there.
     """
 
     name: str
@@ -41,7 +54,10 @@ class Input:
     files: tuple[Path, ...] = ()
     array: np.ndarray | None = None
     modalities: tuple[Path, ...] = ()
+    series: tuple[tuple[Path, ...], ...] = ()
+    further: tuple[Path, ...] = ()
     lacks: str = ""
+    missing: tuple[str, ...] = ()
 
     def read(self, options: ReadingOptions) -> Volume:
         """Read the image.
@@ -49,10 +65,12 @@ class Input:
         Raises:
             DataError: as ``read_modalities``; or a modality is missing.
         """
-        if self.lacks:
-            raise DataError(self.lacks)
-        if self.modalities:
-            return read_modalities(self.modalities, options, case=self.name)
+        if self.modalities or self.series or self.lacks:
+            with self.apart() as paths:
+                try:
+                    return read_modalities(paths, options, case=self.name)
+                except DataError as error:
+                    raise DataError(self._told(str(error), paths)) from None
         if self.array is not None:
             array = self.array
             array = np.moveaxis(array, -1, 0) if array.shape[-1] == 3 else array[None]
@@ -65,6 +83,25 @@ class Input:
             except DataError as error:
                 raise DataError(str(error).replace(str(folder), str(self.path))) from None
 
+    @contextmanager
+    def apart(self) -> Iterator[tuple[Path, ...]]:
+        """Yield the file or folder of each modality; a series of a study lies in one of its own.
+
+        Raises:
+            DataError: a modality is missing.
+        """
+        if self.lacks:
+            raise DataError(self.lacks)
+        with ExitStack() as stack:
+            folders = [stack.enter_context(linked(files)) for files in self.series]
+            yield tuple(folders) or self.modalities or (self.path,)
+
+    def _told(self, message: str, paths: Sequence[Path]) -> str:
+        """Name the study in place of the folders that its series were linked in."""
+        for number, path in enumerate(paths[: len(self.series)], start=1):
+            message = message.replace(str(path), f"{self.path} (series {number})")
+        return message
+
 
 def find_inputs(
     sources: Sequence[Path], options: ReadingOptions, modalities: Sequence[str] = ()
@@ -74,12 +111,16 @@ def find_inputs(
     A folder is searched for DICOM series all the way down, for files of other formats at its top
     alone: answers may lie in a folder inside it. Of the series of a folder those are meant that
     the rule of ``options`` fits. Files named after one case and its ``modalities`` are one image:
-    ``CASE_t1.nii.gz`` and ``CASE_flair.nii.gz``, or ``CASE_0000.nii.gz`` and ``CASE_0001.nii.gz``.
+    ``CASE_t1.nii.gz`` and ``CASE_flair.nii.gz``, or ``CASE_0000.nii.gz`` and ``CASE_0001.nii.gz``;
+    so are folders of a DICOM series. Where ``options`` say which series of a study is of which
+    modality, the series of each study are one image.
 
     Raises:
         DataError: a source does not exist or holds no image, or two images cannot be told apart.
     """
-    found = [image for source in sources for image in _find(source, options)]
+    by_study = len(modalities) > 1 and {*modalities} == options.series_of.keys()
+    names = modalities if by_study else ()
+    found = [image for source in sources for image in _find(source, options, names)]
     return _told_apart(_together(found, modalities) if len(modalities) > 1 else found)
 
 
@@ -102,37 +143,46 @@ def _whence(image: Input) -> str:
 
 def _together(found: Sequence[Input], modalities: Sequence[str]) -> list[Input]:
     """Make one image of the files of a case; those of other names stand for themselves."""
-    cases: dict[Path, list[list[Path]]] = {}
+    cases: dict[Path, list[list[Input]]] = {}
     images: list[Input | Path] = []
     for image in found:
-        is_file = not image.files and image.array is None
-        told = modality_of(image.path, modalities) if is_file else None
+        place = image.files[0] if len(image.files) == 1 else image.path
+        is_apart = image.array is not None or image.series or image.lacks
+        told = None if is_apart else modality_of(place, modalities)
         if told is None:
             images.append(image)
             continue
-        case = image.path.with_name(told[0] + suffix(image.path))
+        case = place.with_name(told[0] + suffix(place))
         if case not in cases:
             cases[case] = [[] for _ in modalities]
             images.append(case)
-        cases[case][told[1]].append(image.path)
+        cases[case][told[1]].append(replace(image, path=place))
     return [
         each if isinstance(each, Input) else _of_modalities(each, cases[each], modalities)
         for each in images
     ]
 
 
-def _of_modalities(case: Path, files: Sequence[list[Path]], modalities: Sequence[str]) -> Input:
+def _of_modalities(case: Path, found: Sequence[list[Input]], modalities: Sequence[str]) -> Input:
     lacks = ""
-    for name, of_name in zip(modalities, files, strict=True):
+    for name, of_name in zip(modalities, found, strict=True):
         if not of_name:
             lacks = f"no file of {name}; give {stem(case)}_{name}{suffix(case)} as well"
         elif len(of_name) > 1:
-            lacks = f"two files of {name}: {', '.join(file.name for file in of_name)}; give one"
-    flat = tuple(file for of_name in files for file in of_name)
-    return Input(case.name, case, modalities=flat, lacks=lacks)
+            names = ", ".join(each.path.name for each in of_name)
+            lacks = f"two files of {name}: {names}; give one"
+    flat = [each for of_name in found for each in of_name]
+    return Input(
+        case.name,
+        case,
+        files=flat[0].files,
+        modalities=tuple(each.path for each in flat),
+        further=tuple(file for each in flat[1:] for file in each.files),
+        lacks=lacks,
+    )
 
 
-def _find(source: Path, options: ReadingOptions) -> list[Input]:
+def _find(source: Path, options: ReadingOptions, modalities: Sequence[str]) -> list[Input]:
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
     if source.suffix == ".npz":
@@ -142,7 +192,11 @@ def _find(source: Path, options: ReadingOptions) -> list[Input]:
         return [Input(source.name, source, () if is_plain else (source,))]
     known = {*SUFFIXES} - {".img", ".dcm"}  # the .hdr stands for its pair
     found = [Input(p.name, p) for p in files_in(source) if suffix(p) in known]
-    found += _dicom_series(source, options, apart_from={each.path for each in found})
+    known_files = {each.path for each in found}
+    if modalities:
+        found += _studies(source, options, modalities, apart_from=known_files)
+    else:
+        found += _dicom_series(source, options, apart_from=known_files)
     if not found:
         rule = " that the release's preprocess.reading.series asks for" if options.series else ""
         raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM){rule}")
@@ -151,22 +205,97 @@ def _find(source: Path, options: ReadingOptions) -> list[Input]:
 
 def _dicom_series(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[Input]:
     """Yield the series of a tree, one or several a folder."""
-    for folder, inner, _ in os.walk(source):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        files = [file for file in files_in(Path(folder)) if file not in apart_from]
-        dicom = [file for file in files if is_dicom(file)]
-        series = _series(dicom, options) if dicom else {}
-        place = Path(folder).relative_to(source)
+    for folder, dicom in _dicom_files(source, apart_from):
+        series = _series(dicom, options)
+        place = folder.relative_to(source)
         for uid, members in sorted(series.items()):
             # a folder's own name says more than a UID, where it holds one series
             name = place.as_posix() if len(series) == 1 else (place / _safe(uid)).as_posix()
-            yield Input(source.name if name == "." else name, Path(folder), tuple(members))
+            yield Input(source.name if name == "." else name, folder, tuple(members))
 
 
-def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[Path, ...]]:
-    """Return the files of each series of images that is meant; damaged ones for reading to tell."""
-    from medkd.data.dicom.header import read_dataset
+def _dicom_files(source: Path, apart_from: set[Path]) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield the folders of a tree that hold DICOM files, with these."""
+    for folder, inner, _ in os.walk(source):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        files = [file for file in files_in(Path(folder)) if file not in apart_from]
+        if dicom := [file for file in files if is_dicom(file)]:
+            yield Path(folder), dicom
+
+
+def _studies(
+    source: Path, options: ReadingOptions, modalities: Sequence[str], apart_from: set[Path]
+) -> Iterator[Input]:
+    """Yield the studies of a tree, each an image of several modalities."""
+    files = [file for _, dicom in _dicom_files(source, apart_from) for file in dicom]
+    headers, damaged = _headers(files, options)
+    studies: dict[str, list[tuple[Path, Dataset]]] = {}
+    for file, header in headers:
+        studies.setdefault(str(header.get("StudyInstanceUID", "")), []).append((file, header))
+    for uid, members in sorted(studies.items()):
+        parents = [str(file.parent) for file, _ in members]
+        place = Path(os.path.commonpath(parents)).relative_to(source)
+        name = place.as_posix() if place.name else source.name if len(studies) == 1 else _safe(uid)
+        yield _study(name, source / place, members, options, modalities)
+    for file in damaged:
+        yield Input(file.relative_to(source).as_posix(), file, (file,))
+
+
+def _study(
+    name: str,
+    path: Path,
+    headers: "Sequence[tuple[Path, Dataset]]",
+    options: ReadingOptions,
+    modalities: Sequence[str],
+) -> Input:
+    """Return a study as one image; what it lacks is told when it is read."""
     from medkd.data.dicom.series import grouped, meant
+
+    found, _ = grouped(headers)
+    listed = ", ".join(series.summary for series in found) or "none"
+    rule = "preprocess.reading.series_of"
+    lacks, missing, chosen = "", [], []
+    for modality in modalities:
+        fitting = meant(found, options.series_of[modality])
+        if len(fitting) > 1:
+            several = ", ".join(series.summary for series in fitting)
+            lacks = f"{len(fitting)} series of {modality}: {several}; {rule} has to leave one"
+        elif not fitting:
+            missing.append(modality)
+        chosen += [series.files for series in fitting[:1]]
+    if missing:
+        lacks = (
+            f"no series of {', '.join(missing)}, as {rule} tells them, among: {listed}; give the "
+            f"folder that holds all of the study"
+        )
+    return Input(
+        name,
+        path,
+        files=chosen[0] if chosen else (),
+        series=tuple(chosen),
+        further=tuple(file for files in chosen[1:] for file in files),
+        lacks=lacks or _shared(modalities, chosen),
+        missing=tuple(missing),
+    )
+
+
+def _shared(modalities: Sequence[str], chosen: Sequence[tuple[Path, ...]]) -> str:
+    """Say which modalities have the same series; nothing where none do."""
+    first: dict[tuple[Path, ...], str] = {}
+    for name, files in zip(modalities, chosen, strict=True):
+        if (other := first.setdefault(files, name)) != name:
+            return (
+                f"one series is taken for {other} and for {name}; tell them apart in "
+                f"preprocess.reading.series_of"
+            )
+    return ""
+
+
+def _headers(
+    files: Sequence[Path], options: ReadingOptions
+) -> "tuple[list[tuple[Path, Dataset]], list[Path]]":
+    """Return the headers of files, and those that have none that can be read."""
+    from medkd.data.dicom.header import read_dataset
 
     headers, damaged = [], []
     for file in files:
@@ -174,6 +303,14 @@ def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[P
             headers.append((file, read_dataset(file, memory_bytes=options.memory_bytes)))
         except DataError:
             damaged.append(file)
+    return headers, damaged
+
+
+def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[Path, ...]]:
+    """Return the files of each series of images that is meant; damaged ones for reading to tell."""
+    from medkd.data.dicom.series import grouped, meant
+
+    headers, damaged = _headers(files, options)
     images, others = grouped(headers)
     damaged += [file for file, modality in others.items() if modality not in NO_IMAGES]
     found = {each.uid: each.files for each in meant(images, options.series)}

@@ -75,7 +75,6 @@ def _save_torchscript(network: nn.Module, path: Path, *, shape: Sequence[int]) -
 def _inference(
     config: Config, definition: dict[str, Any] | None, *, temperature: Temperature
 ) -> dict[str, Any]:
-    files = f"$sorted(glob.glob(os.path.join(@dataset_dir, '{FILES[config.dims]}')))"
     loaded = (
         "$torch.jit.load(os.path.join(@bundle_root, 'models', 'model.ts'), map_location=@device)"
     )
@@ -96,7 +95,7 @@ def _inference(
         "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(config)},
         "dataset": {
             "_target_": "Dataset",
-            "data": f"$[{{'image': path}} for path in {files[1:]}]",
+            "data": "$" + _cases(config.preprocess),
             "transform": "@preprocessing",
         },
         "dataloader": {
@@ -122,6 +121,22 @@ def _inference(
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$@evaluator.run()"],
     }
+
+
+def _cases(options: PreprocessOptions) -> str:
+    """Return the expression of the cases in a folder: a file each, or a file a modality.
+
+    Files of modalities are called ``CASE_NAME``; where one is missing, MONAI says which.
+    """
+    pattern = FILES[len(options.window)]
+    files = f"sorted(glob.glob(os.path.join(@dataset_dir, {pattern!r})))"
+    if len(options.modalities) < 2:
+        return f"[{{'image': path}} for path in {files}]"
+    endings = [f"_{name}{pattern[1:]}" for name in options.modalities]
+    first, others = endings[0], tuple(endings[1:])
+    together = f"[path[:-{len(first)}] + ending for ending in {endings!r}]"
+    image = f"{together} if path.endswith({first!r}) else path"
+    return f"[{{'image': {image}}} for path in {files} if not path.endswith({others!r})]"
 
 
 def _inferer(config: Config) -> dict[str, Any]:
@@ -298,10 +313,15 @@ def _metadata(config: Config, *, role: str) -> dict[str, Any]:
 
 
 def _readme(config: Config, role: str) -> str:
+    names = config.preprocess.modalities
+    files = f"every `{FILES[config.dims]}`"
+    if len(names) > 1:
+        called = ", ".join(f"`CASE_{name}{FILES[config.dims][1:]}`" for name in names)
+        files = f"every case ({called}, on one grid; or one 4D file of all channels)"
     return f"""# {config.study.name}, {role}
 
 A MONAI bundle: {config.task} of {", ".join(config.data.labels)}. With
-`pip install 'monai[fire,ignite,nibabel,pillow]'` it answers for every `{FILES[config.dims]}` of a
+`pip install 'monai[fire,ignite,nibabel,pillow]'` it answers for {files} of a
 folder:
 
     python -m monai.bundle run {CONFIGS} \\

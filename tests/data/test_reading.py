@@ -93,3 +93,31 @@ def test_outlines_are_a_label_map_with_the_values_of_the_config(make_config, dat
     label = label_of(case, config)
     assert set(np.unique(label.array)) == {0, 3}
     assert label.shape == image_of(case, config).shape
+
+
+@pytest.fixture
+def two(make_config, folder):
+    """A config of two modalities, and a case whose series share a folder."""
+    overrides = ["preprocess.channels=2", "preprocess.modalities=[t1, flair]"]
+    case = Case("c", folder, None, "p", {"uid_t1": "1.8", "uid_flair": "1.7"}, further=(folder,))
+    return lambda *more: load(make_config(), overrides=[*overrides, *more]), case
+
+
+def test_series_of_several_modalities_are_named_in_a_column_of_each(two):
+    make, case = two
+    config = make("data.series=uid")
+    assert [image_of(case, config).array[channel].max() for channel in (0, 1)] == [20, 10]
+    with images_alone([case], config) as ((first, second),):
+        assert (read_image(first).array == 20).all()
+        assert (read_image(second).array == 10).all()
+    with pytest.raises(DataError, match=r"case c: no column 'uid_flair', which data.series names"):
+        image_of(replace(case, attributes={"uid_t1": "1.8"}), config)
+
+
+def test_a_rule_of_each_modality_tells_the_series_of_a_folder_apart(two):
+    make, case = two
+    rule = "preprocess.reading.series_of={t1: {uid: '1.7'}, flair: {uid: '1.8'}}"
+    config = make(rule)
+    assert [image_of(case, config).array[channel].max() for channel in (0, 1)] == [10, 20]
+    with pytest.raises(DataError, match="2 series"):
+        image_of(case, make("preprocess.reading.series_of={t1: {uid: '1.7'}}"))

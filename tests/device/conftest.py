@@ -10,7 +10,7 @@ from torch import nn
 
 from medkd.device.manifest import MANIFEST, WEIGHTS, Manifest, sha256
 from medkd.export.onnx import export_onnx
-from medkd.options import PreprocessOptions
+from medkd.options import PreprocessOptions, ReadingOptions, SeriesOptions
 from medkd.types import Task
 
 settings.register_profile("files", deadline=None)  # disks and shared cores are slow at times
@@ -43,7 +43,7 @@ class BrightAndDark(nn.Module):
 def write_release(folder, *, task, window, network, **preprocess):
     """Export a network into a release folder and return it."""
     folder.mkdir()
-    export_onnx(network, folder / WEIGHTS, shape=(1, *window))
+    export_onnx(network, folder / WEIGHTS, shape=(preprocess.get("channels", 1), *window))
     segmentation = task is Task.SEGMENTATION
     manifest = Manifest(
         role="student",
@@ -72,6 +72,26 @@ def release_3d(tmp_path_factory):
         window=(8, 8, 8),
         network=PixelClasses(3),
         spacing_mm=(1.5, 1.5, 1.5),
+    )
+
+
+@pytest.fixture(scope="session")
+def release_two(tmp_path_factory):
+    """A release of two modalities, which DICOM series are told by what they are described as."""
+
+    class Difference(PixelClasses):
+        def forward(self, image):
+            return super().forward(image[:, :1] - image[:, 1:])
+
+    rules = {name: SeriesOptions(description=f"*{name}*") for name in ("t1", "flair")}
+    return write_release(
+        tmp_path_factory.mktemp("release") / "two",
+        task=Task.SEGMENTATION,
+        window=(8, 8, 8),
+        network=Difference(3),
+        channels=2,
+        modalities=("t1", "flair"),
+        reading=ReadingOptions(series_of=rules),
     )
 
 

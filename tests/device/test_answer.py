@@ -399,3 +399,20 @@ def test_no_answer_is_written_over_the_record_of_another(
     assert len(summary.written) == len(summary.failed) == 1
     ((_, reason),) = summary.failed.items()
     assert "would overwrite" in reason
+
+
+def test_a_dicom_study_of_several_modalities_gets_one_segmentation(
+    release_two, write_series, tmp_path
+):
+    for seed, name in enumerate(["t1", "flair"]):
+        folder = write_series(tmp_path / "study" / name, series=name, seed=seed)
+        for path in folder.iterdir():
+            image = dcmread(path)
+            image.SeriesDescription, image.FrameOfReferenceUID = f"ax {name}", "1.2.3"
+            image.save_as(path)
+    summary = answer(release_two, tmp_path / "study", tmp_path / "out")
+    (place,) = summary.written.values()
+    seg, first = dcmread(place), dcmread(tmp_path / "study" / "t1" / "000.dcm")
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
+    alone = answer(release_two, tmp_path / "study" / "t1", tmp_path / "alone")
+    assert "no series of flair" in alone.failed["t1"]

@@ -155,3 +155,80 @@ def test_inputs_of_one_name_are_told_apart_by_where_they_lie(tmp_path):
     assert [each.name for each in found] == ["a/x.nii.gz", "b/x.nii.gz"]
     with pytest.raises(DataError, match=r"a/x\.nii\.gz: several inputs are called so"):
         find_inputs([tmp_path / "a/x.nii.gz", tmp_path / "a/x.nii.gz"], ANY)
+
+
+RULES = {name: SeriesOptions(description=f"*{name}*") for name in NAMES}
+OF_STUDY = ReadingOptions(series_of=RULES)
+
+
+@pytest.fixture
+def patient(tmp_path, mr_slice):
+    """Return a writer of a study with series of these descriptions, in a folder of each or one."""
+
+    def write(*names, study="study", in_one=False, shape=(3, 6, 7)):
+        root = tmp_path / study
+        for value, name in enumerate(names, start=1):
+            folder = root if in_one else root / f"{value}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(shape[0]):
+                image = mr_slice(f"{value}", number, np.full(shape[1:], 10 * value), study=study)
+                image.SeriesDescription = name
+                image.FrameOfReferenceUID = "1.2.3"
+                image.save_as(folder / f"{value}-{number}.dcm", enforce_file_format=True)
+        return root
+
+    return write
+
+
+@pytest.mark.parametrize("in_one", [False, True])
+def test_the_series_of_a_study_are_the_channels_of_one_image(patient, in_one):
+    root = patient("ax FLAIR", "localizer", "ax T1", in_one=in_one)
+    (found,) = find_inputs([root], OF_STUDY, NAMES)
+    assert found.name == "study"
+    assert {len(files) for files in (found.files, found.further)} == {3}
+    volume = found.read(OF_STUDY)
+    assert [volume.array[channel].max() for channel in (0, 1)] == [30, 10]
+    with found.apart() as (first, second):
+        assert (read(first).array == 30).all()
+        assert (read(second).array == 10).all()
+
+
+def test_studies_of_one_tree_are_told_apart(patient, tmp_path):
+    patient("t1", "flair", study="a")
+    patient("flair", "t1", study="b")
+    found = find_inputs([tmp_path], OF_STUDY, NAMES)
+    assert [each.name for each in found] == ["a", "b"]
+    assert [each.read(OF_STUDY).array[0].max() for each in found] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("names", "missing", "message"),
+    [
+        (("t1",), ("flair",), r"no series of flair, as .*series_of tells them, among: [\d.]+ \(MR"),
+        (("dwi",), ("t1", "flair"), "no series of t1, flair"),
+        (("t1", "t1 late", "flair"), (), r"2 series of t1: [\d.]+ \(MR, 3 files\), .* leave one"),
+        (("t1 flair",), (), "one series is taken for t1 and for flair"),
+    ],
+)
+def test_a_study_that_lacks_a_series_or_holds_several_is_refused(patient, names, missing, message):
+    (found,) = find_inputs([patient(*names)], OF_STUDY, NAMES)
+    assert found.missing == missing
+    with pytest.raises(DataError, match=message):
+        found.read(OF_STUDY)
+
+
+def test_series_of_other_grids_are_refused_by_the_study_and_their_number(patient, mr_slice):
+    root = patient("t1", "flair")
+    (root / "2" / "2-2.dcm").unlink()
+    (found,) = find_inputs([root], OF_STUDY, NAMES)
+    with pytest.raises(DataError, match=r"/study \(series 2\): case study: .* 2x6x7 .*3x6x7"):
+        found.read(OF_STUDY)
+
+
+def test_folders_of_a_series_each_are_told_apart_by_their_names(patient):
+    root = patient("one", "other")
+    (root / "1").rename(root / "p_flair")
+    (root / "2").rename(root / "p_t1")
+    (found,) = find_inputs([root], ANY, NAMES)
+    assert (found.name, len(found.files), len(found.further)) == ("p", 3, 3)
+    assert [found.read(ANY).array[channel].max() for channel in (0, 1)] == [20, 10]

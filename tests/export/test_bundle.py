@@ -15,6 +15,8 @@ from scipy.spatial.transform import Rotation
 from medkd.config import load as load_config
 from medkd.data import images, nifti
 from medkd.data.datalist import read_datalist
+from medkd.data.modalities import read_modalities
+from medkd.data.preprocess import preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
 from medkd.export.bundle import export_bundle, open_bundle
@@ -23,6 +25,7 @@ from medkd.models.zoo import build_for
 from medkd.study import Study
 
 CONFIGS = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+NAMES = ("t1", "flair")
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = Rotation.from_euler("xyz", [20, -15, 10], degrees=True).as_matrix()
 OBLIQUE[:3, :3] *= [-0.9, 1.1, 2.3]  # mm, and from right to left
@@ -158,3 +161,26 @@ def test_a_network_that_monai_does_not_have_is_torchscript_alone(make_config, tm
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["model.ts"]
     inference = json.loads((tmp_path / "configs" / "inference.json").read_text())
     assert inference["network_def"] == inference["network"]
+
+
+def test_files_of_one_case_are_the_channels_of_one_image(make_config, tmp_path):
+    overrides = ["preprocess.channels=2", "preprocess.modalities=[t1, flair]"]
+    config = load_config(make_config(dims=3), overrides=overrides)
+    network = build_for(config, config.student.model).eval()
+    export_bundle(network, tmp_path, config, role="student", temperature=1.0)
+    rng, shape = np.random.default_rng(0), (16, 17, 18)
+    for name in ("a_t1", "a_flair", "b_t1", "b_flair"):
+        nifti.write(tmp_path / "images" / f"{name}.nii.gz", rng.normal(size=shape), affine=OBLIQUE)
+    both = [read_image(tmp_path / "images" / f"b_{name}.nii.gz").array[0] for name in NAMES]
+    nifti.write(tmp_path / "images" / "c.nii.gz", np.stack(both, axis=-1), affine=OBLIQUE)
+    from monai.bundle.config_parser import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(tmp_path / "configs" / "inference.json")
+    parser["bundle_root"] = str(tmp_path)
+    a, b, c = parser.get_parsed_content("dataset")
+    paths = [tmp_path / "images" / f"a_{name}.nii.gz" for name in NAMES]
+    expected, _ = preprocess(read_modalities(paths, case="a"), config.preprocess)
+    np.testing.assert_allclose(a["image"], expected, atol=1e-4)
+    np.testing.assert_allclose(b["image"], c["image"], atol=1e-4)
+    assert "`CASE_flair.nii.gz`" in (tmp_path / "docs" / "README.md").read_text()

@@ -27,7 +27,13 @@ def may_be_crowded(size: int, *, memory_bytes: int) -> bool:
 
 
 def refuse_crowd(
-    path: Path, file: BufferedIOBase, *, is_implicit: bool, is_little: bool, memory_bytes: int
+    path: Path,
+    file: BufferedIOBase,
+    *,
+    is_implicit: bool,
+    is_little: bool,
+    memory_bytes: int,
+    group: int | None = None,
 ) -> None:
     """Refuse a data set of too many elements, or of sequences too deep in one another.
 
@@ -37,11 +43,12 @@ def refuse_crowd(
         is_implicit: whether elements do not tell their types.
         is_little: whether their lowest byte comes first.
         memory_bytes: that they may take.
+        group: is walked alone, up to the first element of another.
 
     Raises:
         DataError: there are too many.
     """
-    walk = _Walk(file, "<" if is_little else ">")
+    walk = _Walk(file, "<" if is_little else ">", group)
     walk.open(None, is_implicit=is_implicit)
     most, count = memory_bytes // ELEMENT_BYTES, 0
     while walk.step():
@@ -64,9 +71,10 @@ class _Level:
 class _Walk:
     """A position in a data set, and the sequences and items that are open there."""
 
-    def __init__(self, file: BufferedIOBase, order: str) -> None:
+    def __init__(self, file: BufferedIOBase, order: str, group: int | None) -> None:
         self._file = file
         self._order = order
+        self._group = group
         self.within: list[_Level] = []
 
     def open(self, length: int | None, *, is_implicit: bool) -> None:
@@ -82,6 +90,8 @@ class _Walk:
         if len(head) < 8:
             return False
         group, element = struct.unpack(f"{self._order}HH", head[:4])
+        if len(self.within) == 1 and self._group not in {None, group}:
+            return False
         self._enter((group << 16) + element, head[4:])
         return True
 
@@ -107,7 +117,7 @@ class _Walk:
 
     def _kind(self, tag: int, rest: bytes, *, is_implicit: bool) -> tuple[bytes, int]:
         """Return an element's type and length."""
-        if is_implicit:
+        if is_implicit or not rest[:2].isalpha():  # pydicom takes an odd type for none
             try:
                 return dictionary_VR(tag).encode(), self._long(rest)
             except KeyError:

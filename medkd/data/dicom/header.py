@@ -12,9 +12,9 @@ from io import BufferedIOBase, BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset as parse
-from pydicom.filereader import read_file_meta_info
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -27,6 +27,7 @@ from medkd.data.dicom.files import MAGIC, MAGIC_AT
 from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
 
+META = 0x0002  # the group of the meta header
 PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 RUST_PANIC = "PanicException"  # of a decoder: no Exception, and of no module to import
 DESCRIBING = (  # what decoders and values need
@@ -41,7 +42,14 @@ DESCRIBING = (  # what decoders and values need
     "SegmentedBluePaletteColorLookupTableData",
 )
 PLACING = (  # what series, frames and stack need
-    *("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "FrameOfReferenceUID"),
+    *(
+        "SOPClassUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "Modality",
+        "SeriesDescription",
+        "FrameOfReferenceUID",
+    ),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("SpacingBetweenSlices", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", "TemporalPositionIdentifier", "EchoTime"),
@@ -65,11 +73,15 @@ def read_dataset(
         DataError: missing, not DICOM, damaged, or larger than ``memory_bytes``.
     """
     with refusing(path), path.open("rb") as file:
-        refuse_larger(path, path.stat().st_size, memory_bytes=memory_bytes)
-        if _syntax(path, file) == DeflatedExplicitVRLittleEndian:
-            dataset = _inflated(path, file, memory_bytes, with_pixels=with_pixels)
+        size = path.stat().st_size
+        refuse_larger(path, size, memory_bytes=memory_bytes)
+        meta = _meta(path, file, size, memory_bytes)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            dataset = _inflated(path, file, meta, memory_bytes, with_pixels=with_pixels)
         else:
-            _refuse_crowd_in(path, file, memory_bytes)
+            if may_be_crowded(size, memory_bytes=memory_bytes):
+                _refuse_crowd_in(path, file, meta.get("TransferSyntaxUID"), memory_bytes)
+            file.seek(0)
             tags: list[str] = PIXEL_TAGS if with_pixels else HEADER_TAGS
             dataset = dcmread(
                 file,
@@ -83,11 +95,55 @@ def read_dataset(
     return dataset
 
 
-def _syntax(path: Path, file: BufferedIOBase) -> str | None:
-    """Return the transfer syntax that a file tells, however long what stands before it."""
-    has_meta = file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
-    file.seek(0)
-    return read_file_meta_info(path).get("TransferSyntaxUID") if has_meta else None
+def read_encoded(
+    content: bytes, syntax: str, *, up_to: str, memory_bytes: int, name: Path
+) -> Dataset:
+    """Read a data set as it came over the network, from its first attribute to one of them.
+
+    Args:
+        content: without a meta header.
+        syntax: UID of its transfer syntax, which is not a deflated one.
+        up_to: keyword of the last attribute that is read.
+        memory_bytes: that it may take.
+        name: it goes by in errors.
+
+    Raises:
+        DataError: not DICOM, damaged, or larger than ``memory_bytes``.
+    """
+    last = Tag(up_to)
+
+    def is_past(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return tag > last
+
+    with refusing(name):
+        refuse_larger(name, len(content), memory_bytes=memory_bytes)
+        stream = BytesIO(content)
+        if may_be_crowded(len(content), memory_bytes=memory_bytes):
+            _refuse_crowd_in(name, stream, syntax, memory_bytes)
+            stream.seek(0)
+        is_implicit, is_little = _encoding(syntax)
+        return parse(stream, is_implicit, is_little, stop_when=is_past)
+
+
+def _meta(path: Path, file: BufferedIOBase, size: int, memory_bytes: int) -> Dataset:
+    """Return a file's meta header, and leave it where the data set begins."""
+    start = file.read(MAGIC_AT + len(MAGIC))
+    if start[MAGIC_AT:] != MAGIC:
+        file.seek(0)
+        return Dataset()
+    if may_be_crowded(size, memory_bytes=memory_bytes):
+        refuse_crowd(
+            path, file, is_implicit=False, is_little=True, memory_bytes=memory_bytes, group=META
+        )
+        file.seek(len(start))
+    # the length that the header tells of itself is not what ends it
+    return FileMetaDataset(
+        parse(file, is_implicit_VR=False, is_little_endian=True, stop_when=_is_past_meta)
+    )
+
+
+def _is_past_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag.group != META
 
 
 @contextmanager
@@ -117,39 +173,33 @@ def refusing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: {what}; copy it again, or remove it") from None
 
 
-def _refuse_crowd_in(path: Path, file: BufferedIOBase, memory_bytes: int) -> None:
-    """Count the elements of a file that is large enough to be a danger."""
-    if not may_be_crowded(path.stat().st_size, memory_bytes=memory_bytes):
-        return
-    start = file.read(MAGIC_AT + len(MAGIC))
-    syntax = None
-    file.seek(0)
-    if start[MAGIC_AT:] == MAGIC:
-        meta = read_file_meta_info(path)
-        syntax = meta.get("TransferSyntaxUID")
-        file.seek(_start(meta))
-    is_implicit = not start[4:6].isalpha() if syntax is None else syntax == ImplicitVRLittleEndian
-    is_little = syntax != ExplicitVRBigEndian
+def _refuse_crowd_in(
+    path: Path, file: BufferedIOBase, syntax: str | None, memory_bytes: int
+) -> None:
+    """Count the elements of a data set that is large enough to be a danger."""
+    start = file.tell()
+    is_explicit = file.read(6)[4:].isalpha()
+    file.seek(start)
+    is_implicit, is_little = _encoding(syntax) if syntax else (not is_explicit, True)
     refuse_crowd(
         path, file, is_implicit=is_implicit, is_little=is_little, memory_bytes=memory_bytes
     )
-    file.seek(0)
 
 
-def _start(meta: Dataset) -> int:
-    """Return where the data set begins behind a meta header."""
-    return MAGIC_AT + len(MAGIC) + 12 + int(meta.FileMetaInformationGroupLength)
+def _encoding(syntax: str) -> tuple[bool, bool]:
+    """Whether elements do not tell their types, and whether their lowest byte comes first."""
+    return syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
 
 
-def _inflated(path: Path, file: BufferedIOBase, memory_bytes: int, *, with_pixels: bool) -> Dataset:
+def _inflated(
+    path: Path, file: BufferedIOBase, meta: Dataset, memory_bytes: int, *, with_pixels: bool
+) -> Dataset:
     """Parse a deflated data set (PS3.5 A.5); pydicom would unpack it whatever its size."""
-    meta = read_file_meta_info(path)
-    file.seek(_start(meta))
     content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), memory_bytes + 1)
     refuse_larger(path, len(content), memory_bytes=memory_bytes)
     stream = BytesIO(content)
     if may_be_crowded(len(content), memory_bytes=memory_bytes):
-        refuse_crowd(path, stream, is_implicit=False, is_little=True, memory_bytes=memory_bytes)
+        _refuse_crowd_in(path, stream, ExplicitVRLittleEndian, memory_bytes)
         stream.seek(0)
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -105,7 +105,8 @@ def examine(
         options = options_of(case, config)
         for file in case.images:
             _there(file)
-        image = read_modalities(case.images, options, case=case.id)
+        names = config.preprocess.modalities if config else ()
+        image = read_modalities(case.images, options, case=case.id, names=names)
         file = case.image
         findings += _of_reading(case, image)
         findings += _of_image(case, image, config) if config else ()
@@ -114,7 +115,7 @@ def examine(
             file = case.label
             _there(file)
             known_labels = config.data.labels if config else labels or {}
-            label = label_on_image(case, known_labels, options)
+            label = label_on_image(case, known_labels, options.of(names[0]) if names else options)
             known["voxels"] = voxels = _counted(label.array)
             known["answer"] = _digest_of(label.array)
             findings += _of_grid(case, image, label)
@@ -291,8 +292,8 @@ def _mm(volume: Volume) -> str:
 
 
 def _digests(case: Case, options: ReadingOptions) -> tuple[str, str]:
-    series = options.series.uid if options.series else None  # of all that may lie in the folder
-    sha = hashlib.sha256((series or "").encode())
+    rules = [options.series, *options.series_of.values()]  # of all that may lie in the folder
+    sha = hashlib.sha256("".join(rule.uid or "" for rule in rules if rule).encode())
     for path in (file for image in case.images for file in files_of(image)):
         sha.update(path.read_bytes())
     image = sha.hexdigest()

@@ -26,7 +26,7 @@ class Kept:
         options = config.model_dump(include={"task": True, "data": {"labels"}}, mode="json")
         grid = {"channels": config.preprocess.channels, "dims": config.dims}
         grid |= config.preprocess.reading.model_dump(mode="json")
-        self._series = config.data.series or ""
+        self._series = tuple(config.series_columns.values())
         self._asked = [VERSION, options, grid, config.preprocess.modalities]
         self._known = dict(_read(path)) if path and path.is_file() else {}
 
@@ -48,7 +48,7 @@ class Kept:
         files = [path for named in (*case.images, label) if named for path in files_of(named)]
         stats = [(path.stat() if path.exists() else None) for path in files]
         seen = [(s.st_size, s.st_mtime_ns) if s else None for s in stats]
-        series = case.attributes.get(self._series)
+        series = [case.attributes.get(column) for column in self._series]
         return digest(self._asked, case.id, str(case.label), [*map(str, files)], seen, series)
 
 

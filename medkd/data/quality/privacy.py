@@ -48,7 +48,7 @@ def identifying(
             count = max(told[name] for name in names)
             message = f"headers of {count} of {len(cases)} cases {what}: {', '.join(names)}"
             yield Finding(None, level, message, STAYS)
-    yield from _of_rule(config)
+    yield from _of_rules(config)
     yield from _of_names(cases)
     yield from _of_columns(list(cases.values()), config)
 
@@ -72,17 +72,19 @@ def _of_pixels(examined: Mapping[str, Examined], config: Config) -> Iterator[Fin
             yield Finding(None, Level.WARNING, message, "look at them before pictures are shared")
 
 
-def _of_rule(config: Config) -> Iterator[Finding]:
-    """Look at the pattern that chooses a series: releases carry it to every device."""
-    series = config.preprocess.reading.series
-    kind = looks_like(series.description or "") if series else None
-    if kind:
-        yield Finding(
-            None,
-            Level.ERROR,
-            f"preprocess.reading.series.description seems to hold {kind}, and releases carry it",
-            "give a pattern of the protocol alone, such as *T1*",
-        )
+def _of_rules(config: Config) -> Iterator[Finding]:
+    """Look at the patterns that choose series: releases carry them to every device."""
+    reading = config.preprocess.reading
+    rules = {"series": reading.series}
+    rules |= {f"series_of.{modality}": rule for modality, rule in reading.series_of.items()}
+    for name, rule in rules.items():
+        if kind := looks_like((rule and rule.description) or ""):
+            yield Finding(
+                None,
+                Level.ERROR,
+                f"preprocess.reading.{name}.description seems to hold {kind}, and releases carry it",
+                "give a pattern of the protocol alone, such as *T1*",
+            )
 
 
 def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:
@@ -108,7 +110,7 @@ def _of_columns(cases: Sequence[Case], config: Config) -> Iterator[Finding]:
     for column in dict.fromkeys(name for case in cases for name in case.attributes):
         values = {case.attributes.get(column, "") for case in cases}
         kind = next((k for value in sorted(values) if (k := looks_like(value))), None)
-        is_known = column == config.data.series  # UIDs, which say which series is meant
+        is_known = column in config.series_columns.values()  # UIDs, which say which series is meant
         if is_known or (kind is None and not COLUMNS.search(column)):
             continue
         holds = f"seems to hold {kind}" if kind else "goes by a name that speaks of a person"

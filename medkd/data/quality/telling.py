@@ -1,6 +1,7 @@
 """Telling: what a file says of its patient, by the names of attributes and never what they hold."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,25 @@ SCREENS = {"US", "ES", "XC", "OT", "SC", "SM", "GM", "OP"}  # pixels often come 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 OF_PIXELS = BURNED_IN, MAY_BE_BURNED_IN, FACE = "burned in", "may be burned in", "a face"
 
+# keywords of PNG 1.2, and what programs add; others are a file's own words, and may name a patient
+KEYWORDS = {
+    *("Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Disclaimer"),
+    *("Warning", "Source", "Comment", "comment", "XML:com.adobe.xmp", "Raw profile type exif"),
+    *("Raw profile type iptc", "date:create", "date:modify", "date:timestamp"),
+}
+LONGEST = 2**16  # characters of a text that are looked at; a longer one is told for its length
+TOO_LONG = "more words than were looked through"
+
+# none goes back over what it has passed, however long a text is: the start of a match is enough
 PATTERNS = {
-    "a name": re.compile(r"[A-Za-z]{2,}\^[A-Za-z]*|(?i:\b(?:mr|mrs|dr)\.? [a-z]{2,})"),
+    "a name": re.compile(r"[A-Za-z]{2}\^|(?i:\b(?:mr|mrs|dr)\.? [a-z]{2})"),
     "a date": re.compile(
         r"(?<!\d)(?:(?:19|20)\d\d([-_./]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
         r"|(?:0?[1-9]|[12]\d|3[01])[-./](?:0?[1-9]|1[0-2])[-./](?:19|20)\d\d)(?!\d)"
     ),
     "a DICOM UID": re.compile(r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])"),
-    "an address": re.compile(r"[\w.+-]+@[\w-]+\.\w+"),
-    "a number of six digits or more": re.compile(r"(?<![\d.])\d{6,}(?!\d)"),
+    "an address": re.compile(r"[\w.+-]@[\w-]+\.\w"),
+    "a number of six digits or more": re.compile(r"(?<![\d.])\d{6}"),
 }
 
 
@@ -67,11 +78,16 @@ def telling(path: Path) -> tuple[str, ...]:
 def looks_like(text: str) -> str | None:
     """Say what of a patient a text seems to hold; None if it seems to hold nothing.
 
+    No more than ``LONGEST`` characters are looked at; that there are more is told where nothing
+    else is.
+
     Example:
         >>> looks_like("DOE^JANE"), looks_like("scan 1956-03-04"), looks_like("FSL 6.0")
         ('a name', 'a date', None)
     """
-    return next((what for what, pattern in PATTERNS.items() if pattern.search(text)), None)
+    start = text[:LONGEST]
+    found = next((what for what, pattern in PATTERNS.items() if pattern.search(start)), None)
+    return found or (TOO_LONG if len(text) > LONGEST else None)
 
 
 def is_direct(name: str) -> bool:
@@ -95,7 +111,8 @@ def _of_dicom(path: Path) -> Iterator[str]:
 def _tells(element: Any) -> bool:  # noqa: ANN401
     if element.VR not in {"PN", "DA", "DT"} and element.keyword not in DIRECT | INDIRECT:
         return False
-    return bool(element.keyword) and not SAYS_NOTHING.match(str(element.value or "").strip())
+    said = str(element.value or "").strip()
+    return bool(element.keyword) and (len(said) > LONGEST or not SAYS_NOTHING.match(said))
 
 
 def _burned_in(header: Any) -> Iterator[str]:  # noqa: ANN401
@@ -125,7 +142,18 @@ def _of_nifti(path: Path) -> Iterator[str]:
 def _of_picture(path: Path) -> Iterator[str]:
     from medkd.data.images import remarks
 
+    others: Counter[str] = Counter()
     for field, text in remarks(path).items():
         kind = looks_like(text)
-        if kind:
-            yield f"{field}: {kind}"
+        if _is_known(field):
+            if kind:
+                yield f"{field}: {kind}"
+        elif kind := kind or looks_like(field):
+            others[kind] += 1
+    for kind, count in sorted(others.items()):
+        yield f"{count} texts by names of their own: {kind}"
+
+
+def _is_known(field: str) -> bool:
+    """Whether what a text is called by can be shown: a file's own words may name a patient."""
+    return field.startswith("EXIF ") or field.removeprefix("text ") in KEYWORDS

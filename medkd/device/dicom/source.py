@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+from pydicom import Dataset
+from pydicom.uid import generate_uid
 
 from medkd import __version__
+from medkd.data.dicom.header import read_dataset
 from medkd.device.manifest import Manifest
 from medkd.errors import DataError
-from medkd.options import Code
+from medkd.options import Code, ReadingOptions
 from medkd.study import digest
 
 OWN_SCHEME = "99MEDKD"  # of classes that the study gives no code
@@ -36,23 +37,44 @@ class Source:
 
     Attributes:
         headers: of all files.
+        further: UIDs of the images of other modalities, which the answer is about as well.
+        is_whole: whether their sender had finished.
     """
 
     headers: tuple[Dataset, ...]
+    further: tuple[str, ...] = ()
+    is_whole: bool = True
 
     @classmethod
-    def read(cls, files: Sequence[Path]) -> "Source":
+    def read(
+        cls,
+        files: Sequence[Path],
+        options: ReadingOptions | None = None,
+        *,
+        further: Sequence[Path] = (),
+    ) -> "Source":
         """Read the headers of a series.
+
+        Args:
+            files: its own.
+            options: how much memory a file's attributes may take.
+            further: the files of other modalities.
 
         Raises:
             DataError: a file is no DICOM image, or does not say which.
         """
-        return cls(tuple(_header(file) for file in files))
+        most = (options or ReadingOptions()).memory_bytes
+        headers, others = ([_header(file, most) for file in each] for each in (files, further))
+        return cls(tuple(headers), tuple(str(header.SOPInstanceUID) for header in others))
 
     def uid(self, manifest: Manifest, kind: str) -> str:
-        """Return a UID that is the same whenever this release answers for these images."""
-        images = sorted(str(header.SOPInstanceUID) for header in self.headers)
-        return generate_uid(entropy_srcs=[release_id(manifest), kind, *images])
+        """Return a UID that is the same whenever this release answers for these images.
+
+        Where they may be a part of their series, another than for the same images as a whole.
+        """
+        images = sorted([*(str(header.SOPInstanceUID) for header in self.headers), *self.further])
+        part = [] if self.is_whole else ["a transfer that broke off"]
+        return generate_uid(entropy_srcs=[release_id(manifest), kind, *images, *part])
 
     def equipment(self, manifest: Manifest, kind: str) -> dict[str, Any]:
         """Return the arguments of highdicom's objects that say what made them and which."""
@@ -106,15 +128,9 @@ def quietly() -> None:
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
 
 
-def _header(file: Path) -> Dataset:
+def _header(file: Path, memory_bytes: int) -> Dataset:
     quietly()
-    try:
-        with file.open("rb") as stream:
-            header = dcmread(stream, stop_before_pixels=True, defer_size="1 MB")
-    except Exception as error:  # noqa: BLE001  pydicom meets odd files in many ways
-        raise DataError(f"{file}: not a DICOM file ({type(error).__name__})") from None
-    if header.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise DataError(f"{file}: deflated; its answer can be no DICOM object, choose NIfTI")
+    header = read_dataset(file, memory_bytes=memory_bytes, all_attributes=True)
     missing = [key for key in ("SOPInstanceUID", "SOPClassUID") if key not in header]
     if missing:
         raise DataError(f"{file}: without {missing[0]} no DICOM object can refer to it")

@@ -1,12 +1,12 @@
 """Receive: C-ECHO and C-STORE; an object is acknowledged once it is on the disk."""
 
 import threading
-from collections.abc import Mapping
-from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread, uid
+from pydicom import uid
 
+from medkd.data.dicom.header import read_encoded
 from medkd.device.dicom.source import quietly
 from medkd.device.node.log import log
 from medkd.device.node.options import NodeOptions
@@ -37,10 +37,26 @@ SYNTAXES = (  # that pixels are decoded from; a deflated object may unpack to an
 class Receiver:
     """The listening half of a node."""
 
-    def __init__(self, spool: Spool, options: NodeOptions) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        options: NodeOptions,
+        *,
+        memory_bytes: int,
+        together: str = "SeriesInstanceUID",
+    ) -> None:
+        """Make the half.
+
+        Args:
+            spool: keeps what comes.
+            options: of the node.
+            memory_bytes: that the attributes of an object may take.
+            together: the UID that objects share which are answered together.
+        """
         self._spool, self._options = spool, options
+        self._memory_bytes, self._together = memory_bytes, together
         self._lock = threading.Lock()
-        self._open: dict[int, set[str]] = {}  # series by association
+        self._open: dict[int, set[str]] = {}  # series, or studies, by association
         self._refused: set[int] = set()  # associations that lack an object
         self._incoming: dict[int, int] = {}  # bytes of the object that is arriving
         self._server: Any = None
@@ -92,11 +108,11 @@ class Receiver:
     def _kept(self, event: Any) -> int:  # noqa: ANN401
         self._incoming.pop(id(event.assoc), None)
         try:
-            content = event.encoded_dataset()
-            series_uid = _series_uid(content)
+            group_uid = self._group_uid(event)
             with self._lock:
-                self._open.setdefault(id(event.assoc), set()).add(key_of(series_uid))
-            self._spool.store(series_uid, event.request.AffectedSOPInstanceUID, content)
+                self._open.setdefault(id(event.assoc), set()).add(key_of(group_uid))
+            content = event.encoded_dataset()
+            self._spool.store(group_uid, event.request.AffectedSOPInstanceUID, content)
         except SpoolFullError:
             log("refused an object: the spool is full")
             return OUT_OF_RESOURCES
@@ -107,6 +123,24 @@ class Receiver:
             log(f"refused an object: not to be understood ({type(error).__name__})")
             return CANNOT_UNDERSTAND
         return SUCCESS
+
+    def _group_uid(self, event: Any) -> str:  # noqa: ANN401
+        """Return the UID of what an object belongs to.
+
+        Raises:
+            DataError: damaged, or harmful.
+            ValueError: it does not say.
+        """
+        header = read_encoded(
+            event.encoded_dataset(include_meta=False),
+            event.context.transfer_syntax,
+            up_to=self._together,
+            memory_bytes=self._memory_bytes,
+            name=Path("an object"),
+        )
+        if not (found := str(header.get(self._together, ""))):
+            raise ValueError(f"no {self._together}")
+        return found
 
     def _measure(self, event: Any) -> None:  # noqa: ANN401
         """Abort an association whose object is too large, before it fills the memory."""
@@ -147,19 +181,3 @@ class Receiver:
 
     def _rejected(self, event: Any) -> None:  # noqa: ANN401
         log("rejected an association: its title is not allowed, or it called another")
-
-
-def _series_uid(content: bytes) -> str:
-    """Return the series of an encoded object.
-
-    Raises:
-        ValueError: it does not say.
-    """
-    wanted = ["SeriesInstanceUID"]
-    header: Mapping[str, Any] = dcmread(  # type: ignore[assignment]
-        BytesIO(content), stop_before_pixels=True, specific_tags=wanted
-    )
-    found = str(header.get("SeriesInstanceUID", ""))
-    if not found:
-        raise ValueError("no SeriesInstanceUID")
-    return found

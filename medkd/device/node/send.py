@@ -1,75 +1,134 @@
 """Send: answers go to the peer, again and again until it has taken them."""
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from medkd.device.node.log import log
 from medkd.device.node.options import NodeOptions
-from medkd.device.node.spool import Spool
+from medkd.device.node.spool import Spool, key_of
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 # success, warnings that the object was kept, and an object that is there already
 TAKEN = {0x0000, 0xB000, 0xB006, 0xB007, 0x0111}
+ANSWERS = ("SegmentationStorage", "ComprehensiveSRStorage")
+EVERY_S = 0.2  # the outbox is looked at
+
+
+class PeerError(Exception):
+    """The peer cannot be reached: the other answers would fare no better."""
 
 
 class Sender:
-    """The sending half of a node."""
+    """The sending half of a node.
+
+    Attributes:
+        refused: why the peer did not take an answer; none if it has taken all.
+    """
 
     def __init__(self, spool: Spool, options: NodeOptions) -> None:
         self._spool, self._options = spool, options
-        self._wait_s = FIRST_WAIT_S
-        self.refused: str | None = None  # why the peer did not take the last one
+        self._waits: dict[str, tuple[float, float]] = {}  # by answer: until when, and for how long
+        self.refused: str | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Send what is in the outbox, until told to stop."""
+        wait_s = FIRST_WAIT_S
         while not stop.is_set():
             waiting = self._spool.outbox()
-            if not waiting:
-                stop.wait(0.2)
-            elif self.send(waiting):
-                self._wait_s, self.refused = FIRST_WAIT_S, None
-            else:
-                log(f"{len(waiting)} answers wait: {self.refused}; again in {self._wait_s:.0f} s")
-                stop.wait(self._wait_s)
-                self._wait_s = min(2 * self._wait_s, LONGEST_WAIT_S)
+            self._waits = {a.name: self._waits[a.name] for a in waiting if a.name in self._waits}
+            due = [answer for answer in waiting if self._is_due(answer)]
+            try:
+                if due:
+                    self.send(due)
+                wait_s = FIRST_WAIT_S
+                if not self._waits:
+                    self.refused = None
+                stop.wait(EVERY_S)
+            except PeerError as error:
+                self.refused = str(error)
+                log(f"{len(waiting)} answers wait: {self.refused}; again in {wait_s:.0f} s")
+                stop.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
-    def send(self, answers: list[Path]) -> bool:
-        """Send answers in one association; return whether the peer took them all."""
-        objects = [dcmread(answer) for answer in answers]
-        association = self._associate({dataset.SOPClassUID for dataset in objects})
+    def send(self, answers: list[Path]) -> None:
+        """Send answers in one association, one at a time: what is wrong with one delays no other.
+
+        Raises:
+            PeerError: it does not answer, or ends the association.
+        """
+        association = self._associate()
         if not association.is_established:
-            self.refused = "the peer does not answer or rejects the association"
-            return False
+            raise PeerError("the peer does not answer or rejects the association")
         try:
-            pairs = zip(answers, objects, strict=True)
-            return all([self._store(association, *pair) for pair in pairs])  # noqa: C419
+            for answer in answers:
+                self._store(association, answer)
         finally:
             if association.is_established:
                 association.release()
 
-    def _associate(self, classes: set[str]) -> Any:  # noqa: ANN401
-        from pynetdicom import AE
+    def _is_due(self, answer: Path) -> bool:
+        return time.monotonic() >= self._waits.get(answer.name, (0.0, 0.0))[0]
+
+    def _associate(self) -> Any:  # noqa: ANN401
+        from pynetdicom import AE, sop_class
 
         entity = AE(self._options.title)
-        for sop_class in sorted(classes):
-            entity.add_requested_context(sop_class)
+        for name in ANSWERS:
+            entity.add_requested_context(getattr(sop_class, name))
         entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 30
         peer = self._options.peer
         return entity.associate(peer.host, peer.port, ae_title=peer.title)
 
-    def _store(self, association: Any, answer: Path, dataset: Any) -> bool:  # noqa: ANN401
+    def _store(self, association: Any, answer: Path) -> None:  # noqa: ANN401
+        try:
+            dataset = _read(answer)
+        except FileNotFoundError:
+            return  # it was asked for again, or set aside, meanwhile
+        except Exception as error:  # noqa: BLE001  whatever a disk does to a file
+            self._set_aside(answer, f"its file is damaged ({type(error).__name__})")
+            return
+        if not any(c.abstract_syntax == dataset.SOPClassUID for c in association.accepted_contexts):
+            self._wait(answer, "the peer does not take such objects")
+            return
         try:
             status = association.send_c_store(dataset).get("Status")
-        except (RuntimeError, ValueError) as error:  # the association ended, or lacks the class
-            self.refused = " ".join(str(error).split())
-            return False
-        if status not in TAKEN:
-            code = "no status" if status is None else f"status {status:04X}"
-            self.refused = f"the peer did not take an answer ({code})"
-            return False
-        self._spool.sent(answer)
-        log(f"sent {answer.stem}")
-        return True
+        except RuntimeError:
+            raise PeerError("the peer ended the association") from None
+        except Exception as error:  # noqa: BLE001  what cannot be encoded never will be
+            self._set_aside(answer, f"it cannot be encoded ({type(error).__name__})")
+            return
+        if status in TAKEN:
+            self._spool.sent(answer)
+            log(f"sent {answer.stem}")
+        elif status is None:
+            raise PeerError("the peer did not take an answer (no status)")
+        else:
+            self._wait(answer, f"the peer did not take an answer (status {status:04X})")
+
+    def _wait(self, answer: Path, reason: str) -> None:
+        """Let an answer that the peer does not want wait by itself."""
+        before = self._waits.get(answer.name, (0.0, FIRST_WAIT_S / 2))[1]
+        wait_s = min(2 * before, LONGEST_WAIT_S)
+        self._waits[answer.name] = (time.monotonic() + wait_s, wait_s)
+        self.refused = reason
+        log(f"{answer.stem} waits: {reason}; again in {wait_s:.0f} s")
+
+    def _set_aside(self, answer: Path, reason: str) -> None:
+        log(f"{answer.stem} is not sent: {reason}; see failed/{answer.stem}/{answer.name}")
+        self._spool.set_aside(answer, reason)
+
+
+def _read(answer: Path) -> Dataset:
+    """Read an answer.
+
+    Raises:
+        ValueError: it is another object than the one that was put there.
+    """
+    dataset = dcmread(answer)
+    if key_of(str(dataset.SOPInstanceUID)) != answer.stem:
+        raise ValueError("another object")
+    return dataset

@@ -1,16 +1,20 @@
 """Spool: a node's queue on disk. What was accepted is there after a kill, once.
 
 Every step is a rename. Folders and files are called by digests of UIDs, never by what an object
-says, and only their owner can read them::
+says, and only their owner can read them. Where a release needs several modalities, what is called
+a series here is a study::
 
     receiving/SERIES/OBJECT.dcm   accepted; ``.released`` beside them once the sender has finished
     working/SERIES/               is being answered
+    waiting/SERIES/reason.json    lacks a modality
     outbox/ANSWER.dcm             is to be sent
     sent/ANSWER.dcm               was taken by the peer
     answered/SERIES/              kept for a while: late objects join it and all are answered anew
-    failed/SERIES/reason.json     no answer, and why
+    failed/SERIES/reason.json     no answer, and why; or an answer that cannot be sent
+    seen/SERIES                   which objects it had, for longer than the objects themselves
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,14 +23,18 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medkd.errors import StudyError
 from medkd.study import write_atomic
 
-PARTS = ("receiving", "working", "outbox", "sent", "answered", "failed")
+PARTS = ("receiving", "working", "waiting", "outbox", "sent", "answered", "failed")
+PUT_AWAY = ("waiting", "answered", "failed")  # series whose late objects join them
+SEEN = "seen"
 RELEASED, ATTEMPTS, REASON = ".released", ".attempts", "reason.json"
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PROBE_EVERY_S, LARGEST_PROBE = 2.0, 2**22  # bytes that are tried on a disk that was full
 MOST_ATTEMPTS = 3  # of a series that ends the whole process
 
 
@@ -45,7 +53,9 @@ class Spool:
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self.folder, self.most_bytes = folder, most_bytes
         self._lock = threading.Lock()
-        for part in PARTS:
+        self._ended: set[str] = set()  # series that could not be marked as released yet
+        self._unwritten, self._probed = 0, 0.0  # bytes that the disk did not take, and when
+        for part in (*PARTS, SEEN):
             (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         self.bytes = self._measured()
@@ -72,25 +82,57 @@ class Spool:
 
         Raises:
             SpoolFullError: there is no room for it.
+            OSError: the disk does not take it.
         """
         with self._lock:
             folder = self.folder / "receiving" / key_of(series_uid)
             (folder / RELEASED).unlink(missing_ok=True)  # even if it is refused: it was to come
+            self._ended.discard(folder.name)
             if self.bytes + len(content) > self.most_bytes:
                 raise SpoolFullError
-            folder.mkdir(mode=0o700, exist_ok=True)
-            write_atomic(folder / f"{key_of(object_uid)}.dcm", content)
-            _sync(folder)
-            _sync(folder.parent)
+            with self.writing(len(content)):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                write_atomic(folder / f"{key_of(object_uid)}.dcm", content)
+                _sync(folder)
+                _sync(folder.parent)
             self.bytes += len(content)
+
+    @contextmanager
+    def writing(self, size: int) -> Iterator[None]:
+        """Remember whether the disk had room for so many bytes."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                self._unwritten, self._probed = size, time.monotonic()
+            raise
+        if size >= self._unwritten:
+            self._unwritten = 0
+
+    def has_room(self) -> bool:
+        """Whether the disk takes what is written; where it last did not, it is tried again."""
+        if not self._unwritten:
+            return True
+        if time.monotonic() - self._probed < PROBE_EVERY_S:
+            return False
+        with suppress(OSError), self.writing(self._unwritten):
+            write_atomic(self.folder / ".probe", bytes(min(self._unwritten, LARGEST_PROBE)))
+            (self.folder / ".probe").unlink()
+        return not self._unwritten
 
     def release(self, series: Collection[str]) -> None:
         """Note that the sender of some series has finished."""
         with self._lock:
-            for each in series:
-                folder = self.folder / "receiving" / each
+            self._ended.update(series)
+            self._mark()
+
+    def _mark(self) -> None:
+        for each in sorted(self._ended):
+            folder = self.folder / "receiving" / each
+            with suppress(OSError):  # a full disk: once more before the next claim
                 if folder.is_dir():
                     (folder / RELEASED).touch()
+                self._ended.discard(each)
 
     def claim(
         self, *, busy: Collection[str], quiet_s: float, patience_s: float
@@ -104,16 +146,29 @@ class Spool:
                 this node broke off.
         """
         with self._lock:
+            self._mark()
             for folder in sorted((self.folder / "receiving").iterdir(), key=_changed):
                 released = (folder / RELEASED).exists()
                 since = time.time() - _changed(folder / RELEASED if released else folder)
                 if folder.name in busy or since < (quiet_s if released else patience_s):
                     continue
-                for part in ("answered", "failed"):
+                for part in PUT_AWAY:
                     self._join(self.folder / part / folder.name, folder)
                 working = folder.replace(self.folder / "working" / folder.name)
                 return working, released
         return None
+
+    def lacks(self, working: Path) -> int:
+        """Return how many objects a series once had that are there no more."""
+        path = self.folder / SEEN / working.name
+        seen = set(path.read_text().split()) if path.exists() else set()
+        return len(seen - {each.stem for each in working.glob("*.dcm")})
+
+    def give_back(self, working: Path) -> None:
+        """Put a series back that could not be answered yet: as it came, and as if not begun."""
+        with self._lock:
+            (working / ATTEMPTS).unlink(missing_ok=True)
+            self._take_back(working)
 
     def attempt(self, working: Path) -> int:
         """Count and return how often a series was begun."""
@@ -144,17 +199,21 @@ class Spool:
             uid, write = answer
             place = self.folder / "outbox" / f"{key_of(uid)}.dcm"
             temporary = place.with_name(f".{place.name}.partial")
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            try:
+                write(temporary)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
             temporary.replace(place)
             _sync(place.parent)
         self._put_away(working, "answered")
 
-    def fail(self, working: Path, reason: str) -> None:
-        """Put a series away that has no answer."""
+    def fail(self, working: Path, reason: str, *, part: str = "failed") -> None:
+        """Put a series away that has no answer, or that waits for a modality."""
         write_atomic(working / REASON, json.dumps({"reason": reason}))
-        self._put_away(working, "failed")
+        self._put_away(working, part)
 
     def outbox(self) -> list[Path]:
         """Return the answers to be sent, the oldest first."""
@@ -165,12 +224,26 @@ class Spool:
         with self._lock:
             answer.replace(self.folder / "sent" / answer.name)
 
-    def purge(self, *, keep_s: float) -> None:
-        """Remove what has been answered, sent or failed for so long."""
+    def set_aside(self, answer: Path, reason: str) -> None:
+        """Put an answer away that cannot be sent."""
+        place = self.folder / "failed" / answer.stem
         with self._lock:
-            for part in ("answered", "sent", "failed"):
+            place.mkdir(mode=0o700, exist_ok=True)
+            answer.replace(place / answer.name)
+        write_atomic(place / REASON, json.dumps({"reason": reason}))
+
+    def purge(self, *, keep_s: float, remember_s: float) -> None:
+        """Remove what has been answered, sent or failed for so long.
+
+        Which objects a series had is remembered for longer: without the others, those that come
+        late are not taken for all of it.
+        """
+        kept = {SEEN: remember_s, **dict.fromkeys((*PUT_AWAY, "sent"), keep_s)}
+        with self._lock:
+            arriving = {path.name for path in (self.folder / "receiving").iterdir()}
+            for part, longest_s in kept.items():
                 for path in (self.folder / part).iterdir():
-                    if time.time() - _changed(path) > keep_s:
+                    if time.time() - _changed(path) > longest_s and path.name not in arriving:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             self.bytes = self._measured()
 
@@ -183,15 +256,22 @@ class Spool:
 
     def _take_up(self) -> None:
         for working in (self.folder / "working").iterdir():
-            receiving = self.folder / "receiving" / working.name
-            if receiving.exists():  # objects that came while it was answered
-                self._join(working, receiving)
-            else:
-                working.replace(receiving)
-        for partial in self.folder.glob("*/.*.partial"):
+            self._take_back(working)
+        for partial in self.folder.rglob(".*.partial"):
             partial.unlink()
 
+    def _take_back(self, working: Path) -> None:
+        receiving = self.folder / "receiving" / working.name
+        if receiving.exists():  # objects that came while it was answered
+            self._join(working, receiving)
+        else:
+            working.replace(receiving)
+
     def _put_away(self, working: Path, part: str) -> None:
+        seen = self.folder / SEEN / working.name
+        before = seen.read_text().split() if seen.exists() else []
+        names = {*before, *(each.stem for each in working.glob("*.dcm"))}
+        write_atomic(seen, "\n".join(sorted(names)))
         with self._lock:
             for name in (RELEASED, ATTEMPTS):
                 (working / name).unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,9 +7,14 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+)
 
-from medkd.data.dicom.header import read_dataset
+from medkd.data.dicom.header import read_dataset, read_encoded
 from medkd.data.dicom.volume import read
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
@@ -103,6 +109,56 @@ def test_a_crowd_of_elements_is_refused_before_it_is_made(tmp_path):
         read(path, ReadingOptions(memory_gib=1 / 16))
     assert tracemalloc.get_traced_memory()[1] < 8 * MIB
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [b"\xff\xff\xff\x0f", b"\0\0\0\0"])
+def test_a_crowd_is_found_whatever_the_meta_header_says_of_its_length(tmp_path, length):
+    path = written(tmp_path / "crowd.dcm", OPENED + EMPTY_ITEM * 200_000)
+    content = bytearray(path.read_bytes())
+    content[140:144] = length
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"crowd\.dcm: holds more than 65536 elements"):
+        read(path, ReadingOptions(memory_gib=1 / 16))
+
+
+def test_a_crowd_in_the_meta_header_is_refused(tmp_path):
+    sequence = bytes.fromhex("02002001 53510000 ffffffff") + EMPTY_ITEM * 200_000
+    path = tmp_path / "crowd.dcm"
+    path.write_bytes(PREAMBLE + sequence)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"crowd\.dcm: holds more than 65536 elements"):
+        read(path, ReadingOptions(memory_gib=1 / 16))
+    assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_encoded_data_set_is_read_up_to_an_attribute(kit, syntax):
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, syntax.is_implicit_VR
+    write_dataset(buffer, kit.slice_of(0))
+    found = read_encoded(
+        buffer.getvalue(),
+        syntax,
+        up_to="SeriesInstanceUID",
+        memory_bytes=MIB,
+        name=Path("an object"),
+    )
+    assert found.SeriesInstanceUID == kit.slice_of(0).SeriesInstanceUID
+    assert "Rows" not in found
+
+
+@pytest.mark.parametrize("content", [(OPENED + ITEM) * 5000, OPENED + EMPTY_ITEM * 200_000])
+def test_an_encoded_data_set_is_guarded_as_a_file_is(content):
+    crowd = bytes.fromhex("08001011") + content[4:]  # (0008,1110) stands before what is asked for
+    with pytest.raises(DataError, match="an object: "):
+        read_encoded(
+            crowd,
+            ExplicitVRLittleEndian,
+            up_to="SeriesInstanceUID",
+            memory_bytes=64 * MIB,
+            name=Path("an object"),
+        )
 
 
 def test_a_file_larger_than_memory_is_refused_unread(tmp_path):

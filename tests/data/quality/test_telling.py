@@ -1,14 +1,17 @@
 import gzip
+import re
 
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from medkd.data.quality.telling import looks_like, telling
+from medkd.data.quality.telling import LONGEST, PATTERNS, looks_like, telling
 
 SECRETS = ("Doe", "19560304", "MRN0042", "Mercy", "1.2.826.0.1.77")
 
@@ -112,6 +115,61 @@ def test_texts_beside_pixels_are_looked_through(tmp_path):
     text.add_text("Comment", "patient MRN 00420042")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "i.png", pnginfo=text)
     assert telling(tmp_path / "i.png") == ("text Comment: a number of six digits or more",)
+
+
+def test_words_that_a_picture_calls_its_texts_by_are_counted_and_not_shown(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Doe^Jane", "no word of her")
+    text.add_text("MRN 00420042", "nor here")
+    text.add_text("Patient", "Roe^Richard")
+    text.add_text("Author", "Dr Roe")
+    text.add_text("EXIF Doe", "nothing")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "i.png", pnginfo=text)
+    assert telling(tmp_path / "i.png") == (
+        "text Author: a name",
+        "2 texts by names of their own: a name",
+        "1 texts by names of their own: a number of six digits or more",
+    )
+
+
+LONG = 2**20
+HOSTILE = ("a", "aa ", "a@", "1.", "1.1", "0", "0.", "-", "mr ", "a.b@c-", "19", "1-1-")
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_of_a_long_text_no_more_is_looked_at_than_a_bound(piece):
+    class Measured(str):
+        __slots__ = ()
+
+        def __getitem__(self, part):
+            assert part == slice(None, LONGEST, None)
+            return str(self)[part]
+
+    text = Measured((piece * LONG)[:LONG])
+    assert looks_like(text) is not None
+    assert looks_like(str(text)[:LONGEST]) in {None, looks_like(text)}
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_no_pattern_goes_back_over_what_it_has_passed(piece):
+    """Matches are as short as they can be, and only UIDs and domains repeat a class."""
+    text = (piece * LONGEST)[:LONGEST] + "\x00"
+    for what, pattern in PATTERNS.items():
+        found = pattern.search(text)
+        assert found is None or len(found[0]) < 16 or what == "a DICOM UID"
+
+
+FORMER = {
+    "a name": r"[A-Za-z]{2,}\^[A-Za-z]*|(?i:\b(?:mr|mrs|dr)\.? [a-z]{2,})",
+    "an address": r"[\w.+-]+@[\w-]+\.\w+",
+    "a number of six digits or more": r"(?<![\d.])\d{6,}(?!\d)",
+}
+
+
+@given(st.text(st.sampled_from("aZ^@.-_ 019mrd"), max_size=40))
+def test_the_start_of_a_match_is_as_good_as_all_of_it(text):
+    for what, pattern in FORMER.items():
+        assert bool(re.search(pattern, text)) == bool(PATTERNS[what].search(text))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
+import json
+import resource
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
+from pydicom import Dataset
 
 from medkd.device.node.serve import BROKEN_OFF
 from tests.device.node.test_serve import decoded, objects_of, send
@@ -57,5 +62,71 @@ def test_a_series_that_lacks_a_refused_object_is_not_answered_as_whole(
     association.release()
     assert status[0] == 0
     assert status[-1] == 0xA700
-    ((_, content),) = until(lambda: peer.got)
+    ((uid, content),) = until(lambda: peer.got)
     assert decoded(content).SeriesDescription.endswith(BROKEN_OFF)
+    taken = [each for each, code in zip(images, status, strict=True) if code == 0]
+    association = associate(node)
+    send(association, taken)  # now they are all that there is
+    association.release()
+    whole = until(lambda: peer.got[1:])[0]
+    assert whole[0] != uid
+    assert not decoded(whole[1]).SeriesDescription.endswith(BROKEN_OFF)
+
+
+def test_a_crowded_object_is_refused_and_others_are_taken(
+    release_3d, changed, start_node, associate, mr_slice
+):
+    options = json.loads((release_3d / "manifest.json").read_text())["preprocess"]
+    options["reading"]["memory_gib"] = 1 / 64
+    node = start_node(changed(release_3d, preprocess=options))
+    association = associate(node)
+    crowded = mr_slice("crowded", 0, np.zeros((4, 4)))
+    crowded.ReferencedStudySequence = [Dataset() for _ in range(40_000)]
+    assert association.send_c_store(crowded).Status == 0xC000
+    send(association, [mr_slice("sound", 0, np.zeros((4, 4)))])
+    association.release()
+    assert node.health()["spool"]["receiving"] == 1
+
+
+def test_a_full_disk_takes_nothing_says_so_and_is_used_again_when_it_has_room(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    objects = objects_of(write_series(tmp_path / "one"))
+    node = start_node(release_3d)
+    association = associate(node)
+    send(association, objects[:4])
+    with files_up_to(100, node):
+        assert association.send_c_store(objects[4]).Status == 0xA700
+        assert "the disk is full" in node.health()["status"]
+    send(association, objects[4:])
+    association.release()
+    (got,) = until(lambda: peer.got)
+    assert not decoded(got[1]).SeriesDescription.endswith(BROKEN_OFF)
+    assert until(lambda: node.health()["status"] == "ok")
+
+
+def test_what_was_acknowledged_is_answered_once_a_full_disk_has_room_again(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    node = start_node(release_3d)
+    association = associate(node)
+    send(association, objects_of(write_series(tmp_path / "one")))
+    association.release()
+    with files_up_to(1000, node):
+        until(lambda: "the disk is full" in node.health()["status"])
+        counts = node.health()["spool"]
+        assert (counts["failed"], counts["outbox"], len(peer.got)) == (0, 0, 0)
+    until(lambda: peer.got)
+    assert until(lambda: node.health()["status"] == "ok")
+
+
+@contextmanager
+def files_up_to(size, node):
+    """Let a node write no file of more bytes, as on a disk that is full."""
+    limit, pid = resource.RLIMIT_FSIZE, node.process.pid
+    before = resource.prlimit(pid, limit)
+    resource.prlimit(pid, limit, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, limit, before)

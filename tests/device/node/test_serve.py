@@ -1,4 +1,5 @@
 import itertools
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from medkd.data.dicom.volume import read
 from medkd.device import load
 from medkd.device.dicom.source import Source
+from medkd.device.inputs import find_inputs
 from medkd.device.node.options import NodeOptions, Peer
 from medkd.device.node.serve import serve
 from medkd.device.node.spool import key_of
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 PATIENT = ("DOE", "JANE", "MRN0042", "19560304", "ROE")
 VALUES = np.array([0, 7, 255])
+NAMES = ("t1", "flair")
 
 
 def objects_of(folder):
@@ -119,6 +122,33 @@ def test_the_same_series_sent_again_gets_the_same_answer_byte_for_byte(
     assert peer.got[0] == peer.got[1]
 
 
+def test_late_images_of_a_series_that_was_removed_get_no_answer_of_their_own(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    images = objects_of(write_series(tmp_path / "one"))
+    node = start_node(release_3d)
+
+    def deliver(objects):
+        association = associate(node)
+        send(association, objects)
+        association.release()
+
+    deliver(images[:7])
+    until(lambda: node.health()["spool"]["sent"])
+    for part in ("answered", "sent"):  # as after ``keep_s``
+        for path in (node.spool / part).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    deliver(images[7:])
+    until(lambda: node.health()["failed"])
+    (reason,) = (node.spool / "failed").glob("*/reason.json")
+    assert "7 images of this series came before and have been removed" in reason.read_text()
+    assert len(peer.got) == 1
+    deliver(images[:7])  # now all of them are there
+    until(lambda: len(peer.got) == 2)
+    manifest = load(release_3d).manifest
+    assert peer.got[1][0] == Source(tuple(images)).uid(manifest, "segmentation")
+
+
 def test_a_second_node_in_the_same_spool_is_refused(release_3d, start_node, peer):
     node = start_node(release_3d)
     command = [sys.executable, "-c", "from medkd.cli import main; main()", "serve", str(release_3d)]
@@ -128,11 +158,47 @@ def test_a_second_node_in_the_same_spool_is_refused(release_3d, start_node, peer
     assert "another node works in this folder" in done.stderr
 
 
-def test_a_release_of_several_modalities_is_refused(release_3d, changed, tmp_path):
+def test_a_study_is_answered_once_its_modalities_are_there(
+    release_two, start_node, associate, peer, write_series, tmp_path, until
+):
+    series = {}
+    for seed, name in enumerate(["t1", "flair"]):
+        series[name] = objects_of(write_series(tmp_path / "sent" / name, series=name, seed=seed))
+        for each in series[name]:
+            each.SeriesDescription, each.FrameOfReferenceUID = f"ax {name}", "1.2.3"
+    node = start_node(release_two)
+
+    def deliver(objects):
+        association = associate(node)
+        send(association, objects)
+        association.release()
+
+    deliver(series["flair"])
+    health = until(lambda: (h := node.health())["spool"]["waiting"] and h)
+    assert health["status"] == "1 studies lack a modality"
+    assert "waits for a series of t1" in node.log.read_text()
+    assert (health["failed"], peer.got) == (0, [])
+    deliver(series["t1"])
+    ((uid, content),) = until(lambda: peer.got)
+    for name, objects in series.items():
+        for number, each in enumerate(objects):
+            each.save_as(tmp_path / "sent" / name / f"{number:03d}.dcm")
+    reading = load(release_two).manifest.preprocess.reading
+    (study,) = find_inputs([tmp_path / "sent"], reading, NAMES)
+    source = Source.read(study.files, further=study.further)
+    assert uid == source.uid(load(release_two).manifest, "segmentation")
+    referred = decoded(content).ReferencedSeriesSequence[0].SeriesInstanceUID
+    assert referred == series["t1"][0].SeriesInstanceUID
+    assert until(lambda: node.health()["status"] == "ok")
+
+
+def test_a_release_that_does_not_tell_its_modalities_apart_is_refused(
+    release_3d, changed, tmp_path
+):
     options = load(release_3d).manifest.preprocess.model_dump(mode="json")
     options |= {"channels": 2, "modalities": ["t1", "flair"]}
     node = NodeOptions(peer=Peer.parse("PACS@127.0.0.1:104"), spool=tmp_path / "spool")
-    with pytest.raises(ReleaseError, match=r"needs several modalities .* use medkd predict"):
+    with pytest.raises(ReleaseError, match=r"does not say which series is which; .*series_of"):
         serve(changed(release_3d, preprocess=options), node)
 
 

@@ -1,13 +1,15 @@
 import json
 import os
+import resource
 import time
 
 import pytest
 
-from medkd.device.node.spool import Spool, SpoolFullError, key_of
+from medkd.device.node.spool import MOST_ATTEMPTS, Spool, SpoolFullError, key_of
 from medkd.errors import StudyError
 
 NOW = {"busy": (), "quiet_s": 0.0, "patience_s": 0.0}
+KEPT = {"keep_s": 60.0, "remember_s": 600.0}
 QUIET = {"busy": (), "quiet_s": 60.0, "patience_s": 600.0}
 
 
@@ -132,12 +134,73 @@ def test_a_full_spool_takes_nothing_and_room_comes_back(spool):
     assert len(list(spool.folder.glob("receiving/*/*.dcm"))) == 1
     working, _ = spool.claim(**NOW)
     spool.finish(working, answer=None)
-    spool.purge(keep_s=60.0)
+    spool.purge(**KEPT)
     assert spool.bytes == 900
     age(spool.folder / "answered" / key_of("s"), 61)
-    spool.purge(keep_s=60.0)
+    spool.purge(**KEPT)
     spool.store("s", "b", bytes(200))
     assert spool.bytes == 200
+
+
+def test_what_a_series_had_is_remembered_after_it_was_removed(spool):
+    for name in "ab":
+        spool.store("s", name, b"1")
+    working, _ = spool.claim(**NOW)
+    assert spool.lacks(working) == 0
+    spool.finish(working, answer=None)
+    age(spool.folder / "answered" / key_of("s"), 61)
+    spool.store("s", "c", b"3")
+    spool.purge(**KEPT)
+    assert spool.counts()["answered"] == 1  # what is arriving belongs to it
+    working, _ = spool.claim(**NOW)
+    spool.finish(working, answer=None)
+    age(spool.folder / "answered" / key_of("s"), 61)
+    spool.purge(**KEPT)
+    spool.store("s", "d", b"4")
+    working, _ = spool.claim(**NOW)
+    assert spool.lacks(working) == 3
+    spool.fail(working, "incomplete")
+    for name in "abc":
+        spool.store("s", name, b"1")
+    working, _ = spool.claim(**NOW)
+    assert spool.lacks(working) == 0
+    age(spool.folder / "seen" / key_of("s"), 601)
+    spool.purge(**KEPT)
+    assert list((spool.folder / "seen").iterdir()) == []
+
+
+def test_a_series_that_is_given_back_is_as_it_came(spool):
+    spool.store("s", "a", b"1")
+    spool.release([key_of("s")])
+    for _ in range(MOST_ATTEMPTS + 1):
+        working, was_released = spool.claim(**NOW)
+        assert was_released
+        assert spool.attempt(working) == 1
+        spool.give_back(working)
+    spool.store("s", "b", b"2")
+    working, was_released = spool.claim(**NOW)
+    assert not was_released
+    spool.store("s", "c", b"3")  # comes while it is answered
+    spool.give_back(working)
+    assert len(names(spool.folder / "receiving" / key_of("s"))) == 3
+
+
+def test_a_disk_that_was_full_is_tried_again_and_keeps_no_parts(spool, monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr("medkd.device.node.spool.PROBE_EVERY_S", 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            spool.store("s", "a", bytes(20))
+        assert not spool.has_room()
+        spool.store("s", "b", b"small")
+        assert not spool.has_room()  # for what did not fit
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert spool.has_room()
+    left = [path.name for path in spool.folder.rglob("*") if path.is_file()]
+    assert left == [f"{key_of('b')}.dcm"]
+    assert spool.bytes == 5
 
 
 def test_a_second_process_is_kept_out(spool):
