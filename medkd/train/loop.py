@@ -6,6 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from medkd.train.stop import stopping
 
 LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an average too
 SAVE_EVERY_S = 60.0  # how much work a kill can cost
+NO_MEMORY = "can't allocate memory"  # torch's CPU allocator says so in a plain RuntimeError
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
 Batches = Callable[[int], Iterator[dict[str, Tensor]]]  # first step -> the batches from there on
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -157,31 +159,48 @@ def _update(
     torch.manual_seed(derive_seed(run.seed, "step", step, *([rank()] if rank() else [])))
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    try:
+    with _remedy_for_memory(f"{run.name}: step {step}", options):
         terms = run.step(state.model.train(), batch, step)
         values = mean(terms)
         if not all(map(math.isfinite, values.values())):
-            raise TrainingError(
-                f"{run.name}: step {step}: the loss is not finite ({values}) on the cases "
-                f"{', '.join(run.cases(step))}; look at them, lower train.learning_rate or set "
-                f"train.precision: 32-true"
-            )
+            raise _not_finite(f"loss is not finite ({values})", run, step)
         state.optimizer.zero_grad()
         state.fabric.backward(terms["loss"])
         for adapter in state.adapters.values():
             if adapter.grad is not None:
                 average_over_processes(adapter.grad)
-        # what is not finite here is an overflow of 16-mixed, whose scaler skips the step
-        state.fabric.clip_gradients(
+        norm = state.fabric.clip_gradients(
             state.model, state.optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
         )
+        assert norm is not None
+        # in 16-mixed it is an overflow, for which the scaler skips the step
+        if precision(options) != "16-mixed" and not math.isfinite(norm):
+            raise _not_finite("gradient is not finite, though the loss is", run, step)
         state.optimizer.step()
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"{run.name}: step {step}: out of memory ({str(error).partition('.')[0]}); lower "
-            f"train.batch ({options.batch}) or preprocess.window"
-        ) from None
     return values
+
+
+def _not_finite(what: str, run: Fit, step: int) -> TrainingError:
+    return TrainingError(
+        f"{run.name}: step {step}: the {what} on the cases {', '.join(run.cases(step))}; look at "
+        f"them, lower train.learning_rate or set train.precision: 32-true"
+    )
+
+
+@contextmanager
+def _remedy_for_memory(place: str, options: TrainOptions) -> Iterator[None]:
+    """Say which knob to turn where memory does not suffice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        is_named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_named and NO_MEMORY not in str(error):
+            raise
+        said = next((part for part in str(error).split(". ") if "memory" in part), str(error))
+        raise TrainingError(
+            f"{place}: out of memory ({said}); lower train.batch ({options.batch}) or "
+            f"preprocess.window"
+        ) from None
 
 
 @dataclass

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -162,16 +163,52 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(run, bad):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_too_little_memory_names_the_knobs_and_keeps_what_was_saved(run):
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_harms_the_weights(run):
+    def cornered(model, batch, number):
+        terms = step(model, batch, number)
+        (weight, *_) = model.parameters()
+        root = (weight - weight.detach()).square().sum().sqrt()  # 0, with a slope of 0 / 0
+        return terms if number < 4 else {"loss": terms["loss"] + root}
+
+    model = network()
+    named = replace(run, step=cornered, cases=lambda step: [f"case-{step}"])
+    message = r"step 4: the gradient is not finite, though the loss is on the cases case-4; look"
+    with pytest.raises(TrainingError, match=message):
+        fit(model, OPTIONS, named)
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert _steps_done(run.folder) == 3
+
+
+def take_too_much_of_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("take_too_much", "said"),
+    [
+        (take_too_much_of_a_gpu, "CUDA out of memory"),
+        (lambda: torch.empty(2**46), "DefaultCPUAllocator: can't allocate memory: you tried to "),
+        (lambda: np.empty(2**50), r"Unable to allocate 8\.00 PiB"),
+    ],
+)
+def test_too_little_memory_names_the_knobs_and_keeps_what_was_saved(run, take_too_much, said):
     def overflow(model, batch, number):
         if number == 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+            take_too_much()
         return step(model, batch, number)
 
-    message = r"step 4: out of memory \(CUDA out of memory\); lower train\.batch \(4\) or preproc"
+    message = rf"step 4: out of memory \({said}.*\); lower train\.batch \(4\) or preproc"
     with pytest.raises(TrainingError, match=message):
         fit(network(), OPTIONS, replace(run, step=overflow))
     assert _steps_done(run.folder) == 3
+
+
+def test_other_faults_of_torch_are_no_lack_of_memory(run):
+    def misfit(model, batch, number):
+        return step(model, {**batch, "image": batch["image"][:, :2]}, number)
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        fit(network(), OPTIONS, replace(run, step=misfit))
 
 
 def test_training_ends_when_patience_runs_out_and_not_before(run):
