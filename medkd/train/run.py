@@ -20,7 +20,7 @@ from medkd.distill.soft_targets import within_reach
 from medkd.models.checkpoint import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_for
-from medkd.options import DistillOptions
+from medkd.options import DistillOptions, TrainOptions
 from medkd.predict.teachers import (
     online_teacher,
     softened_by,
@@ -94,7 +94,7 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
     model, train = config.trained_in(name)
     inputs: dict[str, Any] = {
         "model": model.model_dump(),
-        "train": train.model_dump(exclude={"workers"}),
+        "train": _that_shape_weights(train),
         "preprocess": config.preprocess.model_dump(),
         "augment": config.augment.model_dump(),
         "labels": config.data.labels,
@@ -114,6 +114,12 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
         else:
             inputs["soft targets"] = study.stage_digest("soft_targets")
     return inputs
+
+
+def _that_shape_weights(train: TrainOptions) -> dict[str, Any]:
+    """Return options of a training; without class weights as they were when there were none."""
+    unused = set() if train.class_weights else {"class_weights"}
+    return train.model_dump(exclude={"workers", *unused})
 
 
 def _train(
@@ -275,7 +281,7 @@ def _parameters(config: Config, name: str, model: nn.Module, cases: int) -> dict
     values = {
         "model": described.name,
         **{f"model.{key}": value for key, value in described.options.items()},
-        **train.model_dump(exclude={"workers"}),
+        **_that_shape_weights(train),
         "parameters": parameters(model),
         "macs": macs(model, window),
         "training_cases": cases,

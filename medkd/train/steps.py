@@ -34,6 +34,10 @@ class SupervisedStep(nn.Module):
         super().__init__()
         self.config, self.options = config, options
         self.heads = nn.ModuleDict()
+        given = options.class_weights
+        weights = torch.tensor([given.get(name, 1.0) for name in config.classes]) if given else None
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights, persistent=False)
 
     @property
     def layers(self) -> list[str]:
@@ -94,7 +98,7 @@ class SupervisedStep(nn.Module):
         self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Terms]:
         del number, features
-        terms = supervised(logits, batch, self.config.task)
+        terms = supervised(logits, batch, self.config.task, self.class_weights)
         return torch.stack(list(terms.values())).sum(), terms
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
@@ -153,13 +157,13 @@ class DistillStep(SupervisedStep):
     def _loss(
         self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Terms]:
-        labels = supervised(logits, batch, self.config.task)
+        labels = supervised(logits, batch, self.config.task, self.class_weights)
         soft, terms = self.objective(logits, batch, number, student=features, teacher=self._said)
         weight = self.config.distill.supervised
         return weight * torch.stack(list(labels.values())).sum() + soft, labels | terms
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
-        labels = supervised(logits, batch, self.config.task)
+        labels = supervised(logits, batch, self.config.task, self.class_weights)
         soft = self.objective.of_answers(logits, batch, number)
         return self.config.distill.supervised * torch.stack(list(labels.values())).sum() + soft
 
@@ -170,6 +174,7 @@ def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor
     for name in {"label", "valid"} & batch.keys():
         voxels = F.interpolate(batch[name][:, None].float(), size=space, mode="nearest-exact")
         resized[name] = voxels[:, 0].to(batch[name].dtype)
+    resized |= {name: batch[name] for name in {"covered"} & batch.keys()}
     if "soft" in batch:
         resized["soft"] = POOLS[len(space) + 2](batch["soft"], list(space))  # type: ignore[arg-type]
     return resized
