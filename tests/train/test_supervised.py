@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -56,3 +57,76 @@ def test_a_batch_without_any_label_teaches_nothing(logits, label, task):
     sum(terms.values()).backward()
     assert [value.item() for value in terms.values()] == [0.0] * len(terms)
     assert not logits.grad.any()
+
+
+class TestLabelsThatCoverAPart:
+    """The first label covers structure 1 alone, the second structure 2."""
+
+    COVERED = torch.tensor([[True, True, False], [True, False, True]])
+
+    @pytest.fixture
+    def batch(self, label):
+        label = torch.stack([label[0] * (label[0] == 1), label[1] * (label[1] == 2)])
+        return {"label": label, "covered": self.COVERED}
+
+    def test_background_and_what_is_not_covered_count_as_one(self, logits, batch):
+        p, label = logits.double().softmax(1).numpy(), batch["label"].numpy()
+        of_structure = {1: (p[0, 1], label[0] == 1), 2: (p[1, 2], label[1] == 2)}
+        dice, cross_entropy = [], []
+        for q, truth in of_structure.values():
+            dice.append(1 - (2 * (q * truth).sum() + 1e-5) / (q.sum() + truth.sum() + 1e-5))
+            cross_entropy.append(-np.log(np.where(truth, q, 1 - q)))
+        terms = supervised(logits, batch, Task.SEGMENTATION)
+        assert terms["dice_loss"].item() == pytest.approx(np.mean(dice))
+        assert terms["cross_entropy"].item() == pytest.approx(np.mean(cross_entropy))
+
+    def test_a_structure_that_no_label_of_the_batch_covers_has_no_say(self, logits, batch):
+        first = {name: value[:1] for name, value in batch.items()}
+        alone = supervised(logits[:1], first, Task.SEGMENTATION)["dice_loss"]
+        p, truth = logits[0].softmax(0)[1], first["label"][0] == 1
+        dice = (2 * (p * truth).sum() + 1e-5) / (p.sum() + truth.sum() + 1e-5)
+        torch.testing.assert_close(alone, 1 - dice)
+
+    def test_nothing_pulls_probability_from_one_to_another_of_what_is_not_judged(
+        self, logits, batch
+    ):
+        logits = logits.requires_grad_()
+        sum(supervised(logits, batch, Task.SEGMENTATION).values()).backward()
+        per_share = logits.grad / logits.detach().softmax(1)  # of a class within the merged one
+        for case, other in ((0, 2), (1, 1)):
+            torch.testing.assert_close(per_share[case, 0], per_share[case, other])
+        assert logits.grad.isfinite().all()
+
+    def test_labels_that_cover_all_are_taught_as_ever(self, logits, label):
+        batch = {"label": label, "covered": torch.ones(2, 3, dtype=torch.bool)}
+        torch.testing.assert_close(
+            supervised(logits, batch, Task.SEGMENTATION),
+            supervised(logits, {"label": label}, Task.SEGMENTATION),
+        )
+
+    def test_voxels_that_nobody_has_judged_still_do_not_count(self, logits, batch):
+        logits = logits.requires_grad_()
+        batch["label"][:, :4] = UNLABELLED
+        sum(supervised(logits, batch, Task.SEGMENTATION).values()).backward()
+        assert not logits.grad[:, :, :4].any()
+        assert logits.grad[:, :, 4:].any()
+
+    def test_an_unlabelled_case_covers_nothing(self, logits, batch):
+        batch["label"][1] = UNLABELLED
+        batch["covered"] = torch.tensor([[True, True, False], [True, True, True]])
+        first = {name: value[:1] for name, value in batch.items()}
+        torch.testing.assert_close(
+            supervised(logits, batch, Task.SEGMENTATION),
+            supervised(logits[:1], first, Task.SEGMENTATION),
+        )
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_class_weights_weigh_the_cross_entropy(logits, label, task):
+    space = (..., 0, 0) if task is Task.CLASSIFICATION else ...
+    logits, label = logits[space], label[:, 0, 0] if task is Task.CLASSIFICATION else label
+    weights = torch.tensor([1.0, 1.0, 3.0])
+    of_voxel, weight = F.cross_entropy(logits, label, reduction="none"), weights[label]
+    terms = supervised(logits, {"label": label}, task, weights)
+    expected = (of_voxel * weight).sum() / weight.sum()
+    torch.testing.assert_close(terms["cross_entropy"], expected)

@@ -67,10 +67,9 @@ def _uncovered_structures(
 ) -> Iterator[Finding]:
     """Name a structure that no label of a part covers: nobody could select, or judge, by it."""
     for part, ids in vars(split).items():
-        told = np.any(
-            [covered(cases[i], config) for i in ids if cases[i].label is not None], axis=0
-        )
-        for name in np.array(config.classes)[~told]:
+        told = [covered(cases[i], config) for i in ids if cases[i].label is not None]
+        for index in np.flatnonzero(~np.any(told, axis=0)) if told else ():
+            name = config.classes[index]
             message = f"no label of the {part} split covers {name!r}, by {config.data.annotated!r}"
             remedy = "add such cases, or deal them with data.split.column or data.split.seed"
             yield Finding(None, Level.ERROR, message, remedy)
