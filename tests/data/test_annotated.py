@@ -15,11 +15,10 @@ def probabilities():
 
 
 def test_a_label_covers_what_the_datalist_says_and_all_where_it_says_nothing(make_study, tmp_path):
-    study, _ = make_study(dims=2)
-    case = Case("c", tmp_path, tmp_path, "p")
-    assert covered(case, study.config).tolist() == [True, True, True]
-    part = replace(case, annotated=("core",))
-    assert covered(part, study.config).tolist() == [True, False, True]
+    config, case = make_study().config, Case("c", tmp_path, tmp_path, "p")
+    assert covered(case, config).tolist() == [True, True, True]
+    part = replace(case, annotated=("lesion",))
+    assert covered(part, config).tolist() == [True, False, True]
 
 
 def test_what_is_not_covered_is_added_to_the_background(probabilities):

@@ -114,4 +114,4 @@ def test_a_label_that_may_stand_for_several_classes_is_their_sum(fit):
     coarse = np.where(labels == 3, 0, labels)  # 0 may be 3 as well
     possible = np.eye(4, dtype=bool)[coarse]
     possible[coarse == 0, 3] = True
-    assert fit(logits, coarse, possible=possible) == pytest.approx(3.0, rel=0.1)
+    np.testing.assert_allclose(fit(logits, coarse, possible=possible), 3.0, rtol=0.2)

@@ -58,9 +58,8 @@ def make_study(tmp_path_factory):
         values["data"]["annotated"] = "drawn"
         values["preprocess"]["window"] = [EDGE, EDGE]
         for role in ("teacher", "student"):
-            train = {"steps": 120, "validate_every": 40, "learning_rate": 0.01, "batch": 4}
+            train = {"steps": 80, "validate_every": 40, "learning_rate": 0.01, "batch": 4}
             values[role] = values[role] | {"train": values[role]["train"] | train}
-        values["teacher"]["folds"] = 2
         values["evaluate"] |= {"stress_cases": 2}
         path = root / "sites.yaml"
         path.write_text(yaml.safe_dump(values))
