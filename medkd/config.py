@@ -80,6 +80,33 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
+    def _structures_are_annotated(self) -> "Config":
+        column, data = self.data.annotated, self.data
+        if column is None:
+            return self
+        if self.task is Task.CLASSIFICATION:
+            raise ValueError("data.annotated: a class is of the whole image; leave its label empty")
+        if data.source == "phantom" or data.source.endswith(".npz"):
+            raise ValueError(f"data.annotated: the source {data.source} has no such column")
+        others = {"case", "image", "label", data.case, data.patient, data.series, data.split.column}
+        if column in others | set(self.preprocess.modalities):
+            raise ValueError(f"data.annotated: {column!r} is another column; rename it")
+        if split := sorted(name for name in data.labels if ";" in name):
+            raise ValueError(f"data.annotated: {split} hold the `;` that separates names")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_of_classes(self) -> "Config":
+        for role in ("teacher", "student"):
+            train = getattr(self, role).train
+            if train and (unknown := sorted(train.class_weights.keys() - set(self.classes))):
+                raise ValueError(
+                    f"{role}.train.class_weights: {unknown} are no classes; known: "
+                    f"{', '.join(self.classes)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _codes_are_of_labels(self) -> "Config":
         if unknown := sorted(self.data.codes.keys() - self.data.labels.keys()):
             known = ", ".join(self.data.labels)

@@ -101,6 +101,7 @@ class DataOptions(Options):
     burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
+    annotated: str | None = None  # the column of structures that a case's label covers; empty: all
     codes: dict[str, CodeOptions] = {}  # by class name; releases carry them
     split: SplitOptions = SplitOptions()
     memory_gib: Positive | None = None  # of preprocessed cases, more go to disk; null: half of all
@@ -255,6 +256,9 @@ class TrainOptions(Options):
     patience: Count | None = None  # validations without a better one, after which training ends
     minutes: Positive | None = None  # ends at the first validation after so long
     foreground: Fraction = 0.5  # share of patches centred on a labelled voxel
+    # in the cross-entropy of labels, by name, 1 where none is given; what weighs more is also said
+    # with a higher probability, which student.temperature: by_class mends in part
+    class_weights: dict[str, Positive] = {}
     deep_supervision: tuple[str, ...] = ()  # layers with a head while training, finest first
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment

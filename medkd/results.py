@@ -5,6 +5,7 @@ Cases and patients appear under their keyed hashes alone. A figure's name is its
 ``sensitivity``; of one structure or class: ``dice/anterior``.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -97,7 +98,7 @@ class Conformal(Result):
             on average over images; or how often the set of classes above it holds the truth.
         thresholds: of the calibrated probability, by structure; of a classifier, one for all
             classes.
-        cases: it was calibrated on.
+        cases: it was calibrated on; of the structure that the fewest labels cover.
     """
 
     promised: float
@@ -428,8 +429,9 @@ def worst_gaps(subgroups: Sequence[Subgroup]) -> dict[str, float]:
     """Return how far the student's best and worst groups are apart, of each attribute."""
     by_attribute: dict[str, list[float]] = {}
     for group in subgroups:
-        if Role.STUDENT in group.by_role:
-            by_attribute.setdefault(group.attribute, []).append(group.by_role[Role.STUDENT].value)
+        figure = group.by_role.get(Role.STUDENT)
+        if figure is not None and not math.isnan(figure.value):
+            by_attribute.setdefault(group.attribute, []).append(figure.value)
     return {name: max(v) - min(v) for name, v in by_attribute.items() if len(v) > 1}
 
 

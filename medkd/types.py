@@ -82,6 +82,8 @@ class Case:
         patient: cases of one patient never part company in a split.
         attributes: further columns of the datalist (site, sex, age, scanner, ...).
         further: the files of the other modalities, on the grid of ``image``.
+        annotated: the structures that the label map covers; None: all of them. Where it holds the
+            background, there may be a structure that it does not cover.
     """
 
     id: str
@@ -90,6 +92,7 @@ class Case:
     patient: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     further: tuple[Path, ...] = ()
+    annotated: tuple[str, ...] | None = None
 
     @property
     def images(self) -> tuple[Path, ...]:

@@ -106,7 +106,7 @@ def score(study: Study, cohort: Cohort, answer: Answer) -> dict[str, Any]:
     numbers = {patient: number for number, patient in enumerate(dict.fromkeys(scores.patients))}
     return {
         "patients": [numbers[patient] for patient in scores.patients],
-        "dice": [round(float(dice), 5) for dice in scores.values["dice"]],
+        "dice": [round(float(dice), 5) for dice in (case.figures["dice"] for case in scores.cases)],
         "ece": round(scores.headline["ece"].value, 5),
     }
 

@@ -119,6 +119,11 @@ def test_where_a_teacher_lies_and_whom_it_knows_is_not_shared(values, load_value
         ("gates=[{figure: dice, over: teacher, at_least: 1}]", "judge the difference with minus"),
         ("data.labels.core=1", "two labels share one value"),
         ("data.ignore=1", "data.ignore: 1 is one of data.labels"),
+        ("data.annotated=label", "data.annotated: 'label' is another column; rename it"),
+        ("data={annotated: a, source: phantom, labels: {x: 1}}", "source phantom has no such"),
+        ("data={annotated: a, source: x.csv, labels: {x;y: 1}}", "hold the `;` that separates"),
+        ("student.train.class_weights={cor: 2}", r"train.class_weights: \['cor'\] are no classes"),
+        ("student.train.class_weights={core: 0}", "class_weights.core: Input should be greater"),
         ("data.labels.core=0", "0 is the background and is not listed"),
         ("task=classification", r"class indices must be 0, 1, 2, …; got \[1, 2\]"),
         ("gates=[{figure: dice}]", "a gate needs exactly one of at_least and at_most"),
@@ -276,3 +281,10 @@ def test_codes_are_of_labels_and_fit_dicom(values, load_values):
     values["data"]["codes"] = {"core": code | {"value": "1" * 17}}
     with pytest.raises(ConfigError, match=r"data\.codes\.core\.value"):
         load_values(values)
+
+
+def test_a_class_of_the_whole_image_is_not_annotated_in_part(make_config, load_values):
+    tree = yaml.safe_load(make_config(dims=2, task="classification").read_text())
+    tree["data"]["annotated"] = "drawn"
+    with pytest.raises(ConfigError, match=r"data\.annotated: a class is of the whole image"):
+        load_values(tree)

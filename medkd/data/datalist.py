@@ -42,6 +42,12 @@ def read_datalist(study: Study) -> list[Case]:
     if data.table:
         rows = _join(rows, data)
     _refuse_without_patients(rows, data, patients_file)
+    if data.annotated and data.annotated not in rows[0]:
+        raise DataError(
+            f"{_table_path(data) if data.table else source}: no column {data.annotated!r} (has "
+            f"{', '.join(rows[0])}), which data.annotated names; it lists the structures that a "
+            f"case's label covers, and is empty where that is all of them"
+        )
     cases = [_case(row, study.config, source) for row in rows]
     _refuse_duplicates(cases, source)
     return cases
@@ -243,6 +249,7 @@ def _refuse_without_patients(rows: Sequence[Row], data: DataOptions, path: Path)
 def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
     modalities = config.preprocess.modalities
     reserved = {"case", "image", "label", config.data.patient, config.data.case, *modalities}
+    reserved.add(config.data.annotated or "label")
     return Case(
         id=row["case"],
         image=source.parent / row["image"],
@@ -250,6 +257,26 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
         patient=row[config.data.patient],
         attributes={k: v for k, v in row.items() if k not in reserved},
         further=tuple(source.parent / row[name] for name in modalities[1:] if name in row),
+        annotated=_annotated(row, config.data, source),
+    )
+
+
+def _annotated(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple[str, ...] | None:
+    """Return the structures that a label covers, in the order of ``data.labels``; None for all."""
+    text = row[data.annotated] if data.annotated else ""
+    if not text or not row["label"]:
+        return None
+    parts = text.split(";") if ";" in text or text in data.labels else text.split()
+    named = {part.strip() for part in parts} - {""}
+    if unknown := sorted(named - data.labels.keys()):
+        raise DataError(
+            f"{source}: case {row['case']}: the column {data.annotated!r} names {unknown}; "
+            f"data.labels declares {', '.join(data.labels)} (separate names by `;`)"
+        )
+    return (
+        None
+        if not named or named == data.labels.keys()
+        else tuple(n for n in data.labels if n in named)
     )
 
 

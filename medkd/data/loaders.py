@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medkd.config import Config
+from medkd.data.annotated import covered
 from medkd.data.augment import Patch, augmentation
 from medkd.data.samples import Sample, Sliceable, places_in
 from medkd.options import TrainOptions
@@ -29,6 +30,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._options = options
         soft = any(sample.soft is not None for sample in samples)
         self._augment = augmentation(config.augment, config.preprocess, soft=soft)
+        told = np.array([covered(sample.case, config) for sample in samples])
+        self._covered = None if told.all() else torch.from_numpy(told)
         self._places = [sample.places or _places_of_soft(sample) for sample in samples]
 
     def __len__(self) -> int:
@@ -57,8 +60,12 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         patch = self._augment(patch, derive_seed(seed, "augment", index))
         if not is_map:
             patch |= {"label": label} | ({} if soft is None else {"soft": soft})
-        asked = self._samples[which].asked
-        return _tensors(patch) | ({} if asked is None else {"asked": torch.tensor(asked)})
+        tensors, asked = _tensors(patch), self._samples[which].asked
+        if asked is not None:
+            tensors["asked"] = torch.tensor(asked)
+        if self._covered is not None:
+            tensors["covered"] = self._covered[which]
+        return tensors
 
     def _patch(self, which: int, rng: np.random.Generator) -> Patch:
         sample, window = self._samples[which], self._config.preprocess.window
@@ -93,7 +100,8 @@ def batches(
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
     ``image`` float32, ``label`` int64 without the channel axis, ``valid`` bool likewise; where the
-    samples have them, ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``.
+    samples have them, ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``;
+    where labels cover some structures only, ``covered``, ``[batch, classes]`` bool.
     """
     steps = [list(dataset.indices_of(step)[share]) for step in range(first_step, options.steps)]
     loader = DataLoader(

@@ -86,7 +86,7 @@ def strata_of(
     by: Sequence[str] = (),
     volumes_ml: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, str]:
-    """Return the stratum of each patient: what its cases hold, and the attributes asked for.
+    """Return the stratum of each patient: what its labels cover and hold, and attributes asked for.
 
     Args:
         cases: labelled ones say what they hold by their class.
@@ -96,16 +96,22 @@ def strata_of(
     volumes_ml = volumes_ml or {}
     first: dict[str, Case] = {}
     holds: dict[str, set[str]] = defaultdict(set)
+    covers: dict[str, set[str]] = defaultdict(set)
     for case in sorted(cases, key=lambda case: case.id):
         first.setdefault(case.patient, case)
         holds[case.patient] |= volumes_ml.get(case.id, {}).keys()
+        covers[case.patient] |= set(case.annotated or ())
     said = {
         patient: str(case.label)
         if isinstance(case.label, int)
         else "+".join(sorted(holds[patient]))
         for patient, case in first.items()
     }
-    told = [said, *(_grouped(first, name, volumes_ml) for name in by)]
+    told = [
+        said,
+        {patient: "+".join(sorted(covers[patient])) for patient in first},
+        *(_grouped(first, name, volumes_ml) for name in by),
+    ]
     telling = [column for column in told if len(set(column.values())) > 1]
     return {patient: "/".join(column[patient] for column in telling) for patient in first}
 
@@ -116,7 +122,7 @@ def _grouped(
     """Return a group for each patient by one attribute of its first case."""
     kind, _, structure = name.partition("/")
     values = {
-        patient: str(volumes_ml.get(case.id, {}).get(structure, 0.0))
+        patient: _volume(case, structure, volumes_ml)
         if kind == "volume_ml"
         else case.attributes.get(name, "")
         for patient, case in first.items()
@@ -130,6 +136,13 @@ def _grouped(
     edges = np.nanquantile(numbers, [1 / 3, 2 / 3])
     thirds = np.where(np.isnan(numbers), "", np.digitize(numbers, edges).astype(str))
     return dict(zip(values, map(str, thirds), strict=True))
+
+
+def _volume(case: Case, structure: str, volumes_ml: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the volume of a structure, nothing where the label does not cover it."""
+    if case.annotated is not None and structure not in case.annotated:
+        return ""
+    return str(volumes_ml.get(case.id, {}).get(structure, 0.0))
 
 
 def labels_kept(cases: Sequence[Case], *, labelled: int, seed: int) -> set[str]:

@@ -197,8 +197,13 @@ def _label(
     """Return the label for a loss that takes it; the teacher's answer stands in where none is."""
     if "label" not in inspect.signature(function).parameters:
         return {}
-    known = batch["label"] != UNLABELLED
-    return {"label": batch["label"].where(known, teacher.argmax(dim=1))}
+    label = batch["label"]
+    stand_in = teacher.argmax(dim=1)
+    if "covered" in batch:  # background may be whatever the label does not cover: which, of these
+        told = batch["covered"].reshape(*batch["covered"].shape, *[1] * (teacher.ndim - 2))
+        told = torch.cat([torch.zeros_like(told[:, :1]), told[:, 1:]], dim=1)
+        label = label.where(label != 0, teacher.masked_fill(told, -1.0).argmax(dim=1))
+    return {"label": label.where(batch["label"] != UNLABELLED, stand_in)}
 
 
 def standardised(

@@ -141,6 +141,7 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
             f"{without} of {len(train)} training cases have no label: the student alone learned "
             f"from them, by the teacher's soft targets."
         )
+    notes += _partly_annotated(cohort)
     if config.teacher.model and config.teacher.folds == 1:
         notes.append(
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
@@ -161,6 +162,22 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")
     return tuple(notes)
+
+
+def _partly_annotated(cohort: Cohort) -> list[str]:
+    """Say how many labels cover some of the structures alone, and what follows for the figures."""
+    counts = {
+        part: sum(case.annotated is not None for case in cohort.of(ids))
+        for part, ids in vars(cohort.split).items()
+    }
+    if not any(counts.values()):
+        return []
+    listed = ", ".join(f"{count} of {part}" for part, count in counts.items())
+    return [
+        f"Labels that cover some structures alone: {listed}. A structure is scored on the cases "
+        f"whose label covers it, and figures of all structures are means over structures; "
+        f"calibration sums the probabilities of the background and of what a label does not cover."
+    ]
 
 
 def _mended(cohort: Cohort) -> str:

@@ -23,21 +23,26 @@ def _claim(gate: GateOptions, scores: Mapping[Role, Scores], config: Config) -> 
     sign = 1.0 if gate.at_least is not None else -1.0
     bound = gate.at_least if gate.at_least is not None else gate.at_most
     assert bound is not None
-    found = {
-        name: bootstrap_p_value(
-            partial(_signed, sign, _figure(of, figure), _figure(minus, figure)),
-            of.patients,
+    claimed = {
+        name: of.measured(figure)
+        for name in config.classes
+        if (figure := f"{gate.figure}/{name}") in of.values | of.statistics
+    }
+    found = []
+    for name, chosen in claimed.items():
+        of_class, minus_class = (_figure(each, f"{gate.figure}/{name}") for each in (of, minus))
+        value = bootstrap_p_value(
+            partial(_signed, sign, of_class, minus_class, chosen),
+            of.patients_of(chosen),
             bound=sign * bound,
             draws=config.evaluate.bootstrap,
             seed=config.study.seed,
         )
-        for name in config.classes
-        if (figure := f"{gate.figure}/{name}") in of.values | of.statistics
-    }
-    adjusted = holm(np.array(list(found.values())))
+        found.append(value)
+    adjusted = holm(np.array(found))
     return Claim(
-        p_values=dict(zip(found, map(float, adjusted), strict=True)),
-        patients=len(set(of.patients)),
+        p_values=dict(zip(claimed, map(float, adjusted), strict=True)),
+        patients=min(len(set(of.patients_of(chosen))) for chosen in claimed.values()),
     )
 
 
@@ -50,5 +55,7 @@ def _figure(scores: Scores | None, name: str) -> Statistic:
     return lambda cases: float(values[cases].mean())
 
 
-def _signed(sign: float, of: Statistic, minus: Statistic, cases: np.ndarray) -> float:
-    return sign * (of(cases) - minus(cases))
+def _signed(
+    sign: float, of: Statistic, minus: Statistic, chosen: np.ndarray, cases: np.ndarray
+) -> float:
+    return sign * (of(chosen[cases]) - minus(chosen[cases]))

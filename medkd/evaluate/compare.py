@@ -60,14 +60,17 @@ def _differences(of: Scores, minus: Scores, config: Config) -> Iterator[tuple[st
     assert same, "roles were scored on different cases"
     options = {"draws": config.evaluate.bootstrap, "seed": config.study.seed}
     for name, values in of.values.items():
-        yield name, bootstrap_difference(values, minus.values[name], of.patients, **options)
+        chosen = of.measured(name)
+        ours, theirs = values[chosen], minus.values[name][chosen]
+        yield name, bootstrap_difference(ours, theirs, of.patients_of(chosen), **options)
     for name, figure in of.statistics.items():
-        apart = partial(_apart, figure, minus.statistics[name])
-        yield name, bootstrap_statistic(apart, of.patients, **options)
+        chosen = of.measured(name)
+        apart = partial(_apart, figure, minus.statistics[name], chosen)
+        yield name, bootstrap_statistic(apart, of.patients_of(chosen), **options)
 
 
-def _apart(of: Statistic, minus: Statistic, indices: np.ndarray) -> float:
-    return of(indices) - minus(indices)
+def _apart(of: Statistic, minus: Statistic, chosen: np.ndarray, indices: np.ndarray) -> float:
+    return of(chosen[indices]) - minus(chosen[indices])
 
 
 def _each(gate: GateOptions, config: Config) -> list[GateOptions]:
@@ -86,7 +89,7 @@ def _judge(
     config: Config,
 ) -> GateResult:
     found = _judged(gate, roles, comparisons)
-    reason = found if isinstance(found, str) else _unfit(gate.figure, found, config)
+    reason = found if isinstance(found, str) else _unfit(gate, found, roles, config)
     if reason:
         return GateResult(gate=str(gate), judged=None, passed=None, reason=reason)
     assert not isinstance(found, str)
@@ -124,15 +127,24 @@ def _judge_claim(
     )
 
 
-def _unfit(figure: str, found: float | Interval, config: Config) -> str | None:
+def _unfit(
+    gate: GateOptions,
+    found: float | Interval,
+    roles: Mapping[Role, RoleResult],
+    config: Config,
+) -> str | None:
     """Why an interval judges nothing."""
     if isinstance(found, float):
         return None
+    figure = gate.figure
     if math.isnan(found.value):
         return f"{figure} is undefined on these cases"
     if found.low is None or found.high is None:
         return f"{figure} has no interval: test patients: {found.patients}"
-    return _too_few(found.patients, config)
+    # a mean over structures rests on no more patients than its least covered structure does
+    of_class = roles[gate.of].per_class.items()
+    parts = [part.patients for name, part in of_class if name.startswith(f"{figure}/")]
+    return _too_few(min([found.patients, *parts]), config)
 
 
 def _too_few(patients: int, config: Config) -> str | None:

@@ -87,6 +87,8 @@ def _draw_masks(
     name: str,
     title: str,
 ) -> Layers:
+    if case.annotated is not None:
+        title += f"; reference of {', '.join(case.annotated)} alone"
     image = image_of(case, config)
     label = class_indices(label_of(case, config).array[0], config)
     masks = {"reference": of_judged_voxels(label, reference=label)[0]}

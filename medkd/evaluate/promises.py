@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.annotated import covered
 from medkd.data.labels import class_indices
 from medkd.data.reading import label_of
 from medkd.evaluate.answers import Answer
@@ -45,36 +46,41 @@ def _masks(
     known = np.stack([_shares(answer, case, config) for case in validation])
     found = np.stack([_shares(answer, case, config) for case in shown])
     for index, structure in enumerate(config.classes[1:]):
-        threshold = risk_threshold(known[:, index, 0], risk=1 - config.evaluate.promised)
+        calibrated_on = known[np.isfinite(known[:, index, 0, 0]), index, 0]
+        threshold = risk_threshold(calibrated_on, risk=1 - config.evaluate.promised)
         place = int(np.searchsorted(THRESHOLDS, threshold))
         missed, size = found[:, index, :, place].T
         yield Promise(
             of=structure,
             promised=config.evaluate.promised,
             kept=_mean(1 - missed, test, config),
-            price=_mean(
-                size, [c for c, s in zip(test, size, strict=True) if np.isfinite(s)], config
-            ),
+            price=_mean(size, test, config),
             threshold=threshold,
-            calibrated_on=len(known),
+            calibrated_on=len(calibrated_on),
         )
 
 
 def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
-    """Return ``[structures, 2, thresholds]``: share missed, and relative size, of the mask."""
+    """Return ``[structures, 2, thresholds]``: share missed, and relative size, of the mask.
+
+    NaN stands for the share of what a label does not cover, and for the size beside nothing.
+    """
     label = class_indices(label_of(case, config).array[0], config)
     probabilities = answer(case).probabilities
     assert probabilities is not None
-    rows = []
+    rows, told = [], covered(case, config)
     judged = label != UNLABELLED
     for index in range(1, len(config.classes)):
+        if not told[index]:
+            rows.append(np.full((2, len(THRESHOLDS)), np.nan))
+            continue
         reference = label == index
         ordered = np.sort(probabilities[index][judged])
         passing = ordered.size - np.searchsorted(ordered, THRESHOLDS)
         there = int(reference.sum())
         size = passing / there if there else np.full(len(THRESHOLDS), np.nan)
-        rows.append([missed_shares(probabilities[index], reference), size])
-    return np.array(rows)
+        rows.append(np.stack([missed_shares(probabilities[index], reference), size]))
+    return np.stack(rows)
 
 
 def _sets(
@@ -104,8 +110,10 @@ def _classified(answer: Answer, cases: Iterable[Case]) -> tuple[np.ndarray, np.n
 
 
 def _mean(values: np.ndarray, cases: Sequence[Case], config: Config) -> Interval:
-    finite = values[np.isfinite(values)]
+    """Return the mean of the finite values, one a case."""
+    kept = np.isfinite(values)
     options = {"draws": config.evaluate.bootstrap, "seed": config.study.seed}
-    if not len(finite):
+    if not kept.any():
         return Interval(value=float("nan"), cases=0, patients=0)
-    return bootstrap_mean(finite, [case.patient for case in cases], **options)
+    patients = [case.patient for case, is_kept in zip(cases, kept, strict=True) if is_kept]
+    return bootstrap_mean(values[kept], patients, **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.annotated import covered
 from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of, label_of
@@ -113,8 +114,9 @@ class _Bench:
         flags = []
         for case in self.cases:
             volume, truth = self._worse(case, stress, strength)
+            told = covered(case, self.config)
             for role, answer in self.answers.items():
-                values[role].append(self._value(answer(volume), truth))
+                values[role].append(self._value(answer(volume), truth, told))
             flags.append(self.flag(volume) if self.flag else False)
         options = {"draws": self.config.evaluate.bootstrap, "seed": self.config.study.seed}
         patients = [case.patient for case in self.cases]
@@ -133,15 +135,15 @@ class _Bench:
             truth = turned(truth, strength)
         return stressed(volume, stress, strength, seed=seed, case=case.id), truth
 
-    def _value(self, prediction: Prediction, truth: Truth) -> float:
+    def _value(self, prediction: Prediction, truth: Truth, told: np.ndarray) -> float:
         if isinstance(truth, int):
             assert prediction.probabilities is not None
             return float(prediction.probabilities.argmax() == truth)
         assert prediction.mask is not None
         answer = class_indices(prediction.mask, self.config)
         answer, truth = of_judged_voxels(answer, truth, reference=truth)
-        classes = range(1, len(self.config.classes))
-        return float(np.mean([dice(answer == index, truth == index) for index in classes]))
+        structures = [index for index in np.flatnonzero(told) if index]
+        return float(np.mean([dice(answer == index, truth == index) for index in structures]))
 
 
 def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data import phi
+from medkd.data.annotated import covered, merged
 from medkd.data.labels import class_indices, of_judged_voxels
 from medkd.data.reading import label_of
 from medkd.device.predictor import Prediction
@@ -51,6 +52,7 @@ class Scores:
         reliability: pooled over all voxels of all cases.
         failures: counts of misses, false alarms and failed cases.
         agreement: of volumes, by structure.
+        covered: whether each case's label covers a structure, by its name; empty: all cover all.
     """
 
     patients: tuple[str, ...]
@@ -62,12 +64,26 @@ class Scores:
     reliability: Reliability
     failures: dict[str, int]
     agreement: dict[str, Agreement] = field(default_factory=dict)
+    covered: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def measured(self, figure: str) -> np.ndarray:
+        """Return the indices of the cases of which a figure was measured."""
+        return _measured(figure, self.covered, cases=len(self.patients))
+
+    def patients_of(self, indices: np.ndarray) -> list[str]:
+        """Return the patients of the cases at these indices."""
+        return [self.patients[index] for index in indices]
 
 
 def score_segmentation(
     answer: Answer, cases: Sequence[Case], config: Config, *, salt: bytes, name: str
 ) -> Scores:
-    """Score masks and probabilities on each image's own grid."""
+    """Score masks and probabilities on each image's own grid.
+
+    A structure is scored on the cases whose label covers it; figures of all structures are then
+    means over structures, not over cases. Calibration sums the probabilities of the background and
+    of what a label does not cover.
+    """
     scored: list[CaseScores] = []
     bins: list[CalibrationBins] = []
     bands: list[CalibrationBins] = []
@@ -77,20 +93,25 @@ def score_segmentation(
         label = class_indices(reference.array[0], config)
         scored.append(_case_scores(case, prediction, label, reference.spacing_mm, config, salt))
         assert prediction.probabilities is not None
-        judged = label != UNLABELLED
+        judged, told = label != UNLABELLED, covered(case, config)
         (label,) = of_judged_voxels(label, reference=label)
         width, spacing = config.evaluate.boundary_mm, reference.spacing_mm
         near = boundary_band(label, spacing_mm=spacing, width_mm=width)
         for kept, mask in ((bins, judged), (bands, near & judged)):
             kept.append(CalibrationBins())
-            kept[-1].update(prediction.probabilities, label, mask)
+            kept[-1].update(merged(prediction.probabilities, told), label, mask, told=told)
     figures = _Figures(cases, config)
     for figure in sorted({name for case in scored for name in case.figures}):
-        figures.mean(figure, [case.figures[figure] for case in scored])
+        if figures.covered and "/" not in figure:
+            figures.mean_of_structures(figure, scored)
+        else:
+            figures.mean(figure, [case.figures.get(figure, math.nan) for case in scored])
     figures.calibration(bins)
     figures.near_boundary(bands)
     for structure in config.evaluate.lesions:
-        figures.lesions(structure, [Lesions(*case.lesions[structure]) for case in scored])
+        none = (0, 0, 0, 0)  # of a label that does not cover them
+        counted = [Lesions(*case.lesions.get(structure, none)) for case in scored]
+        figures.lesions(structure, counted)
     failed = sum(case.figures["dice"] < config.evaluate.dice_failure for case in scored)
     failures = {
         "misses": sum(len(case.misses) for case in scored),
@@ -163,8 +184,9 @@ def _case_scores(
     volumes: dict[str, tuple[float, float]] = {}
     lesions: dict[str, tuple[int, int, int, int]] = {}
     found: dict[Emptiness, list[str]] = {kind: [] for kind in Emptiness}
+    told = covered(case, config)
     for index, name in enumerate(config.classes):
-        if index == 0:
+        if index == 0 or not told[index]:
             continue
         pair = (answer == index, label == index)
         distances = surface_distances(*pair, spacing_mm=spacing_mm)
@@ -217,12 +239,34 @@ def _pooled_rate(counts: np.ndarray, figure: str, indices: np.ndarray) -> float:
     return float(getattr(Lesions(*map(int, counts[indices].sum(axis=0))), figure))
 
 
+def _mean_of_means(values: np.ndarray, told: np.ndarray, indices: np.ndarray) -> float:
+    """Return the mean over columns of each one's mean where it is told, NaN if one is nowhere."""
+    times = told[indices].sum(axis=0)
+    if not times.all():
+        return math.nan
+    return float(((values * told)[indices].sum(axis=0) / times).mean())
+
+
+def _covered(cases: Sequence[Case], config: Config) -> dict[str, np.ndarray]:
+    """Return which cases' labels cover each structure; nothing where all cover all."""
+    told = np.array([covered(case, config) for case in cases])
+    return {} if told.all() else dict(zip(config.classes[1:], told.T[1:], strict=True))
+
+
+def _measured(figure: str, told: Mapping[str, np.ndarray], *, cases: int) -> np.ndarray:
+    structure = figure.partition("/")[2]
+    return np.flatnonzero(told[structure]) if structure in told else np.arange(cases)
+
+
 def _agreement(cases: Sequence[CaseScores]) -> dict[str, Agreement]:
     if len(cases) < 2:
         return {}
     found = {}
-    for structure in cases[0].volumes_ml:
-        measured, reference = np.array([case.volumes_ml[structure] for case in cases]).T
+    for structure in dict.fromkeys(name for case in cases for name in case.volumes_ml):
+        pairs = [case.volumes_ml[structure] for case in cases if structure in case.volumes_ml]
+        if len(pairs) < 2:
+            continue
+        measured, reference = np.array(pairs).T
         found[structure] = Agreement(**asdict(agreement(measured, reference)))
     return found
 
@@ -268,6 +312,7 @@ class _Figures:
         self.values: dict[str, np.ndarray] = {}
         self.statistics: dict[str, Statistic] = {}
         self._patients = tuple(case.patient for case in cases)
+        self.covered = _covered(cases, config)
         self._intervals: dict[str, Interval] = {}
         self._options: Mapping[str, int] = {
             "draws": config.evaluate.bootstrap,
@@ -275,12 +320,25 @@ class _Figures:
         }
 
     def mean(self, name: str, values: Sequence[float]) -> None:
+        """Take one value a case; what it is where a label does not cover the structure is moot."""
         self.values[name] = np.asarray(values)
-        self._intervals[name] = bootstrap_mean(self.values[name], self._patients, **self._options)
+        chosen = _measured(name, self.covered, cases=len(self._patients))
+        patients = [self._patients[index] for index in chosen]
+        self._intervals[name] = bootstrap_mean(self.values[name][chosen], patients, **self._options)
+
+    def mean_of_structures(self, name: str, scored: Sequence[CaseScores]) -> None:
+        """Take the mean over structures, each over the cases whose label covers it."""
+        told = np.stack(list(self.covered.values()), axis=1)
+        rows = [[case.figures.get(f"{name}/{s}", 0.0) for s in self.covered] for case in scored]
+        self.statistic(name, partial(_mean_of_means, np.array(rows), told))
 
     def statistic(self, name: str, function: Statistic) -> None:
         self.statistics[name] = function
-        self._intervals[name] = bootstrap_statistic(function, self._patients, **self._options)
+        chosen = _measured(name, self.covered, cases=len(self._patients))
+        patients = [self._patients[index] for index in chosen]
+        self._intervals[name] = bootstrap_statistic(
+            lambda drawn: function(chosen[drawn]), patients, **self._options
+        )
 
     def calibration(self, bins: Sequence[CalibrationBins]) -> None:
         for name in ("ece", "adaptive_ece", "static_ece"):
@@ -315,4 +373,5 @@ class _Figures:
             reliability=_reliability(bins),
             failures=failures,
             agreement=_agreement(cases),
+            covered=self.covered,
         )

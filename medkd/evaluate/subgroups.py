@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.annotated import covered
 from medkd.data.groups import UNKNOWN, band, bands, group_of
 from medkd.data.labels import class_indices
 from medkd.data.reading import label_of
@@ -83,12 +84,15 @@ def _groups(named: SubgroupOptions, cases: Sequence[Case], config: Config) -> li
     if named.structure is None:
         return [group_of(case, named) for case in cases]
     index = config.classes.index(named.structure)
-    volumes = []
+    groups = []
     for case in cases:
+        if not covered(case, config)[index]:
+            groups.append(UNKNOWN)
+            continue
         label = label_of(case, config)
         mask = class_indices(label.array[0], config) == index
-        volumes.append(volume_ml(mask, spacing_mm=label.spacing_mm))
-    return [band(volume, named.edges) for volume in volumes]
+        groups.append(band(volume_ml(mask, spacing_mm=label.spacing_mm), named.edges))
+    return groups
 
 
 def _in_order(named: SubgroupOptions, groups: set[str]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.annotated import covered
 from medkd.data.labels import class_indices
 from medkd.data.reading import image_of, label_of
 from medkd.device.predictor import Predictor
@@ -34,10 +35,14 @@ def conformal_thresholds(
         thresholds = {SET: set_threshold(np.stack(said), labels, coverage=promised)}
     else:
         shares = np.stack(said)
+        told = np.array([covered(case, config) for case in validation])[:, 1:]
         thresholds = {
-            name: risk_threshold(shares[:, index], risk=1 - promised)
+            name: risk_threshold(shares[told[:, index], index], risk=1 - promised)
             for index, name in enumerate(config.classes[1:])
         }
+        return Conformal(
+            promised=promised, thresholds=thresholds, cases=int(told.sum(axis=0).min())
+        )
     return Conformal(promised=promised, thresholds=thresholds, cases=len(validation))
 
 

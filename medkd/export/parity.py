@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from medkd.config import Config
+from medkd.data.annotated import covered, merged, stands_for
 from medkd.data.labels import of_judged_voxels
 from medkd.data.samples import Sample
 from medkd.device.predictor import softmax, tempered
@@ -111,7 +112,7 @@ class _Tally:
         self.difference = self.size = 0.0
         self.same = self.voxels = 0
         self.figures: list[float] = []
-        self._drawn: list[tuple[np.ndarray, np.ndarray]] = []
+        self._drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, logits: np.ndarray, expected: np.ndarray, sample: Sample, *, of: int) -> None:
         """Count one case of so many."""
@@ -120,10 +121,12 @@ class _Tally:
         self.size = max(self.size, float(np.abs(expected).max()))
         self.same += int((answer == expected.argmax(axis=0)).sum())
         self.voxels += answer.size
-        self.figures.append(self._figure(answer, label, len(logits)))
+        told = covered(sample.case, self._config)
+        self.figures.append(self._figure(answer, label, told))
         judged = np.flatnonzero(label != UNLABELLED)
         drawn = self._rng.permutation(judged)[: max(1, VOXELS // of)]
-        self._drawn.append((logits.reshape(len(logits), -1).T[drawn], label.reshape(-1)[drawn]))
+        labels = label.reshape(-1)[drawn].astype(np.int64)
+        self._drawn.append((logits.reshape(len(logits), -1).T[drawn], labels, told))
 
     def parity(
         self, trained: "_Tally", samples: Sequence[Sample], *, temperature: Temperature
@@ -151,23 +154,27 @@ class _Tally:
         )
 
     def _temperature(self, *, by_class: bool) -> Temperature:
-        logits, labels = map(np.concatenate, zip(*self._drawn, strict=True))
+        logits = np.concatenate([drawn for drawn, _, _ in self._drawn])
+        labels = np.concatenate([drawn for _, drawn, _ in self._drawn])
+        possible = np.concatenate([stands_for(told)[drawn] for _, drawn, told in self._drawn])
+        is_one = (possible.sum(axis=1) == 1).all()
         fit = fit_class_temperatures if by_class else fit_temperature
-        return fit(logits, labels.astype(np.int64))
+        return fit(logits, labels, possible=None if is_one else possible)
 
     def ece(self, temperature: Temperature) -> float:
         """Return the expected calibration error at a temperature."""
         bins = CalibrationBins()
-        for logits, labels in self._drawn:
-            bins.update(softmax(tempered(logits.T, temperature)), labels.astype(np.int64))
+        for logits, labels, told in self._drawn:
+            probabilities = softmax(tempered(logits.T, temperature))
+            bins.update(merged(probabilities, told), labels, told=told)
         return bins.ece
 
 
-def _mean_dice(answer: np.ndarray, label: np.ndarray, classes: int) -> float:
+def _mean_dice(answer: np.ndarray, label: np.ndarray, told: np.ndarray) -> float:
     (answer,) = of_judged_voxels(answer, reference=label)
-    return float(np.mean([dice(answer == i, label == i) for i in range(1, classes)]))
+    return float(np.mean([dice(answer == i, label == i) for i in np.flatnonzero(told) if i]))
 
 
-def _accuracy(answer: np.ndarray, label: np.ndarray, classes: int) -> float:
-    del classes
+def _accuracy(answer: np.ndarray, label: np.ndarray, told: np.ndarray) -> float:
+    del told
     return float((answer == label).mean())

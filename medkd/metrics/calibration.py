@@ -57,6 +57,8 @@ class CalibrationBins:
         probabilities: Float[np.ndarray, " classes *space"],
         labels: Integer[np.ndarray, " *space"],
         mask: Bool[np.ndarray, " *space"] | None = None,
+        *,
+        told: Bool[np.ndarray, " classes"] | None = None,
     ) -> None:
         """Count one case.
 
@@ -64,6 +66,8 @@ class CalibrationBins:
             probabilities: of each class, summing to 1.
             labels: the true class index of each voxel; ``space`` may be the cases of a batch.
             mask: the voxels to count, all by default.
+            told: the classes that the labels tell apart, all by default; others have probability 0
+                and no calibration of their own.
 
         Raises:
             ValueError: the shapes do not fit, the probabilities are none, or a label is no class.
@@ -73,7 +77,7 @@ class CalibrationBins:
         columns, truth = probabilities[:, chosen], labels[chosen].astype(np.intp)
         _check_probabilities(columns)
         check_labels(truth, len(columns))
-        self._count_bins(columns, truth)
+        self._count_bins(columns, truth, told)
         self._count_costs(columns, truth)
 
     def __add__(self, other: "CalibrationBins") -> "CalibrationBins":
@@ -114,12 +118,14 @@ class CalibrationBins:
 
     @property
     def class_ece(self) -> Float[np.ndarray, " classes"]:
-        """ECE of each class's probability against all others.
+        """ECE of each class's probability against all others; NaN where no label told it.
 
         A class's probability is judged wherever it is, not only where it is the highest.
         """
-        seen = self._seen()
-        return np.array([_gap(totals) / seen for totals in self._of_class])
+        self._seen()
+        seen = self._of_class[:, 0].sum(axis=1)
+        gaps = np.array([_gap(totals) for totals in self._of_class])
+        return np.divide(gaps, seen, out=np.full(len(gaps), np.nan), where=seen > 0)
 
     @property
     def mce(self) -> float:
@@ -140,7 +146,7 @@ class CalibrationBins:
     @property
     def static_ece(self) -> float:
         """Mean over classes of ``class_ece`` (static calibration error, Nixon et al. 2019)."""
-        return float(self.class_ece.mean())
+        return float(np.nanmean(self.class_ece))
 
     def totals(self) -> Float[np.ndarray, " 3 bins"]:
         """Count, summed confidence and number correct of each bin; they add up over cases."""
@@ -163,12 +169,14 @@ class CalibrationBins:
             raise ValueError("calibration of no voxels is undefined: nothing was counted")
         return self.voxels
 
-    def _count_bins(self, columns: np.ndarray, truth: np.ndarray) -> None:
+    def _count_bins(self, columns: np.ndarray, truth: np.ndarray, told: np.ndarray | None) -> None:
         confidence = columns.max(axis=0).astype(np.float64)
         correct = columns.argmax(axis=0) == truth
         self._fine += _totals(_fine_index(confidence, self._bins), confidence, correct, self._fine)
         of_class = np.zeros((len(columns), 3, self._bins))
         for number, column in enumerate(columns):
+            if told is not None and not told[number]:
+                continue
             index = np.minimum((column * self._bins).astype(np.intp), self._bins - 1)
             of_class[number] = _totals(index, column, truth == number, of_class[number])
         self._of_class = self._of_class + of_class

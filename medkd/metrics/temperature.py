@@ -7,7 +7,7 @@ which class is the likeliest.
 """
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from scipy import optimize, special
 
 from medkd.metrics.calibration import check_labels
@@ -17,12 +17,21 @@ _TEMPERATURES = (0.05, 20.0)
 
 
 def fit_temperature(
-    logits: Float[np.ndarray, " cases classes"], labels: Integer[np.ndarray, " cases"]
+    logits: Float[np.ndarray, " cases classes"],
+    labels: Integer[np.ndarray, " cases"],
+    *,
+    possible: Bool[np.ndarray, " cases classes"] | None = None,
 ) -> float:
     """Find the temperature in [0.05, 20] that minimises the mean NLL (Guo et al. 2017).
 
     Above 1 the logits were overconfident. Logits that are never wrong have no best temperature:
     the lower, the better. They say nothing about their calibration and keep temperature 1.
+
+    Args:
+        logits: of each class.
+        labels: the true classes.
+        possible: the classes that each label may stand for, where it is not itself alone; their
+            probabilities are then summed.
 
     Raises:
         ValueError: no case, numbers of cases differ, or a label is no class.
@@ -31,12 +40,13 @@ def fit_temperature(
         raise ValueError(f"one label per row: logits {logits.shape}, labels {labels.shape}")
     check_labels(labels, logits.shape[1])
     exact, rows = logits.astype(np.float64), np.arange(len(labels))
-    if (exact.argmax(axis=1) == labels).all():
+    if _is_never_wrong(exact, labels, possible):
         return 1.0
 
     def nll(log_temperature: float) -> float:
         scaled = exact / np.exp(log_temperature)
-        return float((special.logsumexp(scaled, axis=1) - scaled[rows, labels]).mean())
+        truth = scaled[rows, labels] if possible is None else _summed(scaled, possible)
+        return float((special.logsumexp(scaled, axis=1) - truth).mean())
 
     low, high = np.log(_TEMPERATURES)
     best = optimize.minimize_scalar(
@@ -46,24 +56,31 @@ def fit_temperature(
 
 
 def fit_class_temperatures(
-    logits: Float[np.ndarray, " cases classes"], labels: Integer[np.ndarray, " cases"]
+    logits: Float[np.ndarray, " cases classes"],
+    labels: Integer[np.ndarray, " cases"],
+    *,
+    possible: Bool[np.ndarray, " cases classes"] | None = None,
 ) -> tuple[float, ...]:
     """Find the temperature of each class in [0.05, 20] that together minimise the mean NLL.
+
+    Takes the same arguments as ``fit_temperature``.
 
     Raises:
         ValueError: as ``fit_temperature``.
     """
-    start = fit_temperature(logits, labels)
+    start = fit_temperature(logits, labels, possible=possible)
     log_p = special.log_softmax(logits.astype(np.float64), axis=1)
-    if (log_p.argmax(axis=1) == labels).all():
+    if _is_never_wrong(log_p, labels, possible):
         return (1.0,) * logits.shape[1]
-    truth = np.eye(logits.shape[1])[labels]
+    own = np.eye(logits.shape[1])[labels]
 
     def nll(log_temperatures: np.ndarray) -> tuple[float, np.ndarray]:
         scaled = log_p / np.exp(log_temperatures)
         log_q = special.log_softmax(scaled, axis=1)
+        of_truth = (own * log_q).sum(axis=1) if possible is None else _summed(log_q, possible)
+        truth = own if possible is None else possible * np.exp(log_q - of_truth[:, None])
         slope = ((truth - np.exp(log_q)) * scaled).mean(axis=0)
-        return -float((truth * log_q).sum(axis=1).mean()), slope
+        return -float(of_truth.mean()), slope
 
     best = optimize.minimize(
         nll,
@@ -72,6 +89,17 @@ def fit_class_temperatures(
         bounds=[tuple(np.log(_TEMPERATURES))] * logits.shape[1],
     )
     return tuple(map(float, np.exp(best.x)))
+
+
+def _is_never_wrong(logits: np.ndarray, labels: np.ndarray, possible: np.ndarray | None) -> bool:
+    likeliest = logits.argmax(axis=1)
+    right = likeliest == labels if possible is None else possible[np.arange(len(labels)), likeliest]
+    return bool(right.all())
+
+
+def _summed(logits: np.ndarray, possible: np.ndarray) -> np.ndarray:
+    """Return the logarithm of what the possible classes of each row sum to."""
+    return np.asarray(special.logsumexp(np.where(possible, logits, -np.inf), axis=1))
 
 
 def apply_temperature(

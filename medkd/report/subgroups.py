@@ -1,5 +1,6 @@
 """Subgroups: whether a mean hides a group that is served worse."""
 
+import math
 from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, Drawing, legend, svg
@@ -35,7 +36,11 @@ def table(report: Report) -> Table:
 
 def forest(report: Report) -> Drawing | None:
     """Draw each role's figure in each group with its interval."""
-    shown = [group for group in report.subgroups if group.by_role]
+    shown = [
+        group
+        for group in report.subgroups
+        if group.by_role and not any(math.isnan(f.value) for f in group.by_role.values())
+    ]
     if not shown:
         return None
     results = roles_of(report)
@@ -59,7 +64,7 @@ def forest(report: Report) -> Drawing | None:
         svg(draw, height=1.1 + 0.62 * len(shown)),
         f"{sentence(shown[0].figure)} of each model for {names}, with 95 % intervals.",
         "Each group by itself, with the number of its patients and 95 % intervals. Groups of too "
-        "few patients are left out.",
+        "few patients, or without a label of each structure, are left out.",
     )
 
 

@@ -54,7 +54,8 @@ def plots(report: Report) -> Drawing | None:
 
 
 def _panel(axis: Any, result: RoleResult, structure: str) -> None:  # noqa: ANN401
-    pairs = [case.volumes_ml[structure] for case in result.cases]
+    said = [case.volumes_ml for case in result.cases]
+    pairs = [volumes[structure] for volumes in said if structure in volumes]
     axis.plot(
         [(measured + reference) / 2 for measured, reference in pairs],
         [measured - reference for measured, reference in pairs],

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from medkd.config import expand
+from medkd.config import Config, expand
 from medkd.data import phi
+from medkd.data.annotated import covered, in_terms_of
 from medkd.data.check import Cohort
 from medkd.data.samples import Sample, load_samples
 from medkd.errors import DataError
@@ -175,7 +176,7 @@ class _Examination:
 
     def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
         """Refuse channels in another order, and answers that have nothing to do with the labels."""
-        overlap = _overlap(answers, samples, classes=len(self._config.classes))
+        overlap = _overlap(answers, samples, self._config)
         first = 1 if self._config.task is Task.SEGMENTATION else 0
         own = overlap[first:, first:]
         rows, columns = linear_sum_assignment(-own)
@@ -199,14 +200,19 @@ class _Examination:
 
 
 def _overlap(
-    answers: Sequence[np.ndarray], samples: Sequence[Sample], *, classes: int
+    answers: Sequence[np.ndarray], samples: Sequence[Sample], config: Config
 ) -> np.ndarray:
-    """Return the Dice of each reference class (rows) with each answered class, pooled."""
+    """Return the Dice of each reference class (rows) with each answered class, pooled.
+
+    An answered structure that a label does not cover counts where that has another one.
+    """
+    classes = len(config.classes)
     counts = np.zeros((classes, classes))
     for answer, sample in zip(answers, samples, strict=True):
         judged = sample.label.ravel() != UNLABELLED
         truth = sample.label.ravel()[judged].astype(np.int64)
         said = answer.argmax(axis=0).ravel()[judged]
+        said = np.where(truth == 0, in_terms_of(said, covered(sample.case, config)), said)
         counts += np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, -1)
     sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None]
     return 2 * counts / np.maximum(sizes, 1)

@@ -26,7 +26,7 @@ from medkd.models.checkpoint import (
 )
 from medkd.models.cost import macs, parameters
 from medkd.models.zoo import build_for
-from medkd.options import DistillOptions
+from medkd.options import DistillOptions, TrainOptions
 from medkd.predict.teachers import (
     online_teacher,
     softened_by,
@@ -134,7 +134,7 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
     model, train = config.trained_in(name)
     inputs: dict[str, Any] = {
         "model": model.model_dump(),
-        "train": train.model_dump(exclude={"workers"}),
+        "train": _that_shape_weights(train),
         "preprocess": config.preprocess.model_dump(),
         "augment": config.augment.model_dump(),
         "labels": config.data.labels,
@@ -157,6 +157,12 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
         else:
             inputs["soft targets"] = study.stage_digest("soft_targets")
     return inputs
+
+
+def _that_shape_weights(train: TrainOptions) -> dict[str, Any]:
+    """Return options of a training; without class weights as they were when there were none."""
+    unused = set() if train.class_weights else {"class_weights"}
+    return train.model_dump(exclude={"workers", *unused})
 
 
 def _train(
@@ -326,7 +332,7 @@ def _parameters(config: Config, name: str, model: nn.Module, cases: int) -> dict
     values = {
         "model": described.name,
         **{f"model.{key}": value for key, value in described.options.items()},
-        **train.model_dump(exclude={"workers"}),
+        **_that_shape_weights(train),
         "parameters": parameters(model),
         "macs": macs(model, window),
         "training_cases": cases,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
-from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,9 +18,8 @@ from medkd.distill.teacher import OnlineTeacher
 from medkd.errors import ConfigError
 from medkd.options import TrainOptions
 from medkd.train.optim import precision
-from medkd.types import UNLABELLED, Task
+from medkd.train.supervised import Terms, supervised
 
-Terms = dict[str, Tensor]
 Step = Callable[[nn.Module, dict[str, Tensor], int], Terms]  # (model, batch, step number)
 
 CONVOLUTIONS = {4: nn.Conv2d, 5: nn.Conv3d}  # by the axes of [batch, channels, *space]
@@ -36,6 +34,10 @@ class SupervisedStep(nn.Module):
         super().__init__()
         self.config, self.options = config, options
         self.heads = nn.ModuleDict()
+        given = options.class_weights
+        weights = torch.tensor([given.get(name, 1.0) for name in config.classes]) if given else None
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights, persistent=False)
 
     @property
     def layers(self) -> list[str]:
@@ -96,7 +98,7 @@ class SupervisedStep(nn.Module):
         self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Terms]:
         del number, features
-        terms = _supervised(logits, batch, self.config.task)
+        terms = supervised(logits, batch, self.config.task, self.class_weights)
         return torch.stack(list(terms.values())).sum(), terms
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
@@ -155,13 +157,13 @@ class DistillStep(SupervisedStep):
     def _loss(
         self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Terms]:
-        labels = _supervised(logits, batch, self.config.task)
+        labels = supervised(logits, batch, self.config.task, self.class_weights)
         soft, terms = self.objective(logits, batch, number, student=features, teacher=self._said)
-        supervised = self.config.distill.supervised
-        return supervised * torch.stack(list(labels.values())).sum() + soft, labels | terms
+        weight = self.config.distill.supervised
+        return weight * torch.stack(list(labels.values())).sum() + soft, labels | terms
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
-        labels = _supervised(logits, batch, self.config.task)
+        labels = supervised(logits, batch, self.config.task, self.class_weights)
         soft = self.objective.of_answers(logits, batch, number)
         return self.config.distill.supervised * torch.stack(list(labels.values())).sum() + soft
 
@@ -172,29 +174,7 @@ def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor
     for name in {"label", "valid"} & batch.keys():
         voxels = F.interpolate(batch[name][:, None].float(), size=space, mode="nearest-exact")
         resized[name] = voxels[:, 0].to(batch[name].dtype)
+    resized |= {name: batch[name] for name in {"covered"} & batch.keys()}
     if "soft" in batch:
         resized["soft"] = POOLS[len(space) + 2](batch["soft"], list(space))  # type: ignore[arg-type]
     return resized
-
-
-def _supervised(logits: Tensor, batch: Mapping[str, Tensor], task: Task) -> Terms:
-    """Return the terms of what has a label; 0 where nothing of the batch has.
-
-    The batch counts as one image, so its judged voxels do.
-    """
-    label, has_label = batch["label"], batch["label"] != UNLABELLED
-    if not has_label.all():
-        logits, label = logits.movedim(1, -1)[has_label], label[has_label]
-        if task is Task.SEGMENTATION:  # [batch, classes, voxels] of one image
-            logits, label = logits.T[None], label[None]
-    if not label.numel():
-        nothing = logits.sum()
-        return {"cross_entropy": nothing} | (
-            {} if task is Task.CLASSIFICATION else {"dice_loss": nothing}
-        )
-    cross_entropy = F.cross_entropy(logits, label)
-    if task is Task.CLASSIFICATION:
-        return {"cross_entropy": cross_entropy}
-    # batch=True: a class that is absent from one patch is judged with the others
-    dice = DiceLoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
-    return {"dice_loss": dice(logits, label[:, None]), "cross_entropy": cross_entropy}

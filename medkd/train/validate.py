@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from medkd.config import Config
+from medkd.data.annotated import covered, merged_log
 from medkd.data.labels import of_judged_voxels
 from medkd.data.samples import Sample
 from medkd.metrics.classification import auroc
@@ -20,20 +21,23 @@ def validation_figures(
 ) -> dict[str, float]:
     """Score a network on validation cases; the first figure is the one that is maximised.
 
-    Segmentation: Dice by structure on the network's grid, averaged over structures, then cases.
+    Segmentation: Dice by structure on the network's grid, averaged over the cases whose label
+    covers it, then over structures.
     Classification: AUROC. Both: NLL, averaged over voxels, then cases.
     """
     log_p = [predict_log_probabilities(model, sample.image, config) for sample in samples]
-    nll = [_nll(p, sample.label) for p, sample in zip(log_p, samples, strict=True)]
+    nll = [
+        _nll(merged_log(p, covered(sample.case, config)), sample.label)
+        for p, sample in zip(log_p, samples, strict=True)
+    ]
     if config.task is Task.CLASSIFICATION:
         probabilities = np.exp(np.stack(log_p))
         labels = np.array([int(sample.label[0]) for sample in samples])
         return {"auroc": auroc(probabilities, labels), "nll": float(np.mean(nll))}
+    told = np.array([covered(sample.case, config) for sample in samples])
     per_class = {
-        name: float(
-            np.mean(
-                [_dice(p, sample.label[0], index) for p, sample in zip(log_p, samples, strict=True)]
-            )
+        name: _mean_dice(
+            [(p, s) for p, s, own in zip(log_p, samples, told, strict=True) if own[index]], index
         )
         for index, name in enumerate(config.classes)
         if index > 0
@@ -49,6 +53,12 @@ def fitted_temperature(
     """Return the temperature that calibrates a network on validation cases, or one a class."""
     said = (predict_log_probabilities(model, sample.image, config) for sample in samples)
     return fit_on_cases(said, samples, config, by_class=by_class)
+
+
+def _mean_dice(said: Sequence[tuple[np.ndarray, Sample]], index: int) -> float:
+    """Return NaN where no label covers the structure."""
+    found = [_dice(log_p, sample.label[0], index) for log_p, sample in said]
+    return float(np.mean(found)) if found else float("nan")
 
 
 def _dice(log_p: np.ndarray, label: np.ndarray, index: int) -> float:

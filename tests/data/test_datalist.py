@@ -311,3 +311,38 @@ def test_cases_that_another_process_writes_are_not_written_twice(medmnist, make_
     found = read_datalist(study)
     with study.lock():
         assert read_datalist(study) == found
+
+
+ANNOTATED = """image,label,patient,drawn
+a.nii,a-label.nii,p1,lesion
+b.nii,b-label.nii,p2,
+c.nii,c-label.nii,p3,lesion organ
+d.nii,,p4,organ
+e.nii,e-label.nii,p5,organ;
+"""
+
+
+def test_a_column_says_which_structures_a_label_covers(cases):
+    told = [case.annotated for case in cases(ANNOTATED, annotated="drawn")]
+    assert told == [("lesion",), None, None, None, ("organ",)]
+    assert not any(case.attributes for case in cases(ANNOTATED, annotated="drawn"))
+
+
+def test_names_with_spaces_are_separated_by_semicolons(cases):
+    labels = {"left organ": 1, "right organ": 2, "lesion": 3}
+    text = "image,label,patient,drawn\na.nii,l.nii,p1,left organ\nb.nii,m.nii,p2,{}\n"
+    read = cases(text.format("lesion; left organ"), annotated="drawn", labels=labels)
+    assert [case.annotated for case in read] == [("left organ",), ("left organ", "lesion")]
+
+
+def test_the_table_of_a_decathlon_datalist_says_what_its_labels_cover(cases, tmp_path):
+    (tmp_path / "t.csv").write_text("case,patient,drawn\na,p1,organ\nb,p2,lesion\n")
+    read = cases(json.dumps(DECATHLON), name="d.json", table="t.csv", annotated="drawn")
+    assert [case.annotated for case in read] == [("organ",), ("lesion",)]
+
+
+def test_a_structure_that_is_not_declared_and_a_column_that_is_not_there_are_named(cases):
+    with pytest.raises(DataError, match=r"case b: the column 'drawn' names \['spleen'\]"):
+        cases(ANNOTATED.replace("p2,", "p2,spleen"), annotated="drawn")
+    with pytest.raises(DataError, match=r"no column 'covers' \(has image, label, patient, drawn"):
+        cases(ANNOTATED, annotated="covers")

@@ -205,3 +205,15 @@ def test_images_with_one_class_each(make_study, tmp_path):
     assert sorted(batch["label"].tolist()) == [0, 0, 1, 1]
     expected = torch.tensor([[0.9, 0.1], [0.2, 0.8]])[batch["label"]]
     torch.testing.assert_close(batch["soft"], expected, atol=2e-3, rtol=0)
+
+
+def test_a_batch_says_what_its_labels_cover_where_one_covers_a_part(make_study, make_samples):
+    study = make_study(preprocess={"window": (8, 8, 8)})
+    whole, part = make_samples(study, [(9, 9, 9)] * 2)
+    assert "covered" not in PatchDataset([whole, part], study.config, options=options())[0]
+    part = replace(part, case=replace(part.case, annotated=("lesion",)))
+    dataset = PatchDataset([whole, part], study.config, options=options())
+    (batch,) = islice(batches(dataset, options=options(), first_step=0), 1)
+    order = [dataset.case_of(i) for i in dataset.indices_of(0)]
+    told = {whole.case.id: [True, True, True], part.case.id: [True, False, True]}
+    assert batch["covered"].tolist() == [told[case_id] for case_id in order]

@@ -255,3 +255,24 @@ class TestFile:
         (tmp_path / "split.json").write_text(text)
         with pytest.raises(DataError, match=r"split\.json"):
             given_parts(self.CASES, self.FROM_FILE, root=tmp_path)
+
+
+def test_every_part_gets_its_share_of_labels_that_cover_the_same():
+    cases = [
+        replace(case(n, n), annotated=("organ",) if n < 12 else ("lesion",)) for n in range(24)
+    ]
+    strata = strata_of(cases)
+    assert len(set(strata.values())) == 2
+    split = split_cases(cases, HALF, strata=strata)
+    for part, share in (("train", 6), ("validation", 3), ("test", 3)):
+        ids = set(getattr(split, part))
+        assert sum(c.annotated == ("organ",) for c in cases if c.id in ids) == share
+
+
+def test_the_volume_of_what_a_label_does_not_cover_is_not_known():
+    cases = [case(n, n) for n in range(30)]
+    cases[0] = replace(cases[0], annotated=("organ",))
+    volumes = {c.id: {"organ": 1.0, "lesion": float(n)} for n, c in enumerate(cases) if n}
+    strata = strata_of(cases, by=("volume_ml/lesion",), volumes_ml=volumes | {"c0": {"organ": 1.0}})
+    assert strata["0"].endswith("/")
+    assert [strata[str(n)][-1] for n in (1, 15, 29)] == ["0", "1", "2"]

@@ -311,3 +311,17 @@ class TestLayers:
     def test_layers_need_the_teacher_at_hand(self):
         with pytest.raises(ValueError, match=r"set distill\.online: true"):
             objective(self.HINT)
+
+
+def test_where_a_label_covers_a_part_the_target_is_the_teachers_among_the_rest(logits, batch):
+    covered = torch.ones(len(logits), logits.shape[1], dtype=torch.bool)
+    covered[0, 2:] = False
+    label = batch["label"].clone()
+    label[0] = torch.where(label[0] == 1, 1, 0)
+    rest = batch["soft"].clone()
+    rest[0, 1] = -1  # a structure that is covered is not there where the label is background
+    expected = torch.where(label == 1, label, rest.argmax(1))
+    expected[1:] = label[1:]
+    composed = objective({"name": "dkd"})
+    partly = composed(logits, batch | {"label": label, "covered": covered}, 0)
+    torch.testing.assert_close(partly, composed(logits, batch | {"label": expected}, 0))

@@ -80,3 +80,14 @@ def test_a_structure_that_no_image_holds_has_no_price(make, tmp_path):
     assert np.isfinite(ball.price.value)
     assert np.isnan(core.price.value)
     assert core.kept.value == 1  # there is nothing to miss
+
+
+def test_a_structure_is_promised_by_the_cases_whose_label_covers_it(make):
+    config, cases = make("evaluate.promised=0.8")
+    part = [replace(case, annotated=("ball",)) for case in cases[:10]]
+    ball, core = promises(
+        unsure(config), part + cases[10:], part + cases[10:], config, name="student"
+    )
+    assert (ball.calibrated_on, ball.kept.cases) == (len(cases), len(cases))
+    assert (core.calibrated_on, core.kept.cases) == (len(cases) - 10, len(cases) - 10)
+    assert core.kept.value >= 0.8

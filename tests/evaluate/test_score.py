@@ -34,6 +34,13 @@ def believed(label, *, classes, share=1.0):
     return np.where(label == index, share, (1 - share) / (classes - 1))
 
 
+def of_ball_alone(case, folder):
+    """Return a case whose label does not cover the core."""
+    label, path = read_label(case.label), folder / case.label.name
+    nifti.write(path, label.array[0] * (label.array[0] == 1), affine=label.affine)
+    return replace(case, label=path, annotated=("ball",))
+
+
 @pytest.fixture(scope="module")
 def segmented(make_study):
     """Config, test cases and their labels as class indices."""
@@ -102,6 +109,41 @@ class TestSegmentation:
         assert scores.cases[1].lesions == {"core": (1, 0, 0, 0)}
         assert scores.per_class["lesion_sensitivity/core"].value == 0.5
         assert scores.per_class["lesion_ppv/core"].value == 1
+
+    def test_a_structure_is_scored_on_the_cases_whose_label_covers_it(self, segmented, tmp_path):
+        config, cases, labels = segmented
+        drawn = config.evaluate.model_copy(update={"lesions": ("core",)})
+        config = config.model_copy(update={"evaluate": drawn})
+        cases = [of_ball_alone(cases[0], tmp_path), cases[1]]
+        wrong = np.where(labels[0] == 1, 1, 2)  # core everywhere else: nobody can say
+        answer = in_turn(
+            [believed(wrong, classes=3), believed(np.zeros_like(labels[1]), classes=3)],
+            values=config.label_values,
+        )
+        scores = score_segmentation(answer, cases, config, salt=b"salt", name="student")
+        assert scores.per_class["dice/ball"].value == 0.5
+        assert (scores.per_class["dice/core"].value, scores.per_class["dice/core"].cases) == (0, 1)
+        assert scores.headline["dice"].value == 0.25  # over structures: 1 of 2 balls, 0 of 1 core
+        assert "dice/core" not in scores.cases[0].figures
+        assert (scores.failures["misses"], scores.failures["false_alarms"]) == (2, 0)
+        assert scores.per_class["lesion_sensitivity/core"].cases == 1
+        assert scores.agreement.keys() == {"ball"}
+        assert scores.measured("dice/core").tolist() == [1]
+
+    def test_calibration_sums_what_a_label_does_not_tell_apart(self, segmented, tmp_path):
+        config, cases, labels = segmented
+        cases = [of_ball_alone(case, tmp_path) for case in cases]
+        told = [np.where(label == 1, 1, 0) for label in labels]
+        sure, unsure = np.array([0.1, 0.8, 0.1]), np.array([0.55, 0.1, 0.35])
+        p = [np.moveaxis(np.where((t == 1)[..., None], sure, unsure), -1, 0) for t in told]
+        answer = in_turn(p, values=config.label_values)
+        scores = score_segmentation(answer, cases, config, salt=b"salt", name="student")
+        merged = [np.stack([x[0] + x[2], x[1]]) for x in p]
+        bins = CalibrationBins()
+        for x, t in zip(merged, told, strict=True):
+            bins.update(x, t)
+        for figure in ("ece", "brier", "static_ece"):
+            assert scores.headline[figure].value == pytest.approx(getattr(bins, figure))
 
     def test_an_empty_answer_misses_every_structure(self, score, segmented):
         labels = segmented[2]

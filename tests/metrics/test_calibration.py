@@ -196,3 +196,18 @@ def test_bins_that_cannot_be_added_are_refused():
         CalibrationBins() + CalibrationBins(bins=10)
     with pytest.raises(ValueError, match="got 0"):
         CalibrationBins(bins=0)
+
+
+def test_a_class_is_judged_by_the_cases_that_tell_it():
+    p = np.array([[0.7, 0.2], [0.1, 0.7], [0.2, 0.1]])
+    whole, part = CalibrationBins(), CalibrationBins()
+    whole.update(p, np.array([0, 1]))
+    part.update(
+        np.stack([p[0] + p[2], p[1], 0 * p[2]]), np.array([0, 1]), told=np.array([1, 1, 0], bool)
+    )
+    assert part.class_ece[:2] == pytest.approx([(0.1 + 0.3) / 2, (0.1 + 0.3) / 2])
+    assert np.isnan(part.class_ece[2])
+    assert part.static_ece == pytest.approx(0.2)
+    pooled = whole + part
+    assert pooled.class_ece[2] == pytest.approx(whole.class_ece[2])
+    assert PooledCalibration([whole, part]).of(np.array([0, 1])).static_ece == pooled.static_ece

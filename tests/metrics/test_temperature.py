@@ -103,3 +103,15 @@ def test_temperatures_and_logits_that_make_no_sense_are_refused():
         apply_temperature(np.zeros((1, 3)), -1.0, axis=1)
     with pytest.raises(ValueError, match="2 for 3 classes"):
         apply_temperature(np.zeros((1, 3)), (1.0, 2.0), axis=1)
+
+
+@pytest.mark.parametrize("fit", [fit_temperature, fit_class_temperatures])
+def test_a_label_that_may_stand_for_several_classes_is_their_sum(fit):
+    logits, labels = drawn()
+    logits = 3 * logits
+    possible = np.eye(4, dtype=bool)[labels]
+    assert fit(logits, labels, possible=possible) == pytest.approx(fit(logits, labels), rel=1e-3)
+    coarse = np.where(labels == 3, 0, labels)  # 0 may be 3 as well
+    possible = np.eye(4, dtype=bool)[coarse]
+    possible[coarse == 0, 3] = True
+    np.testing.assert_allclose(fit(logits, coarse, possible=possible), 3.0, rtol=0.2)

@@ -54,6 +54,20 @@ def test_labels_alone_give_dice_and_cross_entropy(options, batch):
     torch.testing.assert_close(terms["loss"], sum(expected.values()))
 
 
+def test_class_weights_are_those_of_the_networks_own_training(options, batch):
+    config = options()
+    train = config.student.train.model_copy(update={"class_weights": {"core": 4.0}})
+    step = SupervisedStep(config, train)
+    assert not step.state_dict()  # they are no part of what is saved to go on from
+    terms = step(nn.Identity(), batch, 0)
+    weights = torch.tensor([1.0, 1.0, 4.0])
+    expected = F.cross_entropy(batch["image"], batch["label"], weight=weights)
+    torch.testing.assert_close(terms["cross_entropy"], expected)
+    student = config.student.model_copy(update={"train": train})
+    distilled = DistillStep(config.model_copy(update={"student": student}))(nn.Identity(), batch, 0)
+    torch.testing.assert_close(distilled["cross_entropy"], expected)
+
+
 def test_classification_has_no_dice(options):
     batch = {"image": torch.randn(4, 3), "label": torch.tensor([0, 1, 2, 0])}
     terms = supervised(options(), Task.CLASSIFICATION)(nn.Identity(), batch, 0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,3 +70,39 @@ def test_the_temperature_is_the_one_of_least_nll(said):
 
     least = nll(answers, temperature)
     assert least <= min(nll(answers, 0.9 * temperature), nll(answers, 1.1 * temperature))
+
+
+def test_a_structure_counts_in_the_cases_whose_label_covers_it(said):
+    config, samples, answers = said("segmentation")
+    part = replace(samples[0].case, annotated=("ball",))
+    first, label = answers[0][0], np.where(samples[0].label == 2, 0, samples[0].label)
+    samples = [replace(samples[0], case=part, label=label), *samples[1:]]
+    found = validation_figures(torch.nn.Identity(), samples, config)
+    dice = []
+    for index, chosen in ((1, answers), (2, answers[1:])):
+        masks = [(a.argmax(0) == index, truth[0] == index) for a, truth in chosen]
+        dice.append(np.mean([2 * (p & q).sum() / (p.sum() + q.sum()) for p, q in masks]))
+    assert found["dice/core"] == pytest.approx(dice[1])
+    assert found["dice"] == pytest.approx(np.mean(dice))
+    of_label = np.where(label[0] == 1, first[1], np.logaddexp(first[0], first[2]))
+    rest = [nll([each]) for each in answers[1:]]
+    assert found["nll"] == pytest.approx(np.mean([-of_label.mean(), *rest]))
+
+
+def test_a_label_that_covers_a_part_calibrates_by_what_it_tells(said):
+    config, samples, answers = said("segmentation")
+    parts = [
+        replace(
+            s, case=replace(s.case, annotated=("ball",)), label=np.where(s.label == 2, 0, s.label)
+        )
+        for s in samples
+    ]
+    temperature = fitted_temperature(torch.nn.Identity(), parts, config)
+
+    def of_told(temperature):
+        cooled = [log_softmax(a / temperature, axis=0) for a, _ in answers]
+        pairs = [(c, s.label[0]) for c, s in zip(cooled, parts, strict=True)]
+        return -np.mean([np.where(t == 1, c[1], np.logaddexp(c[0], c[2])).mean() for c, t in pairs])
+
+    least = of_told(temperature)
+    assert least <= min(of_told(0.9 * temperature), of_told(1.1 * temperature))

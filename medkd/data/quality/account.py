@@ -55,8 +55,12 @@ def summary(found: Survey) -> str:
         return f"{told} were read: {len(found.errors)} errors"
     parts = ", ".join(f"{len(ids)} {name}" for name, ids in vars(found.split).items())
     without = sum(case.label is None for case in found.cases.values())
-    more = f"\n{without} have no label: they are in train, for distillation alone"
-    return f"{told} are sound: {parts}" + (more if without else "")
+    more = (
+        f"\n{without} have no label: they are in train, for distillation alone" if without else ""
+    )
+    partly = sum(case.annotated is not None for case in found.cases.values())
+    more += f"\n{partly} labels cover some of the structures alone" if partly else ""
+    return f"{told} are sound: {parts}{more}"
 
 
 def _findings(found: Survey) -> Table:

@@ -54,7 +54,11 @@ def _classes(
             for name, value in config.data.labels.items()
         }
     return {
-        name: {case_id: value in examined[case_id].voxels for case_id in labelled}
+        name: {
+            case_id: value in examined[case_id].voxels
+            for case_id, case in labelled.items()
+            if case.annotated is None or name in case.annotated
+        }
         for name, value in config.data.labels.items()
     }
 

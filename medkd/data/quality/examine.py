@@ -58,6 +58,7 @@ class Examined(BaseModel):
         orientation: axis codes, e.g. RAS; empty in 2D.
         intensities: how its values are spread; None where it could not be read.
         voxels: of each value of its label map.
+        covers: the structures that its label map covers, by the datalist; None for all.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,6 +77,7 @@ class Examined(BaseModel):
     orientation: str = ""
     intensities: Intensities | None = None
     voxels: dict[int, int] = {}
+    covers: tuple[str, ...] | None = None
 
     @property
     def grid(self) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -1,8 +1,12 @@
 """Fitness: whether the parts of a split can carry the study, asked hours before it would end."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
 
 from medkd.config import Config
+from medkd.data.annotated import covered
 from medkd.data.findings import Finding, Level
 from medkd.data.groups import misgrouped
 from medkd.data.quality.examine import Examined
@@ -32,6 +36,8 @@ def unfit(
         yield from _unseen_classes(config, cases, split)
     else:
         yield from _unseen_structures(config, examined, split)
+        yield from _uncovered_structures(config, cases, split)
+        yield from _beyond_annotation(config, cases, examined)
     yield from _gaps(config)
 
 
@@ -54,6 +60,41 @@ def _unseen_structures(
             message = f"no case of the train split holds {name!r} (data.labels says value {value})"
             remedy = "correct data.labels or leave it out, add such cases, or change data.split"
             yield Finding(None, Level.ERROR, message, remedy)
+
+
+def _uncovered_structures(
+    config: Config, cases: Mapping[str, Case], split: Split
+) -> Iterator[Finding]:
+    """Name a structure that no label of a part covers: nobody could select, or judge, by it."""
+    for part, ids in vars(split).items():
+        told = [covered(cases[i], config) for i in ids if cases[i].label is not None]
+        for index in np.flatnonzero(~np.any(told, axis=0)) if told else ():
+            name = config.classes[index]
+            message = f"no label of the {part} split covers {name!r}, by {config.data.annotated!r}"
+            remedy = "add such cases, or deal them with data.split.column or data.split.seed"
+            yield Finding(None, Level.ERROR, message, remedy)
+
+
+def _beyond_annotation(
+    config: Config, cases: Mapping[str, Case], examined: Mapping[str, Examined]
+) -> Iterator[Finding]:
+    """Name the labels that hold a structure which they are said not to cover."""
+    for case in cases.values():
+        told, held = covered(case, config), examined[case.id].voxels
+        beyond = [
+            name
+            for name, value, is_covered in zip(
+                config.classes, config.label_values, told, strict=True
+            )
+            if value in held and not is_covered
+        ]
+        if beyond and isinstance(case.label, Path):
+            message = (
+                f"holds {', '.join(beyond)}, and the column {config.data.annotated!r} says that it "
+                f"covers {', '.join(case.annotated or ())}"
+            )
+            remedy = "name it there if it is drawn wherever it is, or else erase it from the label"
+            yield Finding(case.id, Level.ERROR, message, remedy, case.label)
 
 
 def _gaps(config: Config) -> Iterator[Finding]:

@@ -150,19 +150,27 @@ def _turned(read: Mapping[str, Examined]) -> Iterator[Finding]:
 
 
 def _absent(read: Mapping[str, Examined], config: Config) -> Iterator[Finding]:
-    """Name the labels without a structure that nearly all others hold."""
-    labelled = {case_id: found.voxels for case_id, found in read.items() if found.voxels}
-    if len(labelled) < LEAST_CASES:
-        return
+    """Name the labels without a structure that nearly all others that cover it hold."""
+    labelled = {case_id: found for case_id, found in read.items() if found.voxels}
     holding = {
-        name: sum(value in voxels for voxels in labelled.values())
+        name: {
+            case_id: value in found.voxels
+            for case_id, found in labelled.items()
+            if found.covers is None or name in found.covers
+        }
         for name, value in config.data.labels.items()
     }
-    usual = [name for name, count in holding.items() if count >= EXPECTED * len(labelled)]
-    for case_id, voxels in labelled.items():
-        missed = [name for name in usual if config.data.labels[name] not in voxels]
+    usual = [
+        name
+        for name, held in holding.items()
+        if len(held) >= LEAST_CASES and sum(held.values()) >= EXPECTED * len(held)
+    ]
+    for case_id, found in labelled.items():
+        missed = [name for name in usual if holding[name].get(case_id) is False]
         if missed:
-            empty = "its label is empty: " if set(voxels) <= {0} else ""
-            held = ", ".join(f"{holding[name]} of {len(labelled)} cases" for name in missed)
+            empty = "its label is empty: " if set(found.voxels) <= {0} else ""
+            held = ", ".join(
+                f"{sum(holding[name].values())} of {len(holding[name])} cases" for name in missed
+            )
             message = f"{empty}no {', no '.join(missed)}, which {held} hold"
             yield Finding(case_id, Level.WARNING, message, "draw what is missing, or say so in use")

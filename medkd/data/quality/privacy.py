@@ -79,10 +79,11 @@ def _of_rules(config: Config) -> Iterator[Finding]:
     rules |= {f"series_of.{modality}": rule for modality, rule in reading.series_of.items()}
     for name, rule in rules.items():
         if kind := looks_like((rule and rule.description) or ""):
+            where = f"preprocess.reading.{name}.description"
             yield Finding(
                 None,
                 Level.ERROR,
-                f"preprocess.reading.{name}.description seems to hold {kind}, and releases carry it",
+                f"{where} seems to hold {kind}, and releases carry it",
                 "give a pattern of the protocol alone, such as *T1*",
             )
 

@@ -80,7 +80,10 @@ def survey(study: Study, *, keep: bool = False) -> Survey:
     config, listed = study.config, read_datalist(study)
     is_kept = keep or (study.folder / FOLDER / EXAMINED).is_file()
     kept = Kept(study.folder / FOLDER / EXAMINED if is_kept else None, config)
-    examined = dict(zip([case.id for case in listed], _examined(listed, config, kept), strict=True))
+    examined = {
+        case.id: _as_annotated(case, found)
+        for case, found in zip(listed, _examined(listed, config, kept), strict=True)
+    }
     strata = splits.strata_of(
         listed, by=config.data.split.stratify, volumes_ml=_volumes_ml(config, examined)
     )
@@ -88,7 +91,7 @@ def survey(study: Study, *, keep: bool = False) -> Survey:
     cases = {case.id: case for case in listed}
     if split:
         for case_id in _hidden(config, listed, split):
-            cases[case_id] = replace(cases[case_id], label=None)
+            cases[case_id] = replace(cases[case_id], label=None, annotated=None)
             seen = examined[case_id]
             examined[case_id] = seen.model_copy(update={"files": seen.image, "voxels": {}})
     balanced = tuple(balance(cases, examined, split, config)) if split else ()
@@ -125,6 +128,14 @@ def _examined(cases: Sequence[Case], config: Config, kept: Kept) -> Iterator[Exa
             yield found
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the cases being read, not for all
+
+
+def _as_annotated(case: Case, found: Examined) -> Examined:
+    """Add which structures a label covers, which belongs to the identity of its files."""
+    if case.annotated is None:
+        return found
+    files = digest(found.files, case.annotated)
+    return found.model_copy(update={"files": files, "covers": case.annotated})
 
 
 def _volumes_ml(config: Config, examined: Mapping[str, Examined]) -> dict[str, dict[str, float]]:

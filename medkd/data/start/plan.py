@@ -24,6 +24,8 @@ QUICK = {2: 256 * 256, 3: 64 * 64 * 64}  # for two CPU cores
 WHOLE = {2: 224, 3: 64}  # edge of an image that is classified, at most
 RARE = {Task.SEGMENTATION: 0.005, Task.CLASSIFICATION: 0.15}  # share below which weights help
 HEAVIEST = 10.0  # weight of a class
+VERY_RARE = 0.0005  # share of the voxels below which cross-entropy hardly sees a structure
+UNEVEN = 3  # times as frequent as the rarest: a class beside which that one is weighted
 THIN = 12  # voxels: finer structures need a network that computes at full resolution
 LEAST_FOR_FOLDS = 25  # patients
 
@@ -177,6 +179,25 @@ def _weights(data: Fingerprint) -> Choice:
     return Choice([float(f"{weight:.2g}") for weight in weights], f"{said}: inverse root of shares")
 
 
+def _of_labels(data: Fingerprint) -> Choice:
+    """Weight rare classes in the cross-entropy of labels; Dice finds structures as they are."""
+    shares = {name: share for name, share in data.shares.items() if share}
+    rarest = min(shares, key=shares.__getitem__)
+    least, most = shares[rarest], max(shares.values())
+    if data.task is Task.CLASSIFICATION:
+        raw = {name: most / share for name, share in shares.items()}
+        is_asked = least < RARE[data.task] and most >= UNEVEN * least
+        why = f"{rarest} takes {least:.2%} of the cases: inverse frequency"
+    else:
+        raw = {n: 2 * (VERY_RARE / s) ** 0.5 for n, s in shares.items() if s < VERY_RARE}
+        is_asked = bool(raw)
+        why = f"{rarest} takes {least:.3%} of the voxels: cross-entropy would hardly see it"
+    if not is_asked:
+        return Choice({})
+    weights = {name: float(f"{min(weight, HEAVIEST):.2g}") for name, weight in raw.items()}
+    return Choice({n: w for n, w in weights.items() if w > 1}, f"{why}, at most {HEAVIEST:g}")
+
+
 def _schedule(data: Fingerprint) -> Plan:
     batch = {2: 4, 3: 2}[data.dims]
     if data.task is Task.CLASSIFICATION:  # one answer an image, so a batch needs more of them
@@ -185,10 +206,13 @@ def _schedule(data: Fingerprint) -> Plan:
     every = max(50, steps // 10)
     rate = 0.002 if data.task is Task.SEGMENTATION else 0.001
     folds = 5 if data.patients >= LEAST_FOR_FOLDS else 1
+    weights = _of_labels(data)
+    more = {"class_weights": weights.value} if weights.value else {}
+    why = f"; class weights: {weights.why}" if more else ""
     return {
         "teacher.train": Choice(
-            {"steps": steps, "batch": batch, "learning_rate": rate, "validate_every": every},
-            f"about {steps * batch / data.cases:.0f} passes over {data.cases} cases",
+            {"steps": steps, "batch": batch, "learning_rate": rate, "validate_every": every} | more,
+            f"about {steps * batch / data.cases:.0f} passes over {data.cases} cases{why}",
         ),
         "student.train": Choice(
             {
@@ -196,7 +220,8 @@ def _schedule(data: Fingerprint) -> Plan:
                 "batch": batch,
                 "learning_rate": 2 * rate,
                 "validate_every": 2 * every,
-            },
+            }
+            | more,
             "twice the steps at twice the rate: a small network bears both",
         ),
         "full.folds": Choice(folds, "soft targets out of fold" if folds > 1 else "few patients"),

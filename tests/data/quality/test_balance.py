@@ -58,3 +58,11 @@ def test_a_shift_beyond_chance_is_named_and_chance_is_not(made, config):
 def test_names_dates_and_constants_are_no_groups(made, config, value):
     rows, _ = found(made, config, column=value)
     assert [row.what for row in rows] == ["organ", "lesion"]
+
+
+def test_a_structure_is_counted_among_the_labels_that_cover_it(made, config):
+    cases, examined, split = made
+    cases = cases | {i: replace(cases[i], annotated=("organ",)) for i in split.test[:5]}
+    organ, lesion = balance(cases, examined, split, config)
+    assert organ.of == {"train": 30, "validation": 10, "test": 20}
+    assert lesion.of == {"train": 30, "validation": 10, "test": 15}

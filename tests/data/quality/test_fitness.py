@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from medkd.data.findings import Level
@@ -36,3 +38,23 @@ def test_every_fold_needs_a_patient(cohort, config, folds, errors):
     teacher = config.teacher.model_copy(update={"folds": folds})
     levels = [level for level, _ in found(cohort, config.model_copy(update={"teacher": teacher}))]
     assert levels.count(Level.ERROR) == errors
+
+
+def with_annotated(cases, **annotated):
+    return cases | {i: replace(cases[i], annotated=told) for i, told in annotated.items()}
+
+
+def test_each_part_needs_a_label_that_covers_each_structure(cohort, config):
+    cases, examined = cohort(4, changes={2: {"voxels": {0: 900, 1: 100}}})
+    cases = with_annotated(cases, c002=("organ",))
+    (error,) = (e for e in unfit(config, cases, examined, SPLIT) if e.level is Level.ERROR)
+    assert "no label of the validation split covers 'lesion'" in error.line
+
+
+def test_a_label_that_holds_what_it_does_not_cover_is_an_error(cohort, config):
+    cases, examined = cohort(4)
+    cases = with_annotated(cases, c001=("lesion",))
+    (error,) = (e for e in unfit(config, cases, examined, SPLIT) if e.level is Level.ERROR)
+    assert (error.case, error.file) == ("c001", cases["c001"].label)
+    assert "holds organ, and the column" in error.message
+    assert "says that it covers lesion" in error.message

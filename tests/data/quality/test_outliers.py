@@ -54,3 +54,10 @@ def test_all_that_is_odd_of_one_case_is_one_finding(cohort, config):
 def test_of_few_cases_nobody_can_say_what_is_usual(cohort, config):
     _, examined = cohort(9, changes={3: {"shape": (9, 9, 9)}})
     assert list(outliers(examined, config)) == []
+
+
+def test_a_label_lacks_only_what_it_covers(cohort, config):
+    bare = {"voxels": {0: 900, 1: 100}}
+    _, examined = cohort(40, changes={3: bare | {"covers": ("organ",)}, 4: bare})
+    (finding,) = outliers(examined, config)
+    assert (finding.case, finding.message) == ("c004", "no lesion, which 38 of 39 cases hold")

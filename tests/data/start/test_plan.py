@@ -97,3 +97,28 @@ def test_every_choice_that_follows_from_the_data_says_why():
         assert chosen[f"preprocess.{key}"].why
     for key in ("teacher.model", "student.model", "teacher.train", "distill.class_weights"):
         assert chosen[key].why
+
+
+def weights_of(**changes):
+    found = plan(data(**changes))
+    teacher, student = (found[f"{role}.train"] for role in ("teacher", "student"))
+    assert teacher.value.get("class_weights") == student.value.get("class_weights")
+    return teacher.value.get("class_weights"), teacher.why
+
+
+def test_a_rare_class_weighs_by_its_inverse_frequency_in_what_labels_teach():
+    shares = {"well": 0.9, "ill": 0.09, "very ill": 0.01}
+    weights, why = weights_of(task=Task.CLASSIFICATION, shares=shares)
+    assert weights == {"ill": 10, "very ill": 10}
+    assert "very ill takes 1.00% of the cases: inverse frequency, at most 10" in why
+    even = {str(n): 0.1 for n in range(10)}  # many classes, of which none is rare beside others
+    for shares in (even, {"well": 0.7, "ill": 0.3}):
+        assert weights_of(task=Task.CLASSIFICATION, shares=shares)[0] is None
+
+
+def test_only_a_structure_of_few_voxels_weighs_more_in_what_labels_teach():
+    shares = {"background": 0.96, "organ": 0.03980, "lesion": 0.0002}
+    weights, why = weights_of(shares=shares)
+    assert weights == {"lesion": pytest.approx(3.2)}
+    assert "lesion takes 0.020% of the voxels" in why
+    assert weights_of(shares={"background": 0.9, "organ": 0.099, "lesion": 0.001})[0] is None
