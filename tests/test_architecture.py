@@ -11,12 +11,7 @@ HEAVY = (
 )
 ROOT = Path(__file__).parents[1]
 UNTESTED = {  # modules without a test of their own name, and who tests them instead
-    "data/dicom/frames.py": "the tests of reading DICOM",
-    "data/quality/survey.py": "tests/data/test_check.py, for which it finds everything",
-    "data/start/dicom_tree.py": "test_layouts.py, which recognises it",
     "data/start/layout.py": "nobody: two records without logic",
-    "data/start/medmnist_file.py": "test_init.py, which starts a study of such a file",
-    "device/dicom/answer.py": "the tests of the outputs of a device",
 }
 
 

@@ -67,8 +67,8 @@ def _refuse_elsewhere(path: Path, uids: set[str], grid: Volume) -> None:
 
 def _values(path: Path, names: Mapping[int, str], labels: Mapping[str, int]) -> dict[int, int]:
     """Return the value of each structure that ``labels`` name, by the structure's number."""
-    known = {_plain(name): value for name, value in labels.items()}
-    values = {number: known[_plain(n)] for number, n in names.items() if _plain(n) in known}
+    known = {plain(name): value for name, value in labels.items()}
+    values = {number: known[plain(n)] for number, n in names.items() if plain(n) in known}
     if not values:
         listed = ", ".join(repr(name) for name in names.values()) or "nothing"
         raise DataError(
@@ -78,7 +78,13 @@ def _values(path: Path, names: Mapping[int, str], labels: Mapping[str, int]) -> 
     return values
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a structure's name as it is compared.
+
+    Example:
+        >>> plain("Left_Lung "), plain("left-lung")
+        ('left lung', 'left lung')
+    """
     return re.sub(r"[\W_]+", " ", name).strip().casefold()
 
 

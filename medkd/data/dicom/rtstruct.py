@@ -24,6 +24,17 @@ def names_of(header: Dataset) -> dict[int, str]:
     }
 
 
+def enclosing(header: Dataset) -> dict[int, str]:
+    """Return the names of those structures that are drawn as something that encloses voxels."""
+    drawn = {
+        int(item.ReferencedROINumber)
+        for item in header.get("ROIContourSequence") or ()
+        for contour in item.get("ContourSequence") or ()
+        if str(contour.get("ContourGeometricType", "")) in CLOSED
+    }
+    return {number: name for number, name in names_of(header).items() if number in drawn}
+
+
 def frame_uids(header: Dataset) -> set[str]:
     """Return the frames of reference that it was drawn in."""
     found = {

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.orientations import aff2axcodes
@@ -93,18 +93,23 @@ class Examined(BaseModel):
 
 
 def examine(
-    case: Case, config: Config | None = None, *, labels: Mapping[str, int] | None = None
+    case: Case,
+    config: Config | None = None,
+    *,
+    labels: Mapping[str, int] | None = None,
+    overlap: Literal["refuse", "last"] = "refuse",
 ) -> Examined:
     """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
 
     Without a config, which says what to expect, it is read and not judged; ``labels`` are then the
-    structures of a SEG or RTSTRUCT, and the values they get.
+    structures of a SEG or RTSTRUCT, and the values they get; ``overlap`` is as of the options.
     """
     findings: list[Finding] = []
     known: dict[str, Any] = {}
     file = case.image
     try:
         options = options_of(case, config)
+        options = options if config else options.model_copy(update={"overlap": overlap})
         for file in case.images:
             _there(file)
         names = config.preprocess.modalities if config else ()

@@ -3,26 +3,24 @@
 Cases and patients get running numbers: the ids in the headers stay in the headers.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 
+from medkd.data.dicom import is_dicom, rtstruct, segmentation
+from medkd.data.dicom.header import read_dataset
+from medkd.data.dicom.reference import plain
 from medkd.data.reading import SERIES
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 from medkd.types import Task
 
-REFERENCES = ("SEG", "RTSTRUCT")
-TAGS = [
-    *("SeriesInstanceUID", "Modality", "PatientID", "Manufacturer", "SegmentSequence"),
-    *("ReferencedSeriesSequence", "StructureSetROISequence", "ReferencedFrameOfReferenceSequence"),
-]
-MAGIC_AT, MAGIC = 128, b"DICM"
+REFERENCES = {"SEG": segmentation.names_of, "RTSTRUCT": rtstruct.enclosing}
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def recognise(folder: Path) -> Layout | None:
     rows = list(_rows(references, series))
     if not rows:
         raise DataError(f"{folder}: SEG or RTSTRUCT, but not the image series they refer to")
-    names = sorted({name for found in references for name in found.names})
+    names = _structures(references)
     modalities = {of[0].modality for of in series.values()}
     return Layout(
         name="DICOM with SEG or RTSTRUCT",
@@ -89,6 +87,14 @@ def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterat
                 )
 
 
+def _structures(references: list[_Object]) -> list[str]:
+    """Return the names of all structures, each as it is written most often."""
+    spelt: dict[str, Counter[str]] = defaultdict(Counter)
+    for name in (name for found in references for name in found.names):
+        spelt[plain(name)][name] += 1
+    return sorted(counts.most_common(1)[0][0] for key, counts in spelt.items() if key)
+
+
 def _is_shared(series: dict[str, list[_Object]], uid: str) -> bool:
     """Whether files of another series lie in the folder of this one."""
     place = _place(series[uid])
@@ -102,20 +108,17 @@ def _place(files: list[_Object]) -> Path:
 
 
 def _objects(folder: Path) -> Iterator[_Object]:
+    most = ReadingOptions().memory_bytes
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and _is_dicom(path):
+        if path.is_file() and not path.name.startswith(".") and is_dicom(path):
             try:
-                yield _object(path, dcmread(path, stop_before_pixels=True, specific_tags=TAGS))
-            except (InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
+                yield _object(path, read_dataset(path, memory_bytes=most, all_attributes=True))
+            except (DataError, AttributeError, TypeError, ValueError):
                 continue  # named by the check, if a case needs it
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
-
-
 def _object(path: Path, header: Dataset) -> _Object:
+    names_of = REFERENCES.get(str(header.get("Modality", "")))
     return _Object(
         path=path,
         series=str(header.SeriesInstanceUID),
@@ -123,7 +126,7 @@ def _object(path: Path, header: Dataset) -> _Object:
         patient=str(header.get("PatientID", "")),
         maker=str(header.get("Manufacturer", "")),
         refers_to=tuple(_referred(header)),
-        names=tuple(_names(header)),
+        names=tuple(names_of(header).values()) if names_of else (),
     )
 
 
@@ -134,10 +137,3 @@ def _referred(header: Any) -> Iterator[str]:  # noqa: ANN401
         for study in frame.get("RTReferencedStudySequence", ()):
             for item in study.get("RTReferencedSeriesSequence", ()):
                 yield str(item.SeriesInstanceUID)
-
-
-def _names(header: Any) -> Iterator[str]:  # noqa: ANN401
-    for item in header.get("SegmentSequence", ()):
-        yield str(item.SegmentLabel)
-    for item in header.get("StructureSetROISequence", ()):
-        yield str(item.ROIName)

@@ -66,6 +66,11 @@ def fingerprint(
     if not read:
         reasons = [finding.line for found in examined.values() for finding in found.findings]
         raise DataError.of(["no case can be read", *reasons[:5]])
+    if not any(
+        seen.voxels or isinstance(cases[name].label, int) for name, seen in examined.items()
+    ):
+        reasons = [finding.line for found in read for finding in found.findings]
+        raise DataError.of(["no label can be read, or all are empty", *reasons[:5]])
     axes = Counter(len(found.shape) for found in read)
     if len(axes) > 1:
         raise DataError(f"pictures and volumes are mixed ({axes[2]} and {axes[3]}); separate them")

@@ -5,6 +5,7 @@ What a machine can know comes from reading every case once. What only people kno
 
 import csv
 import io
+import itertools
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from medkd.study import write_atomic
 from medkd.types import Case, Task
 
 PATIENT_COLUMNS = ("patient", "subject", "participant", "person", "group")
+OVERLAP = "preprocess.reading.overlap"  # is the remedy of structures that share voxels
 COVERED = 0.9  # of the cases have to be in a table that is taken for theirs
 
 
@@ -89,6 +92,9 @@ def _started(layout: Layout, data: Path, config: Path) -> Started:
     if len(cases) < len(rows):
         raise DataError(f"{data}: two cases go by one name; rename their files")
     examined = _examined(list(cases.values()), layout.labels)
+    if any(OVERLAP in finding.line for seen in examined.values() for finding in seen.findings):
+        layout = _nested(layout, cases)
+        examined = _examined(list(cases.values()), layout.labels, overlap="last")
     labels = dict(layout.labels) or _labels(layout.task, examined)
     rows, known = _with_patients(rows, cases, examined)
     found = fingerprint({row.case: _case(row) for row in rows}, examined, labels)
@@ -106,9 +112,25 @@ def _case(row: Row) -> Case:
     return Case(row.case, row.image, row.label, patient, row.attributes, row.further)
 
 
-def _examined(cases: Sequence[Case], labels: Mapping[str, int]) -> dict[str, Examined]:
+def _nested(layout: Layout, cases: Mapping[str, Case]) -> Layout:
+    """Order structures that share voxels by size: the later, and smaller, are to keep them."""
+    sizes: dict[str, int] = {}
+    for name, case in itertools.product(layout.labels, cases.values()):
+        if name not in sizes and (voxels := examine(case, labels={name: 1}).voxels.get(1)):
+            sizes[name] = voxels
+    ordered = sorted(layout.labels, key=lambda name: -sizes.get(name, 0))
+    labels = {name: number for number, name in enumerate(ordered, start=1)}
+    return replace(layout, labels=labels, has_overlaps=True)
+
+
+def _examined(
+    cases: Sequence[Case],
+    labels: Mapping[str, int],
+    *,
+    overlap: Literal["refuse", "last"] = "refuse",
+) -> dict[str, Examined]:
     with ThreadPoolExecutor() as pool:
-        seen = pool.map(partial(examine, labels=labels), cases)
+        seen = pool.map(partial(examine, labels=labels, overlap=overlap), cases)
         shown = progress(seen, "read", total=len(cases))
         return dict(zip([case.id for case in cases], shown, strict=True))
 

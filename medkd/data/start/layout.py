@@ -48,6 +48,7 @@ class Layout:
         title: of the data set.
         source: the file that lists the cases, where there is one.
         modalities: names of the channels, where they are several measurements.
+        has_overlaps: whether structures share voxels, which the later in ``labels`` keep.
     """
 
     name: str
@@ -59,3 +60,4 @@ class Layout:
     title: str = ""
     source: Path | None = None
     modalities: tuple[str, ...] = ()
+    has_overlaps: bool = False

@@ -57,7 +57,7 @@ class Receiver:
         self._memory_bytes, self._together = memory_bytes, together
         self._lock = threading.Lock()
         self._open: dict[int, set[str]] = {}  # series, or studies, by association
-        self._refused: set[int] = set()  # associations that lack an object
+        self._refused: dict[int, set[str]] = {}  # objects that associations lack
         self._incoming: dict[int, int] = {}  # bytes of the object that is arriving
         self._server: Any = None
 
@@ -99,10 +99,13 @@ class Receiver:
             return set().union(*self._open.values())
 
     def _store(self, event: Any) -> int:  # noqa: ANN401
-        status = self._kept(event)
-        if status != SUCCESS:
-            with self._lock:
-                self._refused.add(id(event.assoc))
+        status, uid = self._kept(event), str(event.request.AffectedSOPInstanceUID)
+        with self._lock:
+            lacking = self._refused.setdefault(id(event.assoc), set())
+            if status == SUCCESS:  # it may have been refused before
+                lacking.discard(uid)
+            else:
+                lacking.add(uid)
         return status
 
     def _kept(self, event: Any) -> int:  # noqa: ANN401
@@ -175,8 +178,7 @@ class Receiver:
         with self._lock:
             key = id(event.assoc)
             self._incoming.pop(key, None)
-            is_whole = key not in self._refused
-            self._refused.discard(key)
+            is_whole = not self._refused.pop(key, None)
             return self._open.pop(key, set()), is_whole
 
     def _rejected(self, event: Any) -> None:  # noqa: ANN401

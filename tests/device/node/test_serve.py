@@ -3,6 +3,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 
 import highdicom  # noqa: TID253
@@ -15,7 +16,7 @@ from medkd.device import load
 from medkd.device.dicom.source import Source
 from medkd.device.inputs import find_inputs
 from medkd.device.node.options import NodeOptions, Peer
-from medkd.device.node.serve import serve
+from medkd.device.node.serve import BROKEN_OFF, serve
 from medkd.device.node.spool import key_of
 from medkd.errors import ReleaseError
 
@@ -120,6 +121,24 @@ def test_the_same_series_sent_again_gets_the_same_answer_byte_for_byte(
         association.release()
         until(lambda times=times: len(peer.got) == times)
     assert peer.got[0] == peer.got[1]
+
+
+def test_what_broke_off_and_comes_again_as_a_whole_is_answered_as_that(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    images = objects_of(write_series(tmp_path / "one"))
+    node = start_node(release_3d, patience_s=2)
+    manifest, whole = load(release_3d).manifest, Source(tuple(images))
+    part = replace(whole, is_whole=False)
+    expected = [each.uid(manifest, "segmentation") for each in (part, whole, whole)]
+    for number, end in enumerate(("abort", "release", "abort"), start=1):
+        association = associate(node)
+        send(association, images)
+        getattr(association, end)()
+        until(lambda number=number: len(peer.got) == number)
+    assert [uid for uid, _ in peer.got] == expected
+    said = [decoded(content).SeriesDescription.endswith(BROKEN_OFF) for _, content in peer.got]
+    assert said == [True, False, False]
 
 
 def test_late_images_of_a_series_that_was_removed_get_no_answer_of_their_own(

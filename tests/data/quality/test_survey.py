@@ -1,0 +1,71 @@
+import pytest
+
+from medkd.data.findings import Level
+from medkd.data.quality import survey as module
+from medkd.data.quality.survey import survey
+from tests.data.test_check import SPLIT, write_case
+
+
+@pytest.fixture
+def study(tmp_path, make_study):
+    """Return a maker of a study of eight cases of four patients."""
+    lines = ["case,image,label,patient"]
+    for number in range(8):
+        write_case(tmp_path, f"c{number}", seed=number)
+        lines.append(f"c{number},c{number}.nii.gz,c{number}-label.nii.gz,p{number // 2}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines))
+    return lambda **split: make_study(data={"split": SPLIT | split})
+
+
+def test_every_case_is_examined_and_dealt(study):
+    found = survey(study())
+    assert list(found.cases) == list(found.examined) == [f"c{number}" for number in range(8)]
+    assert found.patients == 4
+    assert not found.errors
+    dealt = [case for part in vars(found.split).values() for case in part]
+    assert sorted(dealt) == sorted(found.cases)
+    assert set(found.strata) == {f"p{number}" for number in range(4)}
+
+
+def test_findings_of_all_kinds_come_worst_first(study, tmp_path):
+    (tmp_path / "c3.nii.gz").write_bytes(b"damaged")
+    found = survey(study())
+    assert [finding.case for finding in found.errors] == ["c3"]
+    order = [list(Level).index(finding.level) for finding in found.findings]
+    assert order == sorted(order)
+
+
+def test_what_was_seen_is_remembered_until_a_file_changes(study, tmp_path, monkeypatch):
+    seen = []
+    examine = module.examine
+    monkeypatch.setattr(module, "examine", lambda *a: seen.append(a[0].id) or examine(*a))
+    first = survey(study(), keep=True)
+    assert len(seen) == 8
+    assert survey(study()).examined == first.examined
+    assert len(seen) == 8
+    write_case(tmp_path, "c5", seed=99)
+    after = survey(study())
+    assert seen[8:] == ["c5"]
+    assert after.digest_of(["c5"]) != first.digest_of(["c5"])
+    assert after.digest_of(["c4"]) == first.digest_of(["c4"])
+
+
+def test_a_study_that_is_only_looked_at_leaves_nothing_behind(study):
+    survey(study())
+    assert not study().folder.exists()
+
+
+def test_labels_that_are_to_be_hidden_are_gone(study):
+    found = survey(study(labelled=2))
+    train = [found.cases[case] for case in found.split.train]
+    hidden = [case.id for case in train if case.label is None]
+    assert len(train) - len(hidden) == 2
+    assert all(found.examined[case].voxels == {} for case in hidden)
+    assert all(found.cases[case].label for case in found.split.test)
+
+
+def test_a_split_that_is_none_is_a_finding(study):
+    found = survey(study(column="part"))
+    assert found.split is None
+    assert found.balance == ()
+    assert found.errors

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
+
+from medkd.config import load
+from medkd.data.quality.examine import examine
+from medkd.data.start.dicom_tree import recognise
+from medkd.data.start.init import init
+from medkd.errors import DataError
+from medkd.types import Case
+from tests.data.test_reading import slice_of
+
+SIZE, DEPTH = 24, 8
+
+
+def item(**values):
+    made = Dataset()
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made
+
+
+def write_images(folder, uid, *, seed, patient="MRN0042"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for number in range(DEPTH):
+        image = slice_of(uid, number, 0)
+        image.Rows = image.Columns = SIZE
+        image.PixelData = rng.integers(0, 200, (SIZE, SIZE), np.uint8).tobytes()
+        image.PatientID, image.PatientName, image.Manufacturer = patient, "DOE^JANE", "Maker"
+        image.FrameOfReferenceUID = f"{uid}.9"
+        image.save_as(folder / f"{uid}-{number}.dcm", enforce_file_format=True)
+
+
+def circle(radius):
+    """Return the outlines of a cylinder on the slices between the first and the last."""
+    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    flat = SIZE / 2 + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    for number in range(1, DEPTH - 1):
+        points = np.column_stack([flat, np.full(len(flat), number)])
+        yield item(ContourGeometricType="CLOSED_PLANAR", ContourData=points.round(3).ravel().tolist())
+
+
+def write_outlines(path, uid, structures, *, patient="MRN0042"):
+    """Write an RTSTRUCT; ``structures`` are radii by name, or None for a point."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = item(SOPClassUID=RTStructureSetStorage, SOPInstanceUID=f"{uid}.5", Modality="RTSTRUCT")
+    made.SeriesInstanceUID, made.PatientID = f"{uid}.6", patient
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    made.ReferencedFrameOfReferenceSequence = [
+        item(
+            FrameOfReferenceUID=f"{uid}.9",
+            RTReferencedStudySequence=[
+                item(RTReferencedSeriesSequence=[item(SeriesInstanceUID=uid)])
+            ],
+        )
+    ]
+    numbered = list(enumerate(structures, start=1))
+    made.StructureSetROISequence = [item(ROINumber=n, ROIName=name) for n, name in numbered]
+    made.ROIContourSequence = [
+        item(
+            ReferencedROINumber=n,
+            ContourSequence=[item(ContourGeometricType="POINT", ContourData=[1, 1, 1])]
+            if structures[name] is None
+            else list(circle(structures[name])),
+        )
+        for n, name in numbered
+    ]
+    made.save_as(path, enforce_file_format=True)
+
+
+def test_series_go_with_the_outlines_that_refer_to_them_and_nothing_tells_the_patient(tmp_path):
+    for number, patient in enumerate(["MRN0042", "MRN0007", "MRN0042"]):
+        uid = f"1.2.{number}"
+        write_images(tmp_path / f"s{number}" / "ct", uid, seed=number, patient=patient)
+        write_outlines(tmp_path / f"s{number}" / "rs.dcm", uid, {"organ": 4}, patient=patient)
+    write_images(tmp_path / "unrelated", "1.2.77", seed=7)
+    found = recognise(tmp_path)
+    assert found.labels == {"organ": 1}
+    assert [row.case for row in found.rows] == ["case_001", "case_002", "case_003"]
+    assert [row.image for row in found.rows] == [tmp_path / f"s{n}" / "ct" for n in range(3)]
+    assert len({row.patient for row in found.rows}) == 2
+    assert found.rows[0].patient == found.rows[2].patient
+    assert not any(text in repr(found.rows) for text in ("MRN", "DOE", "1.2.0"))
+
+
+def test_series_of_one_folder_are_told_apart(tmp_path):
+    for uid in ("1.2.1", "1.2.2"):
+        write_images(tmp_path, uid, seed=int(uid[-1]))
+        write_outlines(tmp_path / f"{uid}.dcm", uid, {"organ": 4})
+    assert [row.attributes["series_uid"] for row in recognise(tmp_path).rows] == ["1.2.1", "1.2.2"]
+
+
+def test_a_structure_is_one_however_it_is_spelt_and_a_point_is_none(tmp_path):
+    for number, name in enumerate(["Left Lung", "left_lung", "Left Lung"]):
+        uid = f"1.2.{number}"
+        write_images(tmp_path / uid, uid, seed=number)
+        write_outlines(tmp_path / f"{uid}.dcm", uid, {name: 4, "isocentre": None})
+    assert recognise(tmp_path).labels == {"Left Lung": 1}
+
+
+def test_of_structures_in_one_another_the_smaller_keeps_what_they_share(tmp_path):
+    for number in range(4):
+        uid, patient = f"1.2.{number}", f"P{number}"
+        write_images(tmp_path / "data" / uid, uid, seed=number, patient=patient)
+        outlines = {"aorta": 3, "body": 9}
+        write_outlines(tmp_path / "data" / f"{uid}.dcm", uid, outlines, patient=patient)
+    made = init(tmp_path / "data", tmp_path / "study")
+    config = load(made.config)
+    assert config.data.labels == {"body": 1, "aorta": 2}
+    assert config.preprocess.reading.overlap == "last"
+    row = made.layout.rows[0]
+    voxels = examine(Case("c", row.image, row.label, "p"), config).voxels
+    assert voxels[1] > voxels[2] > 0
+
+
+def test_labels_that_cannot_be_read_are_an_error_that_says_why(tmp_path):
+    for number in range(2):
+        uid = f"1.2.{number}"
+        write_images(tmp_path / "data" / uid, uid, seed=number)
+        write_outlines(tmp_path / "data" / f"{uid}.dcm", uid, {"organ": 4})
+        path = tmp_path / "data" / f"{uid}.dcm"
+        path.write_bytes(path.read_bytes().replace(f"{uid}.9".encode(), f"{uid}.8".encode()))
+    with pytest.raises(DataError, match=r"no label can be read.*\n.*another frame of reference"):
+        init(tmp_path / "data", tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_outlines_without_their_images_are_refused(tmp_path):
+    write_outlines(tmp_path / "rs.dcm", "1.2.3", {"organ": 4})
+    with pytest.raises(DataError, match="not the image series they refer to"):
+        recognise(tmp_path)
+
+
+def test_a_folder_without_references_and_one_of_damaged_files_are_others_to_recognise(tmp_path):
+    write_images(tmp_path, "1.2.3", seed=0)
+    (tmp_path / "bad.dcm").write_bytes(bytes(128) + b"DICM\x02\0")
+    assert recognise(tmp_path) is None

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from medkd.data.reader import read_image
+from medkd.data.start.layout import Layout
+from medkd.data.start.medmnist_file import unpacked
+from medkd.errors import DataError
+from medkd.types import Task
+
+
+def layout(path):
+    return Layout("MedMNIST", Task.CLASSIFICATION, source=path)
+
+
+def test_every_image_of_the_file_is_a_case_of_the_part_it_lies_in(tmp_path):
+    rng, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 4), ("val", 2), ("test", 3)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 8, 9), np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count).reshape(-1, 1) % 2 * 5
+    np.savez(tmp_path / "bones.npz", **arrays)
+    found = unpacked(layout(tmp_path / "bones.npz"), tmp_path)
+    assert found.labels == {"class_0": 0, "class_5": 5}
+    assert found.title == "bones"
+    assert [row.part for row in found.rows] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 3
+    assert [row.label for row in found.rows] == [0, 5, 0, 5, 0, 5, 0, 5, 0]
+    images = np.concatenate([arrays[f"{part}_images"] for part in ("train", "val", "test")])
+    for row, image in zip(found.rows, images, strict=True):
+        np.testing.assert_array_equal(read_image(row.image).array[0], image)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive"])
+def test_a_damaged_file_is_refused(tmp_path, content):
+    (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.npz: truncated or not a MedMNIST npz"):
+        unpacked(layout(tmp_path / "bad.npz"), tmp_path)
