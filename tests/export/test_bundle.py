@@ -163,6 +163,7 @@ def test_a_network_that_monai_does_not_have_is_torchscript_alone(make_config, tm
     assert inference["network_def"] == inference["network"]
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
 def test_files_of_one_case_are_the_channels_of_one_image(make_config, tmp_path):
     overrides = ["preprocess.channels=2", "preprocess.modalities=[t1, flair]"]
     config = load_config(make_config(dims=3), overrides=overrides)

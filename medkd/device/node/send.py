@@ -2,6 +2,7 @@
 
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from pydicom import Dataset, dcmread
 
 from medkd.device.node.log import log
 from medkd.device.node.options import NodeOptions
-from medkd.device.node.spool import Spool, key_of
+from medkd.device.node.seal import is_intact
+from medkd.device.node.spool import Spool
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 # success, warnings that the object was kept, and an object that is there already
@@ -126,9 +128,9 @@ def _read(answer: Path) -> Dataset:
     """Read an answer.
 
     Raises:
-        ValueError: it is another object than the one that was put there.
+        ValueError: it is not what was put there.
     """
-    dataset = dcmread(answer)
-    if key_of(str(dataset.SOPInstanceUID)) != answer.stem:
-        raise ValueError("another object")
-    return dataset
+    content = answer.read_bytes()
+    if not is_intact(content):
+        raise ValueError("damaged")
+    return dcmread(BytesIO(content))

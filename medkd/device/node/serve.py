@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from medkd.device.node.health import HealthServer
 from medkd.device.node.log import log
 from medkd.device.node.options import NodeOptions
 from medkd.device.node.receive import Receiver
+from medkd.device.node.seal import sealed
 from medkd.device.node.send import Sender
 from medkd.device.node.spool import MOST_ATTEMPTS, NO_SPACE, Spool
 from medkd.device.predictor import Predictor, load
@@ -242,7 +244,9 @@ class Node:
             made.SeriesDescription += BROKEN_OFF
 
         def write(path: Path, dataset: Dataset = made) -> None:
-            dataset.save_as(path, enforce_file_format=True)
+            buffer = BytesIO()
+            dataset.save_as(buffer, enforce_file_format=True)
+            path.write_bytes(sealed(buffer.getvalue()))
 
         self._spool.finish(folder, answer=(uid, write))
 

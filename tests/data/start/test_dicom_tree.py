@@ -40,7 +40,9 @@ def circle(radius):
     flat = SIZE / 2 + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
     for number in range(1, DEPTH - 1):
         points = np.column_stack([flat, np.full(len(flat), number)])
-        yield item(ContourGeometricType="CLOSED_PLANAR", ContourData=points.round(3).ravel().tolist())
+        yield item(
+            ContourGeometricType="CLOSED_PLANAR", ContourData=points.round(3).ravel().tolist()
+        )
 
 
 def write_outlines(path, uid, structures, *, patient="MRN0042"):

@@ -144,7 +144,8 @@ def test_what_broke_off_and_comes_again_as_a_whole_is_answered_as_that(
 def test_late_images_of_a_series_that_was_removed_get_no_answer_of_their_own(
     release_3d, start_node, associate, peer, write_series, tmp_path, until
 ):
-    images = objects_of(write_series(tmp_path / "one"))
+    folder = write_series(tmp_path / "one")
+    images = sorted(objects_of(folder), key=lambda each: each.InstanceNumber)
     node = start_node(release_3d)
 
     def deliver(objects):
