@@ -360,7 +360,8 @@ def predict(
     """Answer for images: masks on each one's own grid, or class probabilities, and what to know.
 
     A release of several modalities takes a file of each, CASE_t1.nii.gz CASE_flair.nii.gz (or
-    CASE_0000.nii.gz CASE_0001.nii.gz), on one grid, or a folder of them, or one 4D file.
+    CASE_0000.nii.gz CASE_0001.nii.gz), on one grid, or a folder of them, or one 4D file; or the
+    folder of a DICOM study, if its preprocess.reading.series_of tells their series apart.
 
     Example: medkd predict runs/hippocampus/releases/student scan.nii.gz mask.nii.gz
     """

@@ -50,8 +50,9 @@ class Sender:
                 if not self._waits:
                     self.refused = None
                 stop.wait(EVERY_S)
-            except PeerError as error:
-                self.refused = str(error)
+            except (PeerError, OSError) as error:
+                disk = f"the spool cannot be written ({getattr(error, 'strerror', '')})"
+                self.refused = str(error) if isinstance(error, PeerError) else disk
                 log(f"{len(waiting)} answers wait: {self.refused}; again in {wait_s:.0f} s")
                 stop.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
