@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -125,12 +125,12 @@ def read_encoded(
         return parse(stream, is_implicit, is_little, stop_when=is_past)
 
 
-def _meta(path: Path, file: BufferedIOBase, size: int, memory_bytes: int) -> Dataset:
+def _meta(path: Path, file: BufferedReader, size: int, memory_bytes: int) -> FileMetaDataset:
     """Return a file's meta header, and leave it where the data set begins."""
     start = file.read(MAGIC_AT + len(MAGIC))
     if start[MAGIC_AT:] != MAGIC:
         file.seek(0)
-        return Dataset()
+        return FileMetaDataset()
     if may_be_crowded(size, memory_bytes=memory_bytes):
         refuse_crowd(
             path, file, is_implicit=False, is_little=True, memory_bytes=memory_bytes, group=META
@@ -192,7 +192,7 @@ def _encoding(syntax: str) -> tuple[bool, bool]:
 
 
 def _inflated(
-    path: Path, file: BufferedIOBase, meta: Dataset, memory_bytes: int, *, with_pixels: bool
+    path: Path, file: BufferedIOBase, meta: FileMetaDataset, memory_bytes: int, *, with_pixels: bool
 ) -> Dataset:
     """Parse a deflated data set (PS3.5 A.5); pydicom would unpack it whatever its size."""
     content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), memory_bytes + 1)
