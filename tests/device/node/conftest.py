@@ -99,7 +99,7 @@ class NodeProcess:
         assert self.process.poll() is None, self.log.read_text()
         try:
             url = f"http://127.0.0.1:{self.health_port}/health"
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             return json.load(error)
