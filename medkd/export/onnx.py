@@ -1,11 +1,13 @@
 """ONNX: a trained network becomes a file that ONNX Runtime runs, and is checked against it."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,10 @@ from medkd.errors import ReleaseError
 from medkd.extras import require
 
 OPSET = 20
+CONVOLUTIONS: dict[type, type] = {
+    nn.ConvTranspose2d: nn.Conv2d,
+    nn.ConvTranspose3d: nn.Conv3d,
+}
 LOGIT_TOLERANCE = 1e-2  # of the largest logit; beyond it the export is wrong, not just rounded
 
 
@@ -34,7 +40,7 @@ def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
-            model.cpu().eval(),
+            without_idle_transposition(model.cpu().eval()),
             (torch.zeros(2, *shape),),
             dynamo=True,
             opset_version=OPSET,
@@ -46,6 +52,54 @@ def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
         )
     assert program is not None
     program.save(path)
+
+
+def without_idle_transposition(model: nn.Module) -> nn.Module:
+    """Return a network whose transposed convolutions of stride 1 are convolutions, answering alike.
+
+    Such a layer moves nothing to a finer grid. ONNX Runtime unfolds all its products at once: at
+    full resolution, as in the last layer of a U-Net, that was half of what a device needed in
+    memory. A convolution is unfolded part by part.
+    """
+    if not any(map(_is_idle, model.modules())):
+        return model
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if _is_idle(layer):
+                setattr(parent, name, _convolution(layer))
+    return model
+
+
+def _is_idle(layer: Any) -> bool:  # noqa: ANN401
+    return (
+        type(layer) in CONVOLUTIONS
+        and {*layer.stride} == {1}
+        and {*layer.output_padding} == {0}
+        and layer.groups == 1
+        and min(_padding(layer)) >= 0
+    )
+
+
+def _padding(layer: Any) -> list[int]:  # noqa: ANN401
+    of_axes = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
+    return [dilation * (size - 1) - padding for size, dilation, padding in of_axes]
+
+
+def _convolution(layer: Any) -> nn.Module:  # noqa: ANN401
+    made = CONVOLUTIONS[type(layer)](
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        padding=_padding(layer),
+        dilation=layer.dilation,
+        bias=layer.bias is not None,
+    )
+    axes = tuple(range(2, layer.weight.ndim))
+    made.weight.data = layer.weight.data.flip(axes).transpose(0, 1).contiguous()
+    if layer.bias is not None:
+        made.bias.data = layer.bias.data
+    return made.train(layer.training)
 
 
 def verify_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> float:

@@ -159,6 +159,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "stages": waterfall.table(report),
         "sizing": costs.sizing(report),
         "variants": costs.variants(report),
+        "attempts": costs.attempts(report),
         "models": costs.models(report),
         "releases": costs.releases(report),
         "per_case": cases.per_case(report),

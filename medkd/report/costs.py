@@ -25,7 +25,7 @@ from medkd.report.wording import (
     title,
     wording,
 )
-from medkd.results import Latency, Parity, Percentiles, Report, RoleResult
+from medkd.results import Interval, Latency, Parity, Percentiles, Report, RoleResult
 
 N = TypeVar("N", int, float)
 
@@ -133,11 +133,33 @@ def variants(report: Report) -> Table:
     return Table(caption, head, tuple(rows))
 
 
+def attempts(report: Report) -> Table:
+    """Return the ways in which variants were made, where the first did not do; often no rows."""
+    rows = [
+        (
+            Cell(result.variant.of(result.role), attempt.way),
+            UNKNOWN
+            if attempt.difference is None
+            else Cell(_fine(attempt.difference.value), _bounds(attempt.difference)),
+            Cell("refused", attempt.refused, mood="bad")
+            if attempt.refused
+            else Cell("released", mood="good"),
+        )
+        for result in report.variants
+        if len(result.attempts) > 1
+        for attempt in result.attempts
+    ]
+    caption = "The ways that were tried, one after another, until what was made lost little enough."
+    return Table(caption, heads("Release", "Difference", ""), tuple(rows))
+
+
 def _interval(parity: Parity) -> str:
-    low, high = parity.difference.low, parity.difference.high
-    if low is None or high is None:
-        return f"{wording(parity.figure).name}, no interval"
-    return f"{wording(parity.figure).name}, {_fine(low)} to {_fine(high)}"
+    return f"{wording(parity.figure).name}, {_bounds(parity.difference)}"
+
+
+def _bounds(difference: Interval) -> str:
+    low, high = difference.low, difference.high
+    return "no interval" if low is None or high is None else f"{_fine(low)} to {_fine(high)}"
 
 
 def _fine(difference: float) -> str:

@@ -47,7 +47,7 @@ from medkd.types import Case, Role, Task, temperatures
 
 STUDENTS = ("baseline", "student")
 QUANTISED = "quantised/"  # before the stage whose network is trained on as if in int8
-RETRAINING_RATE = 0.1  # of the learning rate: the network knows its task already
+RETRAINING_RATE = 0.5  # of the learning rate: the network knows its task already
 _log = logging.getLogger(__name__)
 
 

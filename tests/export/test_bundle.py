@@ -21,8 +21,11 @@ from medkd.data.reader import read_image
 from medkd.device import load
 from medkd.export.bundle import export_bundle, open_bundle
 from medkd.export.release import write_release
+from medkd.models.checkpoint import load_checkpoint
 from medkd.models.zoo import build_for
 from medkd.study import Study
+from medkd.track.tracker import NullTracker
+from medkd.train.run import train_baseline
 
 CONFIGS = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
 NAMES = ("t1", "flair")
@@ -76,6 +79,20 @@ def bundles(make_config, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="module")
+def trained(make_study, tmp_path_factory):
+    """A bundle and a release of a network that has learned its task, and images to answer for."""
+    options = ["steps=150", "validate_every=75", "learning_rate=0.01"]
+    overrides = [f"student.train.{option}" for option in options]
+    study, cohort = make_study("preprocess.spacing_mm=[1.1, 1.1, 1.3]", *overrides)
+    network, found = load_checkpoint(train_baseline(study, cohort, tracker=NullTracker()))
+    assert found.figures["dice"] > 0.7
+    folder, release = (tmp_path_factory.mktemp(name) for name in ("bundle", "release"))
+    export_bundle(network, folder, study.config, role="student", temperature=1.0)
+    write_release(release, network, study.config, role="student", model={"name": "tiny"})
+    return folder, release, list(cohort.cases.values())
+
+
 def _settled(network, config):
     """Let batch norms see data, so that an untrained network answers something."""
     torch.manual_seed(0)
@@ -107,6 +124,18 @@ def test_it_answers_as_the_release_for_a_folder_of_images(bundles, kind, tmp_pat
         assert len(np.unique(expected)) > 1
         assert actual.shape == expected.shape
         assert (actual == expected).mean() > 0.999
+
+
+@pytest.mark.slow
+def test_what_was_trained_answers_as_its_release(trained, tmp_path):
+    folder, release, cases = trained
+    shown, out = show(cases, tmp_path / "images", oblique=True), tmp_path / "out"
+    monai_bundle(folder, "run", *CONFIGS, "--dataset_dir", shown[0].parent, "--output_dir", out)
+    predictor = load(release)
+    for path in shown:
+        expected = predictor.predict(read_image(path)).mask
+        assert set(np.unique(expected)) == {0, 1, 2}
+        assert (_read(out / path.name) == expected).mean() >= 0.999
 
 
 def show(cases, folder, *, oblique=False):

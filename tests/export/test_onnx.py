@@ -7,7 +7,7 @@ from torch import nn
 from medkd.device.engine import OnnxRuntime
 from medkd.distill.teacher import FrozenTeacher
 from medkd.errors import ReleaseError
-from medkd.export.onnx import export_onnx, verify_onnx
+from medkd.export.onnx import export_onnx, verify_onnx, without_idle_transposition
 from medkd.models.students import plain_unet
 
 SHAPE = (1, 16, 16, 16)
@@ -71,3 +71,41 @@ def test_an_ensemble_is_exported_with_its_temperatures(tmp_path):
     teacher = FrozenTeacher([unet(0), unet(1)], temperatures=[1.0, 3.0])
     export_onnx(teacher, tmp_path / "model.onnx", shape=SHAPE)
     assert verify_onnx(teacher, tmp_path / "model.onnx", shape=SHAPE) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(3, 5, 3, padding=1),
+        nn.ConvTranspose2d(3, 5, (2, 4), bias=False),
+        nn.ConvTranspose3d(3, 5, (3, 1, 3), padding=(2, 0, 1), dilation=(2, 1, 1)),
+    ],
+)
+def test_a_transposed_convolution_of_stride_1_answers_alike_as_a_convolution(layer):
+    network = nn.Sequential(nn.ReLU(), nn.Sequential(layer)).eval()
+    changed = without_idle_transposition(network)
+    assert type(network[1][0]) is type(layer)  # what was given is left as it is
+    assert "Transpose" not in type(changed[1][0]).__name__
+    image = torch.randn(2, 3, *(7, 8, 9)[: layer.weight.ndim - 2])
+    torch.testing.assert_close(changed(image), network(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"groups": 3}, {"padding": 3}])
+def test_one_that_is_no_plain_convolution_stays(options):
+    network = nn.Sequential(nn.ConvTranspose2d(3, 3, 3, **options))
+    assert without_idle_transposition(network) is network
+
+
+def test_a_unet_at_full_resolution_is_exported_without_one(tmp_path):
+    model = plain_unet(1, 3, 3, channels=[4, 8, 8], first_stride=1).eval()
+    export_onnx(model, tmp_path / "model.onnx", shape=SHAPE)
+    verify_onnx(model, tmp_path / "model.onnx", shape=SHAPE)
+    nodes = onnx.load(tmp_path / "model.onnx").graph.node
+    strides = [
+        [*a.ints]
+        for n in nodes
+        if n.op_type == "ConvTranspose"
+        for a in n.attribute
+        if a.name == "strides"
+    ]
+    assert strides == [[2, 2, 2]]

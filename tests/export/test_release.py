@@ -1,8 +1,10 @@
 import hashlib
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from medkd.data.reader import read_image
 from medkd.data.samples import load_samples
@@ -12,13 +14,14 @@ from medkd.errors import ReleaseError, StudyError
 from medkd.export import release
 from medkd.export.release import export, export_all
 from medkd.metrics.temperature import apply_temperature
-from medkd.models.checkpoint import load_checkpoint
+from medkd.models.checkpoint import load_checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.predict.infer import predict_log_probabilities
 from medkd.results import VariantResult
 from medkd.types import Role, Runtime, Variant
 from tests.conftest import NAMES
 
+OUTLIER, ALLOWED = 100, 0.03
 CHECKPOINTS = {Role.TEACHER: "teacher/fold-0", Role.BASELINE: "baseline", Role.STUDENT: "student"}
 
 
@@ -236,6 +239,106 @@ def trained_study(make_study):
     study, cohort = make_study(dims=2)
     train_baseline(study, cohort, tracker=NullTracker())
     return study, cohort
+
+
+@pytest.fixture(scope="module")
+def broken(make_study):
+    """A study whose student answers well, though not when its values are rounded to 8 bits.
+
+    One channel is made OUTLIER times larger, and the weights that read it as much smaller: the
+    network says what it said, but one scale for all channels leaves the others a few levels.
+    """
+    from medkd.track.tracker import NullTracker
+    from medkd.train.run import distill, train_teacher
+    from medkd.train.soften import soften
+
+    options = ["steps=150", "validate_every=50", "learning_rate=0.01"]
+    overrides = [f"{role}.train.{option}" for role in ("teacher", "student") for option in options]
+    study, cohort = make_study(*overrides, "export.retrain_steps=300", dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    folder = distill(study, cohort, tracker=NullTracker())
+    network, described = load_checkpoint(folder)
+    image = torch.randn(2, 1, 16, 16)
+    before = network(image)
+    first, second, last = network.model
+    with torch.no_grad():
+        first.adn.N.weight[0] *= OUTLIER
+        first.adn.N.bias[0] *= OUTLIER
+        second.submodule.conv.weight[:, 0] /= OUTLIER
+        last.conv.weight[0] /= OUTLIER
+    torch.testing.assert_close(network(image), before, rtol=1e-3, atol=1e-3)
+    save_checkpoint(folder, network, described)
+    return study, cohort
+
+
+def int8_of(study, cohort, retrain):
+    folder = export(study, cohort, role=Role.STUDENT, variant=Variant.INT8, retrain=retrain)
+    return folder, VariantResult.model_validate_json((folder / PARITY).read_text())
+
+
+@pytest.mark.slow
+class TestRetraining:
+    def test_what_rounding_breaks_is_recovered_by_training_as_if_in_int8(self, broken):
+        from medkd.train.run import retrain
+
+        study, cohort = broken
+        folder, told = int8_of(allowing(study, ALLOWED), cohort, retrain)
+        *quantised, trained = told.attempts
+        assert [attempt.way for attempt in quantised] == [
+            "quantised, bias corrected in all layers at once",
+            "quantised, bias corrected layer by layer",
+        ]
+        for attempt in quantised:
+            assert attempt.difference.value < -ALLOWED
+            assert f"export.may_lose allows {ALLOWED:g}" in attempt.refused
+        assert trained.way == "trained on as if in int8"
+        assert (trained.refused, told.refused) == (None, {})
+        assert trained.difference.value >= -ALLOWED
+        manifest = read_manifest(folder)
+        assert manifest.parity["openvino"].difference == trained.difference
+        case = cohort.of(cohort.split.test)[0]
+        assert load(folder).predict(read_image(case.image)).mask.any()
+        shutil.rmtree(folder)
+
+    def test_the_gate_refuses_what_is_not_recovered_and_says_so(self, broken):
+        study, cohort = broken
+        idle = []
+
+        def unchanged(study, cohort, role):
+            idle.append(role)
+            return study.path(role)
+
+        folder, told = int8_of(allowing(study, ALLOWED), cohort, unchanged)
+        assert idle == [Role.STUDENT]
+        assert len(told.attempts) == 3
+        assert all(attempt.refused for attempt in told.attempts)
+        assert {path.name for path in folder.iterdir()} == {"stage.json", PARITY}
+        shutil.rmtree(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"retrain_steps": 0}, "export.retrain_steps is 0"),
+            ("soft_targets", "the soft targets are gone"),
+        ],
+    )
+    def test_why_it_was_not_tried_is_told(self, broken, change, reason):
+        study, cohort = broken
+        study = allowing(study, ALLOWED)
+        away = study.folder / "away"
+        if isinstance(change, str):
+            study.path(change).rename(away)
+        else:
+            options = study.config.export.model_copy(update=change)
+            config = study.config.model_copy(update={"export": options})
+            study = replace(study, config=config)
+        folder, told = int8_of(study, cohort, pytest.fail)
+        shutil.rmtree(folder)
+        if away.exists():
+            away.rename(study.path(change))
+        assert told.attempts[-1].difference is None
+        assert reason in told.attempts[-1].refused
 
 
 def test_a_release_carries_codes_and_licence(make_study):

@@ -1,7 +1,16 @@
 from medkd.options import COSTS
 from medkd.report import costs
-from medkd.results import Interval, Parity, SizingPoint, VariantResult
+from medkd.results import Attempt, Interval, Parity, SizingPoint, VariantResult
 from medkd.types import Role, Variant
+
+ATTEMPTS = (
+    Attempt(
+        way="quantised",
+        difference=Interval(value=-0.0042, low=-0.006, high=0.001, cases=9, patients=9),
+        refused="it loses too much",
+    ),
+    Attempt(way="trained on as if in int8", refused="not tried: the soft targets are gone"),
+)
 
 
 def test_a_role_without_latency_is_not_measured(classification):
@@ -70,7 +79,15 @@ def test_a_variant_is_shown_with_what_it_lost_and_why_it_was_refused(segmentatio
         parity={"openvino": parity},
         refused={"openvino": "it loses too much"},
     )
-    (row,) = costs.variants(segmentation.model_copy(update={"variants": (result,)})).rows
+    result = result.model_copy(update={"attempts": ATTEMPTS})
+    report = segmentation.model_copy(update={"variants": (result,)})
+    (row,) = costs.variants(report).rows
     assert (row[0].text, row[0].below) == ("student-int8", "openvino")
     assert (row[1].text, row[1].below) == ("−0.0042", "Dice, −0.0060 to +0.0010")  # noqa: RUF001
     assert (row[-1].text, row[-1].below) == ("not released", "it loses too much")
+    first, second = costs.attempts(report).rows
+    assert [cell.text for cell in first] == ["student-int8", "−0.0042", "refused"]  # noqa: RUF001
+    assert (first[1].below, first[2].below) == ("−0.0060 to +0.0010", "it loses too much")  # noqa: RUF001
+    assert (second[0].below, second[1].text) == ("trained on as if in int8", "not measured")
+    alone = result.model_copy(update={"attempts": ATTEMPTS[:1]})
+    assert not costs.attempts(report.model_copy(update={"variants": (alone,)})).rows
