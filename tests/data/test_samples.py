@@ -83,3 +83,33 @@ def test_places_are_voxels_of_their_class_and_not_all_of_them():
     assert (label[tuple(many.T)] == 1).all()
     assert sorted(map(tuple, few)) == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
     assert [p.tolist() for p in places_in(label, "case")] == [many.tolist(), few.tolist()]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_structures_that_overlap_have_a_channel_each_and_places_of_their_own(make_study, dims):
+    study, cohort = make_study(dims=dims, overlapping=True)
+    (sample, *_) = load_samples(cohort.of(cohort.split.train), study.config)
+    assert sample.label.shape == (2, *sample.image.shape[1:])
+    assert set(np.unique(sample.label)) == {0, 1}
+    ball, core = sample.label == 1
+    assert (ball & core).sum() == core.sum() > 0
+    for mask, places in zip((ball, core), sample.places, strict=True):
+        assert mask[tuple(places.T)].all()
+    without = replace(sample.case, label=None)
+    (unlabelled,) = load_samples([without], study.config)
+    assert unlabelled.label.shape == sample.label.shape
+    assert (unlabelled.label == UNLABELLED).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_label_map_whose_structures_nest_is_as_channels_of_them(make_study, dims):
+    nested = ("data.overlapping=true", "data.includes={ball: [core]}")
+    found = [
+        load_samples(cohort.of(cohort.split.train), study.config)
+        for study, cohort in (
+            make_study(*nested, dims=dims),
+            make_study(dims=dims, overlapping=True),
+        )
+    ]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.label, other.label)

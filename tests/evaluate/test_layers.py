@@ -18,7 +18,9 @@ def masks(shape):
     reference[4:20, 5:15, 6:12] = 1
     reference[8:14, 7:11, 8:10] = 2
     student = np.roll(reference, 2, axis=0)
-    return {"reference": reference, "teacher": reference.copy(), "student": student}
+    differs = (reference != student).astype(np.uint8)
+    marks = {"reference": reference, "teacher": reference.copy(), "student": student}
+    return marks | {"disagreement": differs}
 
 
 def sheet(folder, layers, name):
