@@ -87,7 +87,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     def _soft(self, soft: Sliceable, start: Sequence[int]) -> np.ndarray:
         """Cut probabilities; what lies outside is surely background."""
         window, overlapping = self._config.preprocess.window, self._config.data.overlapping
-        cut = _crop(soft, start, window, outside=-np.inf, first=None if overlapping else 0)
+        cut = _crop(soft, start, window, outside=-np.inf, first=None if overlapping else 0.0)
         return sigmoid(cut) if overlapping else np.exp(cut)
 
     def _start(self, which: int, rng: np.random.Generator) -> tuple[int, ...]:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from medkd.data.labels import (
     truth_of,
 )
 from medkd.errors import DataError
-from medkd.types import UNLABELLED, Volume
+from medkd.types import UNLABELLED, Case, Volume
 from tests.conftest import tiny_values
 
 
@@ -43,6 +44,7 @@ OVERLAPPING = {
     "overlapping": True,
 }
 PATH = Path("label.nii.gz")
+CASE = Case("a", PATH, PATH, patient="p")
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def volume(*channels):
 def test_structures_of_a_label_map_hold_what_lies_within_them(overlapping):
     found = in_channels(volume([[0, 2, 3, 7, 9]]), overlapping, path=PATH)
     assert found.array[:, 0].tolist() == [[0, 1, 1, 1, 9], [0, 0, 1, 1, 9], [0, 0, 0, 1, 9]]
-    truth = truth_of(found, overlapping)
+    truth = truth_of(found, CASE, overlapping)
     assert truth.dtype == np.uint8
     assert truth[0, 0].tolist() == [0, 1, 1, 1, UNLABELLED]
     masks = [mask[0].tolist() for mask in structure_masks(truth, overlapping)]
@@ -69,9 +71,15 @@ def test_channels_are_taken_as_they_are_and_judged_each_by_itself(overlapping):
     channels = volume([[1, 0, 9]], [[1, 1, 0]], [[0, 9, 1]])
     found = in_channels(channels, overlapping, path=PATH)
     np.testing.assert_array_equal(found.array, channels.array)
-    truth = truth_of(found, overlapping)
+    truth = truth_of(found, CASE, overlapping)
     (answer,) = of_judged_voxels(np.ones_like(truth), reference=truth)
     assert answer[:, 0].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 1]]
+
+
+def test_what_a_label_does_not_cover_nobody_has_judged(overlapping):
+    channels = volume([[1, 0]], [[1, 1]], [[0, 0]])
+    truth = truth_of(channels, replace(CASE, annotated=("core",)), overlapping)
+    assert truth[:, 0].tolist() == [[UNLABELLED] * 2, [1, 1], [UNLABELLED] * 2]
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_what_nobody_knows_of_a_class_plays_no_part():
     hidden = labels.copy()
     hidden[::2, 0] = UNLABELLED
     hidden[:, 2] = UNLABELLED
-    found = fit_drawn(logits, hidden, independent=True, by_class=True)
+    found = fit_drawn(logits, hidden, by_class=True)
     each = [(logits[1::2, :1], labels[1::2, :1]), (logits[:, [1]], labels[:, [1]])]
     assert found == (*(fit_independent_temperature(*of_one) for of_one in each), 1.0)
 
@@ -160,5 +160,6 @@ def test_one_independent_class_is_calibrated_as_two_that_exclude_each_other():
     logits, labels = independent(classes=1)
     two = np.concatenate([0 * logits, 1.7 * logits], axis=1)
     expected = fit_temperature(two, labels[:, 0])
-    assert fit_drawn(1.7 * logits, labels, independent=True, by_class=False) == expected
-    assert fit_drawn(two, labels, independent=False, by_class=False) == expected
+    assert fit_drawn(1.7 * logits, labels, by_class=False) == expected
+    itself = np.eye(2, dtype=bool)[labels[:, 0]]
+    assert fit_drawn(two, labels, by_class=False, possible=itself) == expected

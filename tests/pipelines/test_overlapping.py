@@ -26,7 +26,14 @@ from medkd.train.soften import soften, verify
 from medkd.types import Activation
 from tests.conftest import overlap, tiny_values, write_cases
 
-TRAIN = {"steps": 60, "validate_every": 30, "learning_rate": 0.02, "warmup_steps": 5, "ema": 0.9}
+TRAIN = {
+    "steps": 120,
+    "batch": 4,
+    "validate_every": 60,
+    "learning_rate": 0.02,
+    "warmup_steps": 5,
+    "ema": 0.9,
+}
 
 
 def values_of(root, *, dims):

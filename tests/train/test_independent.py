@@ -45,6 +45,17 @@ def test_a_structure_that_is_judged_nowhere_dilutes_nothing():
         torch.testing.assert_close(value, terms[name])
 
 
+def test_weights_are_of_the_structures_in_the_cross_entropy():
+    logits, label = batch()
+    terms = independent(logits, {"label": label}, torch.tensor([1.0, 0.0, 3.0]))
+    each = F.binary_cross_entropy_with_logits(logits, label.float(), reduction="none")
+    expected = (each[:, 0].mean() + 3 * each[:, 2].mean()) / 4
+    torch.testing.assert_close(terms["cross_entropy"], expected)
+    torch.testing.assert_close(
+        terms["dice_loss"], independent(logits, {"label": label})["dice_loss"]
+    )
+
+
 def test_a_batch_without_any_label_costs_nothing():
     logits, label = batch()
     terms = independent(logits, {"label": torch.full_like(label, UNLABELLED)})
