@@ -8,6 +8,7 @@ are merged over the rest before it is checked. ``medkd.options`` explains every 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,7 +37,7 @@ from medkd.options import (
     TrainOptions,
 )
 from medkd.registry import did_you_mean
-from medkd.types import UNLABELLED, Task, Variant
+from medkd.types import UNLABELLED, Activation, Task, Variant
 
 
 class Config(Options):
@@ -104,6 +105,39 @@ class Config(Options):
                     f"{role}.train.class_weights: {unknown} are no classes; known: "
                     f"{', '.join(self.classes)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _structures_may_overlap(self) -> "Config":
+        data = self.data
+        if not data.overlapping:
+            if data.includes:
+                raise ValueError("data.includes: is for structures that overlap; set overlapping")
+            return self
+        if self.task is Task.CLASSIFICATION:
+            raise ValueError("data.overlapping: a classifier's classes exclude each other here")
+        if list(data.labels.values()) != sorted(data.labels.values()):
+            raise ValueError(
+                "data.labels: with overlapping, name the structures by rising value; that is the "
+                "order of the channels in labels and masks"
+            )
+        if data.ignore == 1:
+            raise ValueError("data.ignore: with overlapping, 1 says that a voxel is of a structure")
+        if self.preprocess.reading.overlap != "refuse":
+            raise ValueError("preprocess.reading.overlap: with data.overlapping voxels are shared")
+        if self.dims == 2 and Variant.BUNDLE in self.export.variants:
+            raise ValueError("export.variants: a bundle writes pictures, which hold one structure")
+        return self
+
+    @model_validator(mode="after")
+    def _structures_include_others(self) -> "Config":
+        labels, includes = self.data.labels, self.data.includes
+        if unknown := sorted({*includes, *chain(*includes.values())} - labels.keys()):
+            known = ", ".join(labels)
+            raise ValueError(f"data.includes: {unknown} are not in data.labels; known: {known}")
+        for name in includes:
+            if name in within(name, includes):
+                raise ValueError(f"data.includes: {name} would lie within itself")
         return self
 
     @model_validator(mode="after")
@@ -189,7 +223,7 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _evaluation_names_structures(self) -> "Config":
-        known = self.classes[1:] if self.task is Task.SEGMENTATION else ()
+        known = self.structures
         named = [("subgroups", each.structure) for each in self.evaluate.subgroups]
         for key, structure in (*named, *(("lesions", name) for name in self.evaluate.lesions)):
             if structure is not None and structure not in known:
@@ -237,7 +271,7 @@ class Config(Options):
         """What is measured on the test cases, with an interval; ``dice/liver`` of one class."""
         calibration = {"ece", "adaptive_ece", "static_ece", "brier", "nll"}
         if self.task is Task.SEGMENTATION:
-            whole, classes = {"dice", "nsd", "hd95_mm"}, self.classes[1:]
+            whole, classes = {"dice", "nsd", "hd95_mm"}, self.structures
             single = whole | {"iou", "assd_mm", "sensitivity", "ppv"}
             counted = {
                 f"lesion_{f}/{c}" for f in ("sensitivity", "ppv") for c in self.evaluate.lesions
@@ -250,9 +284,28 @@ class Config(Options):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in the order of the network's channels; background first."""
+        """Class names in the order of the network's channels; background first.
+
+        Where structures may overlap there is none: what is no structure is nothing.
+        """
         named = tuple(sorted(self.data.labels, key=self.data.labels.__getitem__))
-        return ("background", *named) if self.task is Task.SEGMENTATION else named
+        return ("background", *named) if self._has_background else named
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What a segmentation is of, in the order of ``classes``; nothing of a classification."""
+        if self.task is Task.CLASSIFICATION:
+            return ()
+        return self.classes[1:] if self._has_background else self.classes
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of the networks' output."""
+        return Activation.SIGMOID if self.data.overlapping else Activation.SOFTMAX
+
+    @property
+    def _has_background(self) -> bool:
+        return self.task is Task.SEGMENTATION and not self.data.overlapping
 
     @property
     def folder(self) -> Path:
@@ -263,12 +316,28 @@ class Config(Options):
     def label_values(self) -> tuple[int, ...]:
         """The value that stands for each class in a label map, in the order of ``classes``."""
         values = tuple(sorted(self.data.labels.values()))
-        return (0, *values) if self.task is Task.SEGMENTATION else values
+        return (0, *values) if self._has_background else values
 
     @property
     def dims(self) -> int:
         """Number of spatial axes, 2 or 3."""
         return len(self.preprocess.window)
+
+
+def within(name: str, includes: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return all that lies in a structure, directly or in what it includes.
+
+    Example:
+        >>> sorted(within("whole", {"whole": ["core"], "core": ["necrosis"]}))
+        ['core', 'necrosis']
+    """
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        new = set(includes.get(todo.pop(), ())) - found
+        found |= new
+        todo += new
+    return found
 
 
 def load(path: Path, *, overrides: Sequence[str] = (), budget: str = "quick") -> Config:

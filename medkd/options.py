@@ -100,6 +100,8 @@ class DataOptions(Options):
     # where cases have several modalities, a column of each: series_t1, series_flair
     burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
+    overlapping: bool = False  # a voxel may be of several structures: each is asked by itself
+    includes: dict[str, tuple[str, ...]] = {}  # of a label map: those that lie in a structure too
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
     annotated: str | None = None  # the column of structures that a case's label covers; empty: all
     codes: dict[str, CodeOptions] = {}  # by class name; releases carry them

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medkd.errors import StudyError
-from medkd.types import Role, Task, Temperature, Variant
+from medkd.types import Activation, Role, Task, Temperature, Variant
 
 SCHEMA = 1
 CURVE = "curve.json"  # of the stage that sizes the student
@@ -68,7 +68,8 @@ class Parity(Result):
     Attributes:
         largest_logit_difference: of any voxel and class.
         largest_logit: of the network as trained.
-        agreement: share of voxels (or images) whose likeliest class is the same.
+        agreement: share of voxels (or images) whose likeliest class is the same; of structures that
+            overlap, share of the voxels of each.
         figure: dice, mean over structures; or accuracy.
         trained: the figure of the network as trained.
         difference: released minus trained, paired by case.
@@ -469,6 +470,7 @@ class Report(Result):
     study_key: str
     task: Task
     classes: tuple[str, ...]
+    activation: Activation = Activation.SOFTMAX
     verdict: Verdict
     reasons: tuple[str, ...]
     roles: dict[Role, RoleResult]

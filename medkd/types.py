@@ -1,8 +1,9 @@
-"""The nouns of medkd: Case, Split, Volume, Task, Role, Variant, Runtime.
+"""The nouns of medkd: Case, Split, Volume, Task, Activation, Role, Variant, Runtime.
 
 Arrays are channels first: an image is ``[channels, *space]``, a label map ``[*space]`` with one
-integer per voxel. World coordinates are millimetres in RAS+ (NIfTI's convention); a 2D image has
-no world, so its affine is the identity and one pixel counts as one millimetre.
+integer per voxel; where structures may overlap it is ``[structures, *space]``, 0 or 1. World
+coordinates are millimetres in RAS+ (NIfTI's convention); a 2D image has no world, so its affine is
+the identity and one pixel counts as one millimetre.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,13 @@ class Task(StrEnum):
 
     SEGMENTATION = "segmentation"
     CLASSIFICATION = "classification"
+
+
+class Activation(StrEnum):
+    """What makes probabilities of a network's output."""
+
+    SOFTMAX = "softmax"  # one of the classes is right
+    SIGMOID = "sigmoid"  # each class is a question of its own
 
 
 class Role(StrEnum):

@@ -61,6 +61,20 @@ def write_cases(folder, *, dims, task):
     write_table(folder / "cases.csv", rows)
 
 
+def overlap(folder):
+    """Let the structures of cases of ``write_cases`` overlap: the core is of the ball, too."""
+    from medkd.data.reader import read_label, write_masks
+
+    with (folder / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        label = read_label(folder / row["label"])
+        masks = np.stack([label.array[0] >= 1, label.array[0] == 2])
+        row["label"] = row["label"].replace(".png", ".tif")
+        write_masks(folder / row["label"], masks, affine=label.affine)
+    write_table(folder / "cases.csv", rows)
+
+
 def disclose(folder):
     """Let ids, dates and file names of cases of ``write_cases`` tell who the patients are."""
     with (folder / "cases.csv").open(newline="") as file:
@@ -125,13 +139,15 @@ def data_root():
 def make_config(tmp_path_factory):
     """Return a maker of a folder with ten cases and the config of a study of them."""
 
-    def make(*, dims=3, task="segmentation", disclosing=False):
+    def make(*, dims=3, task="segmentation", disclosing=False, overlapping=False):
         root = tmp_path_factory.mktemp("tiny")
         write_cases(root / "data", dims=dims, task=task)
+        if overlapping and task == "segmentation":
+            overlap(root / "data")
         if disclosing:
             disclose(root / "data")
         values = tiny_values(root, dims=dims, task=task)
-        values["data"]["root"] = str(root)
+        values["data"] |= {"root": str(root)} | ({"overlapping": True} if overlapping else {})
         path = root / "tiny.yaml"
         path.write_text(yaml.safe_dump(values))
         return path

@@ -6,7 +6,7 @@ import yaml
 from medkd.config import Config, dump, expand, load, shareable
 from medkd.errors import ConfigError
 from medkd.options import GateOptions
-from medkd.types import Task
+from medkd.types import Activation, Task
 
 
 @pytest.fixture
@@ -288,3 +288,43 @@ def test_a_class_of_the_whole_image_is_not_annotated_in_part(make_config, load_v
     tree["data"]["annotated"] = "drawn"
     with pytest.raises(ConfigError, match=r"data\.annotated: a class is of the whole image"):
         load_values(tree)
+
+
+OVERLAPPING = {"overlapping": True, "labels": {"ball": 1, "core": 2}}
+
+
+def test_structures_that_may_overlap_have_no_background(values, load_values):
+    values["data"] |= OVERLAPPING
+    config = load_values(values)
+    assert config.classes == config.structures == ("ball", "core")
+    assert config.label_values == (1, 2)
+    assert config.activation is Activation.SIGMOID
+    assert {"dice/ball", "dice/core"} <= config.figures
+    values["data"]["overlapping"] = False
+    config = load_values(values)
+    assert config.structures == config.classes[1:] == ("ball", "core")
+    assert config.activation is Activation.SOFTMAX
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["data.overlapping=false", "data.includes={ball: [core]}"], "set overlapping"),
+        (["data.labels={core: 2, ball: 1}"], "name the structures by rising value"),
+        (["data.labels={ball: 2, core: 3}", "data.ignore=1"], "1 says that a voxel is of"),
+        (["preprocess.reading.overlap=last"], "voxels are shared"),
+        (["data.includes={ball: [rim]}"], r"\['rim'\] are not in data.labels"),
+        (["data.includes={ball: [core], core: [ball]}"], "would lie within itself"),
+    ],
+)
+def test_what_overlapping_structures_cannot_have_is_refused(values, load_values, overrides, reason):
+    values["data"] |= OVERLAPPING
+    with pytest.raises(ConfigError, match=reason):
+        load_values(values, overrides=overrides)
+
+
+def test_classes_of_an_image_and_bundles_of_pictures_do_not_overlap(make_config):
+    with pytest.raises(ConfigError, match="a classifier's classes exclude each other"):
+        load(make_config(dims=2, task="classification", overlapping=True))
+    with pytest.raises(ConfigError, match="a bundle writes pictures, which hold one structure"):
+        load(make_config(dims=2, overlapping=True), overrides=["export.variants=[bundle]"])

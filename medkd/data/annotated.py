@@ -7,19 +7,56 @@ one class, whose probability is their sum (the marginal loss of Shi et al., Medi
 foreground, and every network would look too unsure.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from medkd.config import Config
-from medkd.types import Case
+from medkd.types import UNLABELLED, Case
 
 
 def covered(case: Case, config: Config) -> Bool[np.ndarray, " classes"]:
     """Return which of ``config.classes`` a case's label tells apart; the background always is."""
     told = np.ones(len(config.classes), bool)
     if case.annotated is not None:
-        told[1:] = [name in case.annotated for name in config.classes[1:]]
+        first = len(config.classes) - len(config.structures)
+        told[first:] = [name in case.annotated for name in config.structures]
     return told
+
+
+def covered_structures(case: Case, config: Config) -> Bool[np.ndarray, " structures"]:
+    """Return which of ``config.structures`` a case's label covers."""
+    return covered(case, config)[len(config.classes) - len(config.structures) :]
+
+
+def as_judged(masks: np.ndarray, case: Case, config: Config) -> np.ndarray:
+    """Return masks of structures that may overlap, ``UNLABELLED`` where the label covers none."""
+    told = covered_structures(case, config)
+    if told.all():
+        return masks
+    judged = masks.copy()
+    judged[~told] = UNLABELLED
+    return judged
+
+
+def in_label_terms(probabilities: np.ndarray, case: Case, config: Config) -> np.ndarray:
+    """Return ``merged`` probabilities of exclusive classes; structures that overlap stay apart."""
+    if config.data.overlapping:
+        return probabilities
+    return merged(probabilities, covered(case, config))
+
+
+def possible_of(drawn: Sequence[tuple[np.ndarray, Case]], config: Config) -> np.ndarray | None:
+    """Return the classes that each drawn label may stand for; None where structures may overlap.
+
+    Args:
+        drawn: labels ``[voxels, 1]`` of cases.
+        config: of the study.
+    """
+    if config.data.overlapping:
+        return None
+    return np.concatenate([stands_for(covered(c, config))[labels[:, 0]] for labels, c in drawn])
 
 
 def merged(

@@ -23,15 +23,25 @@ ELASTIC_SIGMA = 8.0  # voxels over which neighbours are displaced alike
 INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "valid": "nearest"}
 
 
-def augmentation(options: AugmentOptions, grid: PreprocessOptions, *, soft: bool) -> Augment:
+def augmentation(
+    options: AugmentOptions, grid: PreprocessOptions, *, soft: bool, exclusive: bool = True
+) -> Augment:
     """Return the augmentation for patches of ``grid.window``, with or without a soft target.
+
+    Args:
+        options: of each change.
+        grid: of the patches.
+        soft: whether there is a soft target.
+        exclusive: whether its classes exclude each other, so that they sum to 1.
 
     Raises:
         ConfigError: a flip or transposition that such a window does not have.
     """
     _check(options, grid)
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
-    return _volumes(options, grid, keys) if len(grid.window) == 3 else _images(options, keys)
+    if len(grid.window) == 2:
+        return _images(options, keys)
+    return _volumes(options, grid, keys, exclusive=exclusive)
 
 
 def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
@@ -43,7 +53,9 @@ def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
         raise ConfigError(f"augment.flip_axes: {strange} are no axes of the window {window}")
 
 
-def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) -> Augment:
+def _volumes(
+    options: AugmentOptions, grid: PreprocessOptions, keys: list[str], *, exclusive: bool
+) -> Augment:
     from monai import transforms as mt
     from monai.data.meta_obj import set_track_meta
 
@@ -61,7 +73,7 @@ def _volumes(options: AugmentOptions, grid: PreprocessOptions, keys: list[str]) 
         for number, step in enumerate((flips, affine, intensity, bias)):
             step.set_random_state(seed=derive_seed(seed, number))
         bend = _displacement(options, grid.window, np.random.default_rng(derive_seed(seed, "bend")))
-        moved = intensity(_moved(flips(patch), affine, bend))
+        moved = intensity(_moved(flips(patch), affine, bend, exclusive=exclusive))
         moved["image"] = _lifted(bias, np.asarray(moved["image"]))
         return {key: np.asarray(value) for key, value in moved.items()}
 
@@ -109,7 +121,13 @@ def _lifted(bias: Any, image: np.ndarray) -> np.ndarray:  # noqa: ANN401
     return np.asarray(bias(image - low)) + low
 
 
-def _moved(maps: Mapping[str, Any], affine: Any, bend: np.ndarray | None) -> Patch:  # noqa: ANN401
+def _moved(
+    maps: Mapping[str, Any],
+    affine: Any,  # noqa: ANN401
+    bend: np.ndarray | None,
+    *,
+    exclusive: bool,
+) -> Patch:
     """Apply a random affine and a displacement to all maps in two passes.
 
     MONAI's ``RandAffined`` makes one a key.
@@ -123,14 +141,14 @@ def _moved(maps: Mapping[str, Any], affine: Any, bend: np.ndarray | None) -> Pat
     grid = _sampled(affine, patch["image"].shape[1:], bend)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
-        # the last class has what the others leave
-        parts = [patch[key][:-1] if key == "soft" else patch[key] for key in keys]
+        # the last of exclusive classes has what the others leave
+        parts = [patch[key][:-1] if key == "soft" and exclusive else patch[key] for key in keys]
         stacked = np.concatenate(parts, dtype=np.float32)
         # beyond the border is what lies at it, for all keys: soft targets stay probabilities
         moved = affine.resampler(stacked, grid=grid, mode=mode, padding_mode="border")
         ends = np.cumsum([len(part) for part in parts])[:-1]
         patch |= zip(keys, np.split(np.asarray(moved), ends), strict=True)
-    if "soft" in patch:
+    if "soft" in patch and exclusive:
         last = 1 - patch["soft"].sum(axis=0, keepdims=True)
         patch["soft"] = np.concatenate([patch["soft"], np.maximum(last, 0)])
     return patch

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
@@ -44,13 +44,32 @@ def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
     Raises:
         DataError: as ``read``, or the file is a colour picture.
     """
-    array = _decode(path, options or ReadingOptions(), as_colour=False)
+    array = _one_value_a_pixel(path, _decode(path, options or ReadingOptions(), as_colour=False))
+    return Volume(array=array[None], affine=np.eye(3))
+
+
+def read_pages(path: Path, options: ReadingOptions | None = None) -> Volume:
+    """Read the label maps of a picture's pages as ``[pages, height, width]``; a TIFF may have many.
+
+    Raises:
+        DataError: as ``read_label``, or the pages differ in size.
+    """
+    with _opened(path, options or ReadingOptions(), pages=True) as image:
+        pages = [
+            _one_value_a_pixel(path, np.asarray(page)) for page in ImageSequence.Iterator(image)
+        ]
+    if len({page.shape for page in pages}) > 1:
+        raise DataError(f"{path}: its pages differ in size; a page is a structure of one image")
+    return Volume(array=np.stack(pages), affine=np.eye(3))
+
+
+def _one_value_a_pixel(path: Path, array: np.ndarray) -> np.ndarray:
     if array.ndim == 3:
         colours = array[..., :1] if array.shape[2] == 2 else array[..., :3]
         if np.any(colours != colours[..., :1]):
             raise DataError(f"{path}: a colour picture; a label map has one value per pixel")
         array = colours[..., 0]
-    return Volume(array=array[None], affine=np.eye(3))
+    return array
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -58,6 +77,21 @@ def write(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{path.name}")
     Image.fromarray(array).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def write_pages(path: Path, array: np.ndarray) -> None:
+    """Write ``[pages, height, width]`` of uint8 as a TIFF, compressed without loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{path.name}")
+    first, *others = (Image.fromarray(page) for page in array)
+    first.save(
+        temporary,
+        format="TIFF",
+        save_all=True,
+        append_images=others,
+        compression="tiff_adobe_deflate",
+    )
     temporary.replace(path)
 
 
@@ -91,17 +125,17 @@ def _decode(path: Path, options: ReadingOptions, *, as_colour: bool) -> np.ndarr
 
 
 @contextmanager
-def _opened(path: Path, options: ReadingOptions) -> Iterator[Image.Image]:
+def _opened(path: Path, options: ReadingOptions, *, pages: bool = False) -> Iterator[Image.Image]:
     """Open an image and judge its size; whatever fails inside is one error that names the file."""
     # Pillow warns of what it then refuses, and of sizes that memory_gib is there to judge
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with Image.open(path, formats=FORMATS) as image:
-            pages = getattr(image, "n_frames", 1)
-            if image.format == "TIFF" and pages > 1:
-                raise DataError(f"{path}: {pages} pages; save one image a file")
-            size = image.width * image.height * VALUE_BYTES
-            pixels = f"{image.width}x{image.height} pixels"
+            count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            if count > 1 and not pages:
+                raise DataError(f"{path}: {count} pages; save one image a file")
+            size = image.width * image.height * VALUE_BYTES * count
+            pixels = f"{image.width}x{image.height} pixels" + f" on {count} pages" * (count > 1)
             refuse_larger(path, size, memory_bytes=options.memory_bytes, of=pixels)
             yield image
     except FileNotFoundError:

@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medkd.config import Config
+from medkd.data.activation import decided, sigmoid
 from medkd.data.annotated import covered
 from medkd.data.augment import Patch, augmentation
-from medkd.data.samples import Sample, Sliceable, places_in
+from medkd.data.samples import Sample, Sliceable, places_of_structures
 from medkd.options import TrainOptions
 from medkd.seeding import derive_seed
 from medkd.types import UNLABELLED
@@ -29,10 +30,13 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._config = config
         self._options = options
         soft = any(sample.soft is not None for sample in samples)
-        self._augment = augmentation(config.augment, config.preprocess, soft=soft)
+        self._augment = augmentation(
+            config.augment, config.preprocess, soft=soft, exclusive=not config.data.overlapping
+        )
         told = np.array([covered(sample.case, config) for sample in samples])
-        self._covered = None if told.all() else torch.from_numpy(told)
-        self._places = [sample.places or _places_of_soft(sample) for sample in samples]
+        is_told = told.all() or config.data.overlapping  # whose labels say it voxel by voxel
+        self._covered = None if is_told else torch.from_numpy(told)
+        self._places = [sample.places or _places_of_soft(sample, config) for sample in samples]
 
     def __len__(self) -> int:
         return self._options.steps * self._options.batch
@@ -60,7 +64,8 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         patch = self._augment(patch, derive_seed(seed, "augment", index))
         if not is_map:
             patch |= {"label": label} | ({} if soft is None else {"soft": soft})
-        tensors, asked = _tensors(patch), self._samples[which].asked
+        tensors = _tensors(patch, overlapping=self._config.data.overlapping)
+        asked = self._samples[which].asked
         if asked is not None:
             tensors["asked"] = torch.tensor(asked)
         if self._covered is not None:
@@ -76,9 +81,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         is_map = sample.label.ndim > 1
         patch["label"] = _crop(sample.label, start, window) if is_map else sample.label
         if sample.soft is not None:
-            cut = _crop(sample.soft, start, window, outside=-np.inf) if is_map else sample.soft[:]
-            patch["soft"] = np.exp(cut)
+            patch["soft"] = self._soft(sample.soft, start) if is_map else np.exp(sample.soft[:])
         return patch
+
+    def _soft(self, soft: Sliceable, start: Sequence[int]) -> np.ndarray:
+        """Cut probabilities; what lies outside is surely background."""
+        window, overlapping = self._config.preprocess.window, self._config.data.overlapping
+        cut = _crop(soft, start, window, outside=-np.inf, first=None if overlapping else 0.0)
+        return sigmoid(cut) if overlapping else np.exp(cut)
 
     def _start(self, which: int, rng: np.random.Generator) -> tuple[int, ...]:
         """Corner of the patch; negative where the image is smaller than the window."""
@@ -99,9 +109,10 @@ def batches(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
-    ``image`` float32, ``label`` int64 without the channel axis, ``valid`` bool likewise; where the
-    samples have them, ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``;
-    where labels cover some structures only, ``covered``, ``[batch, classes]`` bool.
+    ``image`` float32, ``label`` int64 without the channel axis (uint8 with one of structures where
+    they may overlap), ``valid`` bool without it; where the samples have them, ``soft``, the
+    teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover some
+    structures only, ``covered``, ``[batch, classes]`` bool.
     """
     steps = [list(dataset.indices_of(step)[share]) for step in range(first_step, options.steps)]
     loader = DataLoader(
@@ -130,26 +141,39 @@ def _say_unless_left_alone(
         sys.__excepthook__(kind, error, trace)
 
 
-def _tensors(patch: Patch) -> dict[str, torch.Tensor]:
+def _tensors(patch: Patch, *, overlapping: bool) -> dict[str, torch.Tensor]:
     tensors = {
         "image": torch.from_numpy(np.ascontiguousarray(patch["image"], dtype=np.float32)),
-        "label": torch.from_numpy(patch["label"][0].astype(np.int64, order="C")).clone()
-        if patch["label"].ndim > 1
-        else torch.tensor(int(patch["label"][0])),
+        "label": _label(patch["label"], overlapping=overlapping),
         "valid": torch.from_numpy(np.ascontiguousarray(patch["valid"][0] > 0)),
     }
     if "soft" in patch:
-        soft = np.clip(np.ascontiguousarray(patch["soft"], dtype=np.float32), 1e-10, None)
-        tensors["soft"] = torch.from_numpy(soft / soft.sum(axis=0, keepdims=True))
+        soft = np.clip(np.ascontiguousarray(patch["soft"], dtype=np.float32), 1e-10, 1)
+        tensors["soft"] = torch.from_numpy(
+            soft if overlapping else soft / soft.sum(axis=0, keepdims=True)
+        )
     return tensors
 
 
-def _crop(
-    array: Sliceable, start: Sequence[int], window: Sequence[int], *, outside: float = 0
-) -> np.ndarray:
-    """Cut ``window`` from ``[channels, *space]`` at ``start``; what lies outside is padded.
+def _label(label: np.ndarray, *, overlapping: bool) -> torch.Tensor:
+    if overlapping:
+        return torch.from_numpy(label.astype(np.uint8, order="C")).clone()
+    if label.ndim > 1:
+        return torch.from_numpy(label[0].astype(np.int64, order="C")).clone()
+    return torch.tensor(int(label[0]))
 
-    A class axis is padded with certainty of the background: its first channel becomes 0 = log 1.
+
+def _crop(
+    array: Sliceable,
+    start: Sequence[int],
+    window: Sequence[int],
+    *,
+    outside: float = 0,
+    first: float | None = None,
+) -> np.ndarray:
+    """Cut ``window`` from ``[channels, *space]`` at ``start``.
+
+    What lies outside is padded; ``first`` pads the first channel, ``outside`` the others.
     """
     lows = [max(s, 0) for s in start]
     highs = [min(s + w, n) for s, w, n in zip(start, window, array.shape[1:], strict=True)]
@@ -157,15 +181,16 @@ def _crop(
     if cut.shape[1:] == tuple(window):  # a tensor may not lie on what is mapped read only
         return cut if cut.flags.writeable else cut.copy()
     padded = np.full((array.shape[0], *window), outside, dtype=array.dtype)
-    if outside:
-        padded[0] = 0
+    if first is not None:
+        padded[0] = first
     inside = [slice(lo - s, hi - s) for lo, hi, s in zip(lows, highs, start, strict=True)]
     padded[(slice(None), *inside)] = cut
     return padded
 
 
-def _places_of_soft(sample: Sample) -> tuple[np.ndarray, ...]:
+def _places_of_soft(sample: Sample, config: Config) -> tuple[np.ndarray, ...]:
     """Where there is no label, the teacher's answer says what occurs."""
     if sample.label.ndim == 1 or sample.soft is None or (sample.label != UNLABELLED).any():
         return ()
-    return places_in(sample.soft[...].argmax(axis=0), sample.case.id)
+    answer = decided(sample.soft[...], config.activation)
+    return places_of_structures(answer, sample.case.id, config)

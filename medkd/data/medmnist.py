@@ -86,7 +86,10 @@ def _problems_of_images(array: np.ndarray, key: str) -> Iterator[str]:
 
 def _problems_of_labels(array: np.ndarray, key: str, classes: Mapping[str, int]) -> Iterator[str]:
     if array.ndim != 2 or array.shape[1] != 1:
-        yield f"{key} has shape {array.shape}; labels are [N, 1], one class per image"
+        yield (
+            f"{key} has shape {array.shape}; labels are [N, 1], one class per image (images of "
+            f"several classes at once are not classified yet)"
+        )
         return
     strange = sorted(set(array.ravel().tolist()) - set(classes.values()))
     if strange:

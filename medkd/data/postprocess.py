@@ -4,7 +4,7 @@ Connected components are found on runs, the stretches of a mask along its last a
 of them, and no label map of a large volume is made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -32,6 +32,25 @@ def postprocess(
     for name in rules.fill_holes:
         structure = tidy == values[name]
         tidy[fill_holes(structure) & (tidy == 0)] = values[name]
+    return tidy
+
+
+def postprocess_apart(
+    masks: np.ndarray, rules: PostprocessOptions, structures: Sequence[str]
+) -> np.ndarray:
+    """Return masks ``[structures, *space]`` of 0 and 1 after the same rules, each by itself.
+
+    A hole is filled whatever other structures are there.
+    """
+    if not rules.largest_component and not rules.fill_holes:
+        return masks
+    tidy = masks.copy()
+    for name in rules.largest_component:
+        mask = tidy[structures.index(name)]
+        mask[:] = largest_component(mask.astype(bool))
+    for name in rules.fill_holes:
+        mask = tidy[structures.index(name)]
+        mask[:] = fill_holes(mask.astype(bool))
     return tidy
 
 

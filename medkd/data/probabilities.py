@@ -21,7 +21,9 @@ from medkd.types import GRID_TOLERANCE_MM, Volume, grid_distance_mm
 SUM_TOLERANCE = 0.02  # of one voxel's probabilities from 1: float16 and resampling leave as much
 
 
-def read_probabilities(folder: Path, case_id: str, grid: Grid, *, channels: int) -> np.ndarray:
+def read_probabilities(
+    folder: Path, case_id: str, grid: Grid, *, channels: int, exclusive: bool = True
+) -> np.ndarray:
     """Return the probabilities ``[channels, *space]`` float32 of a case on its image's own grid.
 
     Args:
@@ -29,6 +31,7 @@ def read_probabilities(folder: Path, case_id: str, grid: Grid, *, channels: int)
         case_id: what the files are called by.
         grid: of the image, as preprocessing found it.
         channels: classes of the teacher.
+        exclusive: whether they sum to 1; structures that may overlap do not.
 
     Raises:
         DataError: there is no file, it lies on another grid, has another number of channels, or
@@ -51,7 +54,7 @@ def read_probabilities(folder: Path, case_id: str, grid: Grid, *, channels: int)
             f"{path}: lies up to {apart:.2f} mm from its image; save the probabilities on the "
             f"image's own grid"
         )
-    return _proven(volume.array.astype(np.float32), path)
+    return _proven(volume.array.astype(np.float32), path, exclusive=exclusive)
 
 
 def read_class_probabilities(path: Path, *, classes: Sequence[str]) -> dict[str, np.ndarray]:
@@ -131,7 +134,9 @@ def _unpacked(path: Path) -> np.ndarray:
     return array
 
 
-def _proven(probabilities: np.ndarray, path: Path) -> np.ndarray:
+def _proven(probabilities: np.ndarray, path: Path, *, exclusive: bool = True) -> np.ndarray:
+    if not exclusive:
+        return _proven_apart(probabilities, path)
     low, high = float(probabilities.min()), float(probabilities.max())
     apart = float(np.abs(probabilities.sum(axis=0) - 1).max())
     if not (low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE and apart <= SUM_TOLERANCE):
@@ -141,3 +146,13 @@ def _proven(probabilities: np.ndarray, path: Path) -> np.ndarray:
         )
     positive = probabilities.clip(0)
     return positive / positive.sum(axis=0, keepdims=True)
+
+
+def _proven_apart(probabilities: np.ndarray, path: Path) -> np.ndarray:
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if not (low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE):
+        raise DataError(
+            f"{path}: values from {low:.3g} to {high:.3g}; save the probability of each structure, "
+            f"not its logit"
+        )
+    return probabilities.clip(0, 1)

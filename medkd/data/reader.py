@@ -62,8 +62,16 @@ def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
     return _format_of(path).read_grid(path, options)
 
 
-def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
+def read_label(
+    path: Path, options: ReadingOptions | None = None, *, several: bool = False
+) -> Volume:
     """Read a label map as integers, ``[1, *space]``.
+
+    Args:
+        path: the file.
+        options: as for ``read_image``.
+        several: whether it may hold several channels: the last axis of a 4D NIfTI, or the pages of
+            a TIFF.
 
     Raises:
         DataError: as ``read_image``, several channels, or values that are not whole numbers.
@@ -71,15 +79,19 @@ def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
     if suffix(path) in PICTURES:
         from medkd.data import images
 
-        volume = images.read_label(path, options)
+        read = images.read_pages if several else images.read_label
+        volume = read(path, options)
     elif suffix(path) in NIFTI:
         from medkd.data import nifti
 
         volume = nifti.read(path, options, order=0)
     else:
         volume = read_image(path, options)
-    if volume.array.shape[0] != 1:
-        raise DataError(f"{path}: {volume.array.shape[0]} channels; a label map has one")
+    if volume.array.shape[0] != 1 and not several:
+        raise DataError(
+            f"{path}: {volume.array.shape[0]} channels; a label map has one, unless "
+            f"data.overlapping says that each is a structure"
+        )
     array = volume.array
     if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
         if not np.isfinite(array).all():
@@ -92,6 +104,25 @@ def read_label(path: Path, options: ReadingOptions | None = None) -> Volume:
             f"go up to {LARGEST_LABEL}, so this may be an image"
         )
     return Volume(np.rint(array).astype(np.int32), volume.affine, volume.remedies, volume.frame_uid)
+
+
+def write_masks(path: Path, masks: np.ndarray, *, affine: np.ndarray) -> None:
+    """Write masks ``[structures, *space]`` that may overlap: a 4D NIfTI, or a TIFF of pages in 2D.
+
+    Raises:
+        DataError: the file name's format cannot hold them.
+    """
+    if masks.ndim == 4 and suffix(path) in {".nii", ".nii.gz"}:
+        from medkd.data import nifti
+
+        nifti.write(path, np.moveaxis(masks.astype(np.uint8), 0, -1), affine=affine)
+    elif masks.ndim == 3 and suffix(path) in {".tif", ".tiff"}:
+        from medkd.data import images
+
+        images.write_pages(path, masks.astype(np.uint8))
+    else:
+        kind = ".nii or .nii.gz" if masks.ndim == 4 else ".tif"
+        raise DataError(f"{path}: masks that may overlap are written to a name that ends in {kind}")
 
 
 def _format_of(path: Path) -> ModuleType:

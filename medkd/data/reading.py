@@ -7,6 +7,7 @@ from pathlib import Path
 from medkd.config import Config
 from medkd.data.dicom import is_dicom
 from medkd.data.dicom.files import linked
+from medkd.data.labels import in_channels
 from medkd.data.modalities import read_modalities
 from medkd.data.reader import read_grid, read_label, suffix
 from medkd.errors import DataError
@@ -57,15 +58,32 @@ def _alone(path: Path, options: ReadingOptions) -> Iterator[Path]:
 def label_of(case: Case, config: Config) -> Volume:
     """Read a case's label map as integers, ``[1, *space]``; of a DICOM SEG or RTSTRUCT as well.
 
+    Where structures may overlap it is ``[structures, *space]``, as ``in_channels`` gives it.
+
     Raises:
-        DataError: as ``read_label``, or as ``read_reference`` for SEG and RTSTRUCT.
+        DataError: as ``read_label``, or as ``read_reference`` for SEG and RTSTRUCT; or it does not
+            hold the structures of the config.
     """
-    options, names = options_of(case, config), config.preprocess.modalities
-    return label_on_image(case, config.data.labels, options.of(names[0]) if names else options)
+    data, names = config.data, config.preprocess.modalities
+    options = options_of(case, config)
+    label = label_on_image(
+        case,
+        data.labels,
+        options.of(names[0]) if names else options,
+        overlapping=data.overlapping,
+    )
+    if not data.overlapping:
+        return label
+    assert isinstance(case.label, Path)
+    return in_channels(label, config, path=case.label)
 
 
-def label_on_image(case: Case, labels: Mapping[str, int], options: ReadingOptions) -> Volume:
+def label_on_image(
+    case: Case, labels: Mapping[str, int], options: ReadingOptions, *, overlapping: bool = False
+) -> Volume:
     """Read a case's label map before there is a config; ``labels`` as of ``data.labels``.
+
+    Where structures may overlap, the file's channels come as they are: one, or one a structure.
 
     Raises:
         DataError: as ``label_of``.
@@ -76,8 +94,8 @@ def label_on_image(case: Case, labels: Mapping[str, int], options: ReadingOption
 
         if is_reference(case.label):
             grid = read_grid(case.image, options)
-            return read_reference(case.label, grid, labels, options)
-    return read_label(case.label, options)
+            return read_reference(case.label, grid, labels, options, overlapping=overlapping)
+    return read_label(case.label, options, several=overlapping)
 
 
 def options_of(case: Case, config: Config | None) -> ReadingOptions:

@@ -1,6 +1,6 @@
 """Samples: preprocessed cases, in memory, or mapped from disk where they are too many for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -8,7 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from medkd.config import Config, expand
-from medkd.data.labels import class_indices
+from medkd.data.annotated import as_judged
+from medkd.data.labels import class_indices, structure_masks, without_channel
 from medkd.data.preprocess import Grid, preprocess, to_grid
 from medkd.data.quality.examine import files_of
 from medkd.data.reading import image_of, label_of, options_of
@@ -48,11 +49,13 @@ class Sample:
     Attributes:
         case: where it comes from.
         image: ``[channels, *space]`` float32.
-        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image;
-            ``UNLABELLED`` where there is none.
+        label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image; of
+            structures that may overlap ``[structures, *space]``, 0 or 1; ``UNLABELLED`` where there
+            is none.
         grid: how it lies in the image's own grid.
         places: of each foreground class that occurs, some of its voxels ``[voxels, dims]``.
-        soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None.
+        soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None; of
+            structures that may overlap the logarithms of their odds.
         asked: the weights of the teachers that may speak of it while the student trains, or None.
     """
 
@@ -116,6 +119,8 @@ class _Loading:
     def _key(self, case: Case) -> str:
         made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
         made_from.append(self._config.data.ignore)
+        if self._config.data.overlapping:
+            made_from.append(["overlapping", self._config.data.includes, case.annotated])
         made_from.append(options_of(case, self._config).model_dump())  # which series of a folder
         named = [path for path in (*case.images, case.label) if isinstance(path, Path)]
         return digest(*made_from, *([sha256(file) for file in files_of(path)] for path in named))
@@ -128,17 +133,35 @@ def _sample(case: Case, config: Config) -> Sample:
         index = UNLABELLED if case.label is None else case.label
         return Sample(case=case, image=image, label=np.array([index]), grid=grid)
     if case.label is None:
-        label = np.full((1, *image.shape[1:]), UNLABELLED, np.uint8)
+        channels = len(config.structures) if config.data.overlapping else 1
+        label = np.full((channels, *image.shape[1:]), UNLABELLED, np.uint8)
         return Sample(case=case, image=image, label=label, grid=grid)
-    label = to_grid(class_indices(label_of(case, config).array, config), grid, order=0)
+    indices = class_indices(label_of(case, config).array, config)
+    if config.data.overlapping:
+        indices = as_judged(indices, case, config)
+    label = to_grid(indices, grid, order=0)
     label = np.ascontiguousarray(label)
-    return Sample(case, image, label, grid, places_in(label[0], case.id))
+    places = places_of_structures(without_channel(label, config), case.id, config)
+    return Sample(case, image, label, grid, places)
+
+
+def places_of_structures(
+    indices: np.ndarray, case_id: str, config: Config
+) -> tuple[np.ndarray, ...]:
+    """Draw voxels of each structure that is there, of a label with or without overlaps."""
+    if not config.data.overlapping:
+        return places_in(indices, case_id)
+    return _drawn((mask for mask in structure_masks(indices, config) if mask.any()), case_id)
 
 
 def places_in(label: np.ndarray, case_id: str) -> tuple[np.ndarray, ...]:
     """Draw up to ``PLACES_PER_CLASS`` voxels ``[voxels, dims]`` of each foreground class."""
+    there = np.unique(label[(label > 0) & (label != UNLABELLED)])
+    return _drawn((label == index for index in there), case_id)
+
+
+def _drawn(masks: Iterable[np.ndarray], case_id: str) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(derive_seed(0, "places", case_id))
     return tuple(
-        rng.permutation(np.argwhere(label == index))[:PLACES_PER_CLASS].astype(np.int32)
-        for index in np.unique(label[(label > 0) & (label != UNLABELLED)])
+        rng.permutation(np.argwhere(mask))[:PLACES_PER_CLASS].astype(np.int32) for mask in masks
     )

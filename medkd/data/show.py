@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from medkd.config import Config
 from medkd.data.check import Cohort, labelled
+from medkd.data.labels import flattened
 from medkd.data.loaders import PatchDataset
 from medkd.data.quality.survey import FOLDER
 from medkd.data.quality.thumbnail import slice_of, thumbnail
@@ -47,10 +48,11 @@ def _patches(samples: Sequence[Sample], config: Config) -> list[Patch]:
     _, options = config.trained_in("student")
     dataset = PatchDataset(samples, config, options=options)
     drawn = [dataset[number] for number in range(PATCHES)]
-    return [
-        (each["image"].numpy(), each["label"].numpy() if each["label"].ndim else None)
-        for each in drawn
-    ]
+    return [(each["image"].numpy(), _drawn(each["label"].numpy(), config)) for each in drawn]
+
+
+def _drawn(label: np.ndarray, config: Config) -> np.ndarray | None:
+    return flattened(label, config) if label.ndim else None
 
 
 def _pictures(before: Patch, after: Patch) -> list[Image.Image]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.markup import escape
 
-from medkd.data.reader import stem, suffix, write_mask
+from medkd.data.reader import stem, suffix, write_mask, write_masks
 from medkd.device.inputs import Input, answer_name, find_inputs
 from medkd.device.manifest import Manifest
 from medkd.device.pipeline import pipelined
@@ -21,11 +21,11 @@ from medkd.errors import DataError, MedkdError
 from medkd.extras import require
 from medkd.progress import console, progress
 from medkd.study import write_atomic
-from medkd.types import Runtime, Task, Volume
+from medkd.types import Activation, Runtime, Task, Volume
 
 Row = dict[str, str | float]
 TABLE, SUMMARY = "probabilities.csv", "summary.json"
-MASKS = {".nii", ".nii.gz", ".png", ".dcm"}  # suffixes of an answer that is one file
+MASKS = {".nii", ".nii.gz", ".png", ".tif", ".dcm"}  # suffixes of an answer that is one file
 
 
 @dataclass(frozen=True)
@@ -244,8 +244,13 @@ def row(manifest: Manifest, name: str, prediction: Prediction) -> Row:
 
 
 def mask_suffix(manifest: Manifest) -> str:
-    """Return the format of a release's masks: NIfTI in 3D, PNG in 2D."""
-    return ".nii.gz" if len(manifest.preprocess.window) == 3 else ".png"
+    """Return the format of a release's masks: NIfTI in 3D, PNG in 2D.
+
+    Structures that may overlap are channels of a 4D NIfTI, in 2D pages of a TIFF.
+    """
+    if len(manifest.preprocess.window) == 3:
+        return ".nii.gz"
+    return ".tif" if manifest.activation is Activation.SIGMOID else ".png"
 
 
 def write_probabilities(path: Path, rows: Sequence[Row]) -> None:
@@ -267,7 +272,9 @@ def _write_mask(place: Path, image: Input, answered: _Answered, manifest: Manife
     if suffix(place) == ".dcm":
         _write_dicom(place, image, answered, manifest)
     else:
-        write_mask(place, prediction.mask, affine=volume.affine)
+        independent = manifest.activation is Activation.SIGMOID
+        write = write_masks if independent else write_mask
+        write(place, prediction.mask, affine=volume.affine)
     said = json.dumps(record(image.name, volume, prediction, manifest), indent=1)
     write_atomic(_record_of(place), said, durable=False)
     if prediction.probabilities is not None:

@@ -1,9 +1,11 @@
 """Manifest: what a release says of itself; a release that differs from it is refused."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medkd.device.guard import Guard
@@ -11,7 +13,7 @@ from medkd.errors import ReleaseError
 from medkd.options import CodeOptions, PostprocessOptions, PreprocessOptions
 from medkd.results import Conformal, Parity, VariantResult
 from medkd.study import sha256
-from medkd.types import Runtime, Task, Temperature, Variant
+from medkd.types import Activation, Runtime, Task, Temperature, Variant
 
 MANIFEST = "manifest.json"
 PARITY = "parity.json"  # there too where a variant was refused, and has no manifest
@@ -35,8 +37,10 @@ class Manifest(BaseModel):
         codes: what classes are, by name, where the study says so.
         preprocess: from the image's grid to the network's; window and overlap.
         postprocess: rules that tidy the mask.
-        temperature: the network's output is divided by it before the softmax; where there is one a
-            class, its log-probabilities are.
+        activation: what makes probabilities of the network's output; by a sigmoid structures may
+            overlap, there is no background among the classes, and a mask has a channel of each.
+        temperature: the network's output is divided by it before the activation; where there is one
+            a class, a softmax's log-probabilities are.
         conformal: thresholds of the calibrated probabilities that keep a promise.
         model: name and options of the network.
         parameters: number of trainable values.
@@ -61,6 +65,7 @@ class Manifest(BaseModel):
     codes: dict[str, CodeOptions] = {}
     preprocess: PreprocessOptions
     postprocess: PostprocessOptions = PostprocessOptions()
+    activation: Activation = Activation.SOFTMAX
     temperature: Temperature
     conformal: Conformal | None = None
     model: dict[str, Any]
@@ -71,6 +76,18 @@ class Manifest(BaseModel):
     licence: str | None = None
     guard: Guard | None = None
     files: dict[str, str]
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What a mask is of, in the order of ``classes``."""
+        return self.classes if self.activation is Activation.SIGMOID else self.classes[1:]
+
+    def masks(self, mask: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the boolean mask of each of ``structures`` in a mask that was answered."""
+        if self.activation is Activation.SIGMOID:
+            yield from (channel > 0 for channel in mask)
+        else:
+            yield from (mask == value for value in self.label_values[1:])
 
 
 def read_manifest(folder: Path) -> Manifest:

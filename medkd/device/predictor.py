@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from medkd.data.postprocess import postprocess
+from medkd.data.activation import decided, softmax, tempered
+from medkd.data.activation import probabilities as activated
+from medkd.data.postprocess import postprocess, postprocess_apart
 from medkd.data.preprocess import Grid, from_grid, preprocess
-from medkd.data.way_back import WayBack
+from medkd.data.way_back import WayBack, WayBackApart
 from medkd.device.choice import choose
 from medkd.device.engine import Engine, open_engine
 from medkd.device.guard import Finding, describe
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_slabs
 from medkd.errors import DataError
-from medkd.types import Runtime, Task, Temperature, Volume
+from medkd.types import Activation, Runtime, Task, Volume
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Prediction:
     """What a release answers for one image.
 
     Attributes:
-        mask: ``[*space]`` label values on the image's own grid; None for classification.
+        mask: ``[*space]`` label values on the image's own grid; of structures that may overlap
+            ``[structures, *space]``, 0 or 1; None for classification.
         probabilities: ``[classes]`` for classification; ``[classes, *space]`` on the image's own
             grid if asked for.
         finding: what the guard says of the image, where the release has one.
@@ -105,7 +108,7 @@ class Predictor:
     def _classes(self, array: np.ndarray, clock: "Clock") -> Prediction:
         logits = self._engine(array[None])[0]
         clock.lap("network")
-        p = softmax(tempered(logits, self.manifest.temperature))
+        p = softmax(tempered(logits, self.manifest.temperature, self.manifest.activation))
         classes, promise = self.manifest.classes, self.manifest.conformal
         best = int(p.argmax())
         possible: tuple[str, ...] = ()
@@ -129,16 +132,12 @@ class Predictor:
             windows_at_once=self._windows_at_once,
         )
         tally = Tally(self.manifest, grid, with_probabilities=with_probabilities)
+        temperature, activation = self.manifest.temperature, self.manifest.activation
         for rows, logits in slabs:
             clock.lap("network")
-            tally.add(rows, tempered(logits, self.manifest.temperature))
+            tally.add(rows, tempered(logits, temperature, activation))
             clock.lap("postprocess")
-        values = np.asarray(self.manifest.label_values)
-        mask = values.astype(np.min_scalar_type(values.max()))[
-            from_grid(tally.indices[None], grid, order=0)[0]
-        ]
-        named = dict(zip(self.manifest.classes, self.manifest.label_values, strict=True))
-        mask = postprocess(mask, self.manifest.postprocess, named)
+        mask = self._mask(tally.answer, grid)
         probabilities = None
         if tally.probabilities is not None:
             probabilities = from_grid(tally.probabilities, grid, order=1)
@@ -150,21 +149,37 @@ class Predictor:
             conformal_ml=tally.conformal_ml,
         )
 
+    def _mask(self, answer: np.ndarray, grid: Grid) -> np.ndarray:
+        """Return an answer ``[channels, *space]`` as a mask on the image's grid, tidied."""
+        manifest, answer = self.manifest, from_grid(answer, grid, order=0)
+        if manifest.activation is Activation.SIGMOID:
+            return postprocess_apart(answer, manifest.postprocess, manifest.classes)
+        values = np.asarray(manifest.label_values)
+        mask = values.astype(np.min_scalar_type(values.max()))[answer[0]]
+        named = dict(zip(manifest.classes, manifest.label_values, strict=True))
+        return postprocess(mask, manifest.postprocess, named)
+
 
 class Tally:
     """What is kept of a segmentation's probabilities, slab by slab, on the network's grid.
 
     Attributes:
-        indices: of the likeliest class, on the network's grid, or on the image's in the network's
-            order of axes.
+        answer: ``[1, *space]``, index of the likeliest class, or ``[structures, *space]``, 0 or 1;
+            on the network's grid, or on the image's in the network's order of axes.
         probabilities: ``[classes, *space]`` if asked for.
     """
 
     def __init__(self, manifest: Manifest, grid: Grid, *, with_probabilities: bool) -> None:
         classes = len(manifest.classes)
         decides_there = grid.resampled and not manifest.postprocess.argmax_first
-        self._way_back = WayBack(grid) if decides_there else None
-        self.indices = self._way_back.indices if self._way_back else np.empty(grid.shape, np.uint8)
+        self._independent = manifest.activation is Activation.SIGMOID
+        channels = classes if self._independent else 1
+        self._way_back: WayBack | None = None
+        if decides_there:
+            self._way_back = WayBackApart(grid, channels) if self._independent else WayBack(grid)
+            self.answer = self._way_back.answer
+        else:
+            self.answer = np.empty((channels, *grid.shape), np.uint8)
         self.probabilities: np.ndarray | None = None
         if with_probabilities:
             self.probabilities = np.empty((classes, *grid.shape), np.float32)
@@ -174,20 +189,20 @@ class Tally:
 
     def add(self, rows: slice, logits: np.ndarray) -> None:
         """Add a slab of calibrated logits ``[classes, rows, ...]``."""
-        likeliest, probabilities = argmax(logits), softmax(logits)
+        activation = self._manifest.activation
+        answer, probabilities = decided(logits, activation), activated(logits, activation)
         if self._way_back:
             self._way_back.add(probabilities)
         else:
-            self.indices[rows] = likeliest
+            self.answer[:, rows] = answer
         if self.probabilities is not None:
             self.probabilities[:, rows] = probabilities
         for index, threshold in self._thresholds:
             self._possible[index] += np.count_nonzero(probabilities[index] >= threshold)
-        certainty = probabilities.max(axis=0).ravel()
-        for index in range(1, len(logits)):
-            own = (likeliest == index).ravel()
+        for index in range(0 if self._independent else 1, len(logits)):
+            own = (answer[index] if self._independent else answer == index).ravel()
             self._voxels[index] += np.count_nonzero(own)
-            self._certainty[index] += certainty @ own.astype(np.float32)
+            self._certainty[index] += probabilities[index].ravel() @ own.astype(np.float32)
 
     @property
     def confidence(self) -> dict[str, float]:
@@ -234,39 +249,6 @@ def load(
     return Predictor(
         manifest, engine, windows_at_once=choice.windows_at_once, runtime=choice.runtime
     )
-
-
-TINY = 1e-12  # a probability of 0 has no logarithm
-
-
-def tempered(logits: np.ndarray, temperature: Temperature) -> np.ndarray:
-    """Return logits ``[classes, *space]`` whose softmax is calibrated."""
-    if isinstance(temperature, float):
-        return logits / np.float32(temperature)
-    shape = (-1, *[1] * (logits.ndim - 1))
-    return np.log(softmax(logits) + TINY) / np.asarray(temperature, np.float32).reshape(shape)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the first axis."""
-    exponent = logits - logits.max(axis=0, keepdims=True)
-    np.exp(exponent, out=exponent)
-    exponent /= exponent.sum(axis=0, keepdims=True)
-    return exponent
-
-
-def argmax(logits: np.ndarray) -> np.ndarray:
-    """Return ``logits.argmax(axis=0)`` of at most 255 classes, as bytes.
-
-    Over few classes it takes a tenth of numpy's time: arithmetic instead of branches.
-    """
-    best = logits[0]
-    index = np.zeros(best.shape, np.uint8)
-    for number, of_class in enumerate(logits[1:], start=1):
-        better = (of_class > best).view(np.uint8)
-        index += better * (np.uint8(number) - index)
-        best = np.maximum(best, of_class)
-    return index
 
 
 class Clock:

@@ -41,8 +41,8 @@ def volumes_ml(mask: np.ndarray, affine: np.ndarray, manifest: Manifest) -> dict
 
 
 def _counts(mask: np.ndarray, manifest: Manifest) -> dict[str, int]:
-    structures = zip(manifest.classes[1:], manifest.label_values[1:], strict=True)
-    return {name: int(np.count_nonzero(mask == value)) for name, value in structures}
+    found = zip(manifest.structures, manifest.masks(mask), strict=True)
+    return {name: int(np.count_nonzero(of_structure)) for name, of_structure in found}
 
 
 def _of_mask(volume: Volume, prediction: Prediction, manifest: Manifest) -> dict[str, Any]:

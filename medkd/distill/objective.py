@@ -21,9 +21,10 @@ from medkd.distill.losses.pixel import pixel_kd
 from medkd.distill.losses.region import region_affinity
 from medkd.distill.losses.weights import voxel_weights
 from medkd.errors import ConfigError, TrainingError
+from medkd.models.activation import log_probabilities
 from medkd.options import DistillOptions, LossOptions
 from medkd.registry import Registry
-from medkd.types import UNLABELLED
+from medkd.types import UNLABELLED, Activation
 
 Terms = dict[str, Tensor]
 Features = Mapping[str, Tensor]  # by layer
@@ -39,6 +40,12 @@ for _relation in RELATIONS:
     LOSSES.register(_relation.__name__)(_relation)
 ADAPTED = {"hint", "cwd"}  # compare channel by channel
 
+ONE_CLASS_IS_RIGHT = {  # what these compare, structures that may overlap do not have
+    "dist": "the order of the classes of one voxel",
+    "dkd": "the true class against all others",
+    "region_affinity": "regions, each of one class",
+}
+
 IDLE_STEPS = 100  # a term that is 0 for so long from the first step on teaches nothing
 
 
@@ -48,17 +55,19 @@ class Objective(nn.Module):
     Its parameters are adapters between layers: trained with the student, never exported.
     """
 
-    def __init__(self, options: DistillOptions) -> None:
+    def __init__(
+        self, options: DistillOptions, activation: Activation = Activation.SOFTMAX
+    ) -> None:
         """Compose the losses.
 
         Raises:
-            ConfigError: an unknown loss or option.
+            ConfigError: an unknown loss or option, or one that makes no sense for structures that
+                may overlap.
         """
         super().__init__()
-        if any(entry.options.get("sigmoid") for entry in options.losses):
-            raise ConfigError("sigmoid is for multi-label networks; those of a study are softmax")
         self._warmup_steps = options.warmup_steps
-        self._losses = [(entry, _function(entry)) for entry in options.losses]
+        self._activation = activation
+        self._losses = [(entry, _function(entry, activation)) for entry in options.losses]
         self._idle: dict[str, int] = {}
         self.adapters = nn.ModuleDict()
 
@@ -120,7 +129,7 @@ class Objective(nn.Module):
         terms: Terms = {}
         for number, (entry, function) in enumerate(self._losses):
             if entry.layers is None:
-                found = _of_answers(entry, function, logits, batch)
+                found = self._compared(entry, function, logits, batch)
             else:
                 assert student is not None
                 assert teacher is not None
@@ -141,9 +150,34 @@ class Objective(nn.Module):
         loss = torch.zeros((), device=logits.device)
         for entry, function in self._losses:
             if entry.layers is None:
-                terms = _of_answers(entry, function, logits, batch)
+                terms = self._compared(entry, function, logits, batch)
                 loss = loss + self._warmth(step) * entry.weight * sum(terms.values())
         return loss
+
+    def _compared(
+        self,
+        entry: LossOptions,
+        function: "partial[Terms]",
+        logits: Tensor,
+        batch: Mapping[str, Tensor],
+    ) -> Terms:
+        teacher = batch["soft"]
+        label = _label(function, batch, teacher)
+        weights = voxel_weights(
+            teacher,
+            batch["valid"] if logits.ndim > 2 else None,
+            boundary=entry.boundary,
+            confidence=entry.confidence,
+            classes=entry.class_weights,
+            sigmoid=self._activation is Activation.SIGMOID,
+        )
+        if entry.standardise:
+            logits, teacher = standardised(logits), standardised(teacher.clamp_min(TINY).log())
+            teacher = teacher.softmax(dim=1)
+        if function.func in RELATIONS:
+            logits = log_probabilities(logits, self._activation)
+            teacher = teacher.clamp_min(TINY).log()
+        return function(logits, teacher, weights=weights, **label)
 
     def _warmth(self, step: int) -> float:
         return min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
@@ -164,31 +198,27 @@ class Objective(nn.Module):
                 )
 
 
-def _function(entry: LossOptions) -> "partial[Terms]":
+def _function(entry: LossOptions, activation: Activation) -> "partial[Terms]":
+    if "sigmoid" in entry.options:
+        raise ConfigError(f"{entry.name}: sigmoid follows from data.overlapping; leave it out")
+    independent = activation is Activation.SIGMOID
+    if independent and entry.name in ONE_CLASS_IS_RIGHT:
+        raise ConfigError(
+            f"{entry.name} compares {ONE_CLASS_IS_RIGHT[entry.name]}, and with data.overlapping "
+            f"structures do not exclude each other; use pixel_kd, soft_dice, cwd or affinity"
+        )
+    if independent and entry.standardise:
+        raise ConfigError(
+            f"{entry.name}: standardise brings the classes of a voxel to one scale, and with "
+            f"data.overlapping each is a question of its own; leave it out"
+        )
     if entry.layers is None and entry.name in {*FEATURE_LOSSES} - {*LOSSES}:
         raise ConfigError(f"{entry.name} compares layers; give it student_layer and teacher_layer")
     registry = FEATURE_LOSSES if entry.layers else LOSSES
-    return partial(registry.factory(entry.name, entry.options), **entry.options)
-
-
-def _of_answers(
-    entry: LossOptions, function: "partial[Terms]", logits: Tensor, batch: Mapping[str, Tensor]
-) -> Terms:
-    teacher = batch["soft"]
-    label = _label(function, batch, teacher)
-    weights = voxel_weights(
-        teacher,
-        batch["valid"] if logits.ndim > 2 else None,
-        boundary=entry.boundary,
-        confidence=entry.confidence,
-        classes=entry.class_weights,
-    )
-    if entry.standardise:
-        logits, teacher = standardised(logits), standardised(teacher.clamp_min(TINY).log())
-        teacher = teacher.softmax(dim=1)
-    if function.func in RELATIONS:
-        logits, teacher = logits.log_softmax(dim=1), teacher.clamp_min(TINY).log()
-    return function(logits, teacher, weights=weights, **label)
+    function = partial(registry.factory(entry.name, entry.options), **entry.options)
+    if independent and "sigmoid" in inspect.signature(function).parameters:
+        return partial(function, sigmoid=True)
+    return function
 
 
 def _label(

@@ -5,6 +5,9 @@ tempered back: in 8 bits a class, from 0 to -24 in steps of 0.09. On a DynUNet t
 classes that is 1.3 bytes a voxel after compression (4.5 in float16), and tempered to 4 it diverges
 from what the teacher said by 8e-6 of its entropy. A case that would lose more than ``LOSS_LIMIT``
 is kept in float16.
+
+Of structures that may overlap the logarithms of the odds are kept, because the probability that one
+is not there must not be rounded away either: from -24 to 24 in steps of 0.19.
 """
 
 from collections.abc import Mapping
@@ -17,9 +20,11 @@ from scipy import special
 
 from medkd.errors import StudyError
 from medkd.extras import require
+from medkd.types import Activation
 
 FLOOR = -24.0  # natural log; at temperature 4 still e^-6
-STEPS = 255
+STEPS, ODDS_STEPS = 255, 127
+STEP = {np.uint8: FLOOR / STEPS, np.int8: -FLOOR / ODDS_STEPS}
 LOSS_LIMIT = 1e-3  # divergence that storing may cause, as a share of the entropy
 LOSS_TEMPERATURE = 4.0
 CHUNKS = {0: (), 1: (4096,), 2: (128, 128), 3: (32, 32, 32)}  # a patch is read without the volume
@@ -29,7 +34,9 @@ SCHEMA = 2  # of what is stored; part of every key
 
 
 class SoftTarget:
-    """Log-probabilities ``[classes, *space]`` (or ``[classes]``) that are read where they are cut.
+    """Logits ``[classes, *space]`` (or ``[classes]``) that are read where they are cut.
+
+    Of classes that exclude each other they are log-probabilities.
 
     ``target[:, 8:40, 8:40, 8:40]`` reads and unpacks the chunks that the patch touches.
     """
@@ -69,9 +76,17 @@ class SoftTargetStore:
 
     location: str
 
-    def write(self, key: str, log_probabilities: np.ndarray) -> None:
-        """Write ``[classes, *space]`` (or ``[classes]``) log-probabilities under ``key``."""
-        codes = encode(log_probabilities)
+    def write(
+        self, key: str, logits: np.ndarray, activation: Activation = Activation.SOFTMAX
+    ) -> None:
+        """Write ``[classes, *space]`` (or ``[classes]``) under ``key``.
+
+        Args:
+            key: of all that they were made from.
+            logits: log-probabilities; of structures that may overlap, the logarithms of their odds.
+            activation: which of the two.
+        """
+        codes = encode(logits, activation)
         array = self._group("a").create_array(
             key,
             shape=codes.shape,
@@ -127,16 +142,24 @@ def within_reach(targets: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:
     return {name: target.kept() if fits else target for name, target in targets.items()}
 
 
-def encode(log_probabilities: np.ndarray) -> np.ndarray:
-    """Return uint8 codes, or float16 where 8 bits would lose more than ``LOSS_LIMIT``."""
-    exact = np.maximum(log_probabilities, FLOOR).astype(np.float32)
-    codes = np.rint(exact * (STEPS / FLOOR)).astype(np.uint8)
-    return codes if _loss(exact, decode(codes)) <= LOSS_LIMIT else exact.astype(np.float16)
+def encode(logits: np.ndarray, activation: Activation = Activation.SOFTMAX) -> np.ndarray:
+    """Return 8-bit codes, or float16 where 8 bits would lose more than ``LOSS_LIMIT``.
+
+    Log-probabilities become uint8, the logarithms of odds int8.
+    """
+    if activation is Activation.SIGMOID:
+        exact = np.clip(logits, FLOOR, -FLOOR).astype(np.float32)
+        codes = np.rint(exact * (ODDS_STEPS / -FLOOR)).astype(np.int8)
+    else:
+        exact = np.maximum(logits, FLOOR).astype(np.float32)
+        codes = np.rint(exact * (STEPS / FLOOR)).astype(np.uint8)
+    loss = _loss(exact, decode(codes), activation)
+    return codes if loss <= LOSS_LIMIT else exact.astype(np.float16)
 
 
 def decode(codes: np.ndarray) -> np.ndarray:
-    """Return float32 log-probabilities."""
-    return codes.astype(np.float32) * (FLOOR / STEPS if codes.dtype == np.uint8 else 1.0)
+    """Return what was encoded as float32."""
+    return codes.astype(np.float32) * STEP.get(codes.dtype.type, 1.0)
 
 
 def chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -150,9 +173,13 @@ def chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (classes, *map(min, space, CHUNKS[len(space)]))
 
 
-def _loss(exact: np.ndarray, stored: np.ndarray) -> float:
+def _loss(exact: np.ndarray, stored: np.ndarray, activation: Activation) -> float:
     """Tempered divergence of what is stored from what was said, over the tempered entropy."""
-    log_p, log_q = (special.log_softmax(x / LOSS_TEMPERATURE, axis=0) for x in (exact, stored))
+    exact, stored = exact / LOSS_TEMPERATURE, stored / LOSS_TEMPERATURE
+    if activation is Activation.SIGMOID:  # each is one of two: there, and not there
+        log_p, log_q = (np.stack([special.log_expit(x) for x in (v, -v)]) for v in (exact, stored))
+    else:
+        log_p, log_q = (special.log_softmax(x, axis=0) for x in (exact, stored))
     p = np.exp(log_p)
     entropy = -(p * log_p).sum(axis=0).mean()
     return float((p * (log_p - log_q)).sum(axis=0).mean() / max(entropy, 1e-12))

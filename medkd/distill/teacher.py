@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medkd.distill.features import tapped
-from medkd.types import Temperature
+from medkd.models.activation import TINY, probabilities, tempered
+from medkd.types import Activation, Temperature
 
 
 class FrozenTeacher(nn.Module):
@@ -27,11 +28,13 @@ class FrozenTeacher(nn.Module):
         *,
         temperatures: Sequence[Temperature],
         weights: Sequence[float] | None = None,
+        activation: Activation = Activation.SOFTMAX,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(member.requires_grad_(False).eval() for member in members)
         self.temperatures = tuple(temperatures)
         self.weights = tuple(weights or [1.0] * len(members))
+        self.activation = activation
 
     def train(self, mode: bool = True) -> "FrozenTeacher":
         """Ignore ``mode``: batch norm and dropout of a teacher never leave evaluation."""
@@ -43,20 +46,29 @@ class FrozenTeacher(nn.Module):
     def forward(
         self, image: Float[Tensor, " batch channels *space"]
     ) -> Float[Tensor, " batch classes *out"]:
-        """Return the log of the members' mean probability, detached.
+        """Return the log of the members' mean probability, or of its odds, detached.
 
         A single member gives its logits divided by its temperature, which differ from the log
         probabilities by a constant per voxel and export to a smaller graph.
         """
         if len(self.members) == 1:
-            return tempered(self.members[0](image), self.temperatures[0])
-        weighted = [
-            weight * torch.softmax(tempered(member(image).float(), temperature), dim=1)
-            for member, temperature, weight in zip(
-                self.members, self.temperatures, self.weights, strict=True
-            )
+            return tempered(self.members[0](image), self.temperatures[0], self.activation)
+        said = [
+            tempered(member(image).float(), temperature, self.activation)
+            for member, temperature in zip(self.members, self.temperatures, strict=True)
         ]
-        return (torch.stack(weighted).sum(dim=0) / sum(self.weights)).clamp_min(1e-12).log()
+        log_p = self._log_mean(said)
+        if self.activation is Activation.SOFTMAX:
+            return log_p
+        return log_p - self._log_mean([-logits for logits in said])  # 1 - p would round to 0
+
+    def _log_mean(self, said: Sequence[Tensor]) -> Tensor:
+        """Return the log of the weighted mean of the probabilities of logits."""
+        weighted = [
+            weight * probabilities(logits, self.activation)
+            for logits, weight in zip(said, self.weights, strict=True)
+        ]
+        return (torch.stack(weighted).sum(dim=0) / sum(self.weights)).clamp_min(TINY).log()
 
 
 class OnlineTeacher(FrozenTeacher):
@@ -85,8 +97,8 @@ class OnlineTeacher(FrozenTeacher):
             rows = asked[:, number].nonzero()[:, 0]
             if len(rows):
                 with tapped(member, layers) as features:
-                    logits = tempered(member(image[rows]).float(), temperature)
-                answer = torch.softmax(logits, dim=1)
+                    logits = tempered(member(image[rows]).float(), temperature, self.activation)
+                answer = probabilities(logits, self.activation)
                 share = (asked[rows, number] / asked[rows].sum(dim=1)).to(answer)
                 weighted = answer * share.reshape(-1, *[1] * (answer.ndim - 1))
                 parts.append((rows, weighted, dict(features)))
@@ -97,14 +109,6 @@ class OnlineTeacher(FrozenTeacher):
             )
             for layer in layers
         }
-
-
-def tempered(logits: Tensor, temperature: Temperature) -> Tensor:
-    """Return logits ``[batch, classes, *space]`` whose softmax is calibrated."""
-    if isinstance(temperature, float):
-        return logits / temperature
-    values = torch.tensor(temperature, device=logits.device).reshape(-1, *[1] * (logits.ndim - 2))
-    return logits.log_softmax(dim=1) / values
 
 
 def _gathered(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:

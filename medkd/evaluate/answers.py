@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.postprocess import postprocess
+from medkd.data.postprocess import postprocess, postprocess_apart
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of
 from medkd.data.samples import Sample
 from medkd.device.predictor import Prediction, load
 from medkd.predict.teachers import Teachers, load_member, on_image_grid
 from medkd.study import Study
-from medkd.types import Case, Role, Task, Volume
+from medkd.types import Activation, Case, Role, Task, Volume
 
 Answer = Callable[[Case], Prediction]
 AnswerImage = Callable[[Volume], Prediction]
@@ -50,16 +50,21 @@ def answers_of_checkpoint(study: Study, stage: str) -> Answer:
 
 
 def _in_process(probabilities_of: Callable[[Sample], np.ndarray], config: Config) -> Answer:
-    values = np.asarray(config.label_values)
-
     def answer(case: Case) -> Prediction:
         image, grid = preprocess(image_of(case, config), config.preprocess)
         sample = Sample(case=case, image=image, label=np.empty(0), grid=grid)
         probabilities = probabilities_of(sample).astype(np.float32)
         is_map = config.task is Task.SEGMENTATION
-        mask = values[probabilities.argmax(axis=0)] if is_map else None
-        if mask is not None:
-            mask = postprocess(mask, config.postprocess, config.data.labels)
-        return Prediction(mask=mask, probabilities=probabilities)
+        return Prediction(
+            mask=_mask(probabilities, config) if is_map else None, probabilities=probabilities
+        )
 
     return answer
+
+
+def _mask(probabilities: np.ndarray, config: Config) -> np.ndarray:
+    if config.activation is Activation.SIGMOID:
+        answer = (probabilities >= 0.5).view(np.uint8)
+        return postprocess_apart(answer, config.postprocess, config.structures)
+    mask = np.asarray(config.label_values)[probabilities.argmax(axis=0)]
+    return postprocess(mask, config.postprocess, config.data.labels)

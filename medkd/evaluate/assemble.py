@@ -64,6 +64,7 @@ def assemble(study: Study, cohort: Cohort) -> Report:
         study_key=phi.key("study", salt=phi.study_salt(study.folder), kind="study"),
         task=config.task,
         classes=config.classes,
+        activation=config.activation,
         verdict=Verdict.INCOMPLETE,
         reasons=(),
         roles=roles,
@@ -154,6 +155,11 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
         )
     if cohort.mended:
         notes.append(_mended(cohort))
+    if config.data.overlapping:
+        notes.append(
+            "Structures may overlap, so each is a question of its own: calibration counts a voxel "
+            "once a structure, and pictures draw the smaller structure over the larger."
+        )
     shared = ["network", "initial weights"] + ([] if without else ["patches"])
     options = config.student.train
     if options.patience is None and options.minutes is None:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.labels import class_indices, of_judged_voxels
+from medkd.data.labels import class_indices, flattened, of_judged_voxels, truth_of
 from medkd.data.reading import image_of, label_of
 from medkd.evaluate.answers import Answer
 from medkd.evaluate.layers import draw_layers, uncertainty
-from medkd.evaluate.overlays import draw_answers, draw_overlay
+from medkd.evaluate.overlays import DIFFERS, draw_answers, draw_overlay
 from medkd.evaluate.score import Scores
 from medkd.results import CaseScores, Layers, Overlay
 from medkd.study import write_atomic
@@ -90,16 +90,20 @@ def _draw_masks(
     if case.annotated is not None:
         title += f"; reference of {', '.join(case.annotated)} alone"
     image = image_of(case, config)
-    label = class_indices(label_of(case, config).array[0], config)
-    masks = {"reference": of_judged_voxels(label, reference=label)[0]}
+    label = truth_of(label_of(case, config), case, config)
+    found = {"reference": of_judged_voxels(label, reference=label)[0]}
     said = {role: answers[role](case) for role in (Role.TEACHER, Role.STUDENT)}
     for role, answer in said.items():
         assert answer.mask is not None
-        masks[str(role)] = class_indices(answer.mask, config)
-    draw_overlay(folder / f"{name}.png", image, masks, classes=config.classes, title=title)
+        found[str(role)] = class_indices(answer.mask, config)
+    masks = {k: flattened(each, config, like=found["reference"]) for k, each in found.items()}
+    differs = found["teacher"] != found["student"]
+    masks[DIFFERS] = (differs.any(axis=0) if config.data.overlapping else differs).astype(np.uint8)
+    draw_overlay(folder / f"{name}.png", image, masks, structures=config.structures, title=title)
     probabilities = said[Role.STUDENT].probabilities
     assert probabilities is not None
-    drawn = draw_layers(folder, image, masks, unsure=uncertainty(probabilities), name=name)
+    unsure = uncertainty(probabilities, config.activation)
+    drawn = draw_layers(folder, image, masks, unsure=unsure, name=name)
     paths = {layer: f"evaluation/{FOLDER}/{path}" for layer, path in drawn.paths.items()}
     return drawn.model_copy(update={"paths": paths})
 

@@ -13,14 +13,14 @@ from nibabel import orientations
 from PIL import Image, ImageColor
 from scipy import ndimage
 
-from medkd.evaluate.overlays import COLOURS, display, stretch
+from medkd.evaluate.overlays import COLOURS, DIFFERS, display, stretch
 from medkd.results import Layers
-from medkd.types import Volume
+from medkd.types import Activation, Volume
 
 MOST_SLICES = 24
 LONGEST = 256  # pixels of a slice's longer side
 MOST_BYTES = 4 * 2**20  # of a case's layers; what the bounds above come to with the noisiest image
-DIFFERS = "#FF00FF"
+MAGENTA = "#FF00FF"
 UNSURE = "#FFF200"
 STEPS = 16  # of uncertainty, from none to as unsure as can be
 PITCH = 6  # pixels from line to line of a hatch
@@ -43,7 +43,8 @@ def draw_layers(
     Args:
         folder: where the pictures go; their names in the result are relative to it.
         image: on its own grid.
-        masks: class indices ``[*space]`` of ``reference``, ``teacher`` and ``student``.
+        masks: numbers of structures ``[*space]`` of ``reference``, ``teacher`` and ``student``, and
+            1 where the latter two differ, ``disagreement``.
         unsure: uncertainty of the student, ``[*space]`` from 0 to 1.
         name: how the files' names begin.
     """
@@ -51,19 +52,18 @@ def draw_layers(
     chosen, start = _choose(marks)
     size = _size(picture.shape[1:3], aspect)
     shown = {key: marks[key][chosen] for key in masks}
-    differs = (shown["teacher"] != shown["student"]).astype(np.uint8)
     sheets = {
         "reference": _outline(_enlarge(shown["reference"], size)),
         "teacher": _hatched(_enlarge(shown["teacher"], size)),
         "student": _enlarge(shown["student"], size),
-        "disagreement": _hatched(_enlarge(differs, size), crossed=True),
+        "disagreement": _hatched(_enlarge(shown[DIFFERS], size), crossed=True),
     }
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"image": f"{name}-image.jpg"}
     _grey(picture[chosen], size).save(folder / paths["image"], quality=85)
     for key, sheet in sheets.items():
         paths[key] = f"{name}-{key}.png"
-        colours = [DIFFERS] if key == "disagreement" else COLOURS
+        colours = [MAGENTA] if key == DIFFERS else COLOURS
         _save(folder / paths[key], _indexed(sheet, len(colours)), _opaque(colours, OPACITY[key]))
     paths["uncertainty"] = f"{name}-uncertainty.png"
     levels = np.rint(marks["uncertainty"][chosen].clip(0, 1) * STEPS).astype(np.uint8)
@@ -79,13 +79,20 @@ def draw_layers(
     )
 
 
-def uncertainty(probabilities: np.ndarray) -> np.ndarray:
+def uncertainty(
+    probabilities: np.ndarray, activation: Activation = Activation.SOFTMAX
+) -> np.ndarray:
     """Return the entropy of probabilities ``[classes, *space]`` as a share of the largest one.
+
+    Of structures that may overlap, that of the least sure one.
 
     Example:
         >>> uncertainty(np.array([[1.0, 0.5], [0.0, 0.5]])).round(3).tolist()
         [0.0, 1.0]
     """
+    if activation is Activation.SIGMOID:
+        each = [uncertainty(np.stack([1 - p, p])) for p in probabilities]
+        return np.max(each, axis=0)
     p = probabilities.astype(np.float64).clip(1e-12, 1)
     shares: np.ndarray = -(p * np.log(p)).sum(axis=0) / np.log(len(p))
     return shares.clip(0, 1)

@@ -10,6 +10,7 @@ from nibabel import orientations
 from medkd.extras import require
 from medkd.types import Volume
 
+DIFFERS = "disagreement"
 # Okabe and Ito 2008: told apart by colour-blind readers; after the sixth the colours repeat
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
 
@@ -19,7 +20,7 @@ def draw_overlay(
     image: Volume,
     masks: Mapping[str, np.ndarray],
     *,
-    classes: Sequence[str],
+    structures: Sequence[str],
     title: str,
 ) -> None:
     """Write a PNG with one panel for the image and one for each mask, and one for disagreement.
@@ -29,9 +30,9 @@ def draw_overlay(
     Args:
         path: the file to write.
         image: on its own grid.
-        masks: class indices ``[*space]`` by panel name; ``reference``, ``teacher`` and ``student``
-            among them.
-        classes: names by index.
+        masks: numbers of structures ``[*space]`` by panel name, ``reference`` among them; and
+            ``DIFFERS``, 1 where teacher and student do.
+        structures: names by number, from 1.
         title: shown above; no patient id.
     """
     require("matplotlib", extra="train")
@@ -39,6 +40,7 @@ def draw_overlay(
     from matplotlib.figure import Figure
 
     picture, cut, aspect = _slices(image, masks)
+    differs = cut.pop(DIFFERS)
     panels = len(cut) + 2
     height, width = picture.shape[:2]
     figure = Figure(figsize=(2.6 * panels, 2.6 * height * aspect / width + 0.7), dpi=100)
@@ -51,13 +53,12 @@ def draw_overlay(
             axis.imshow(_colours(mask), aspect=aspect, interpolation="nearest")
         axis.set_title(name, fontsize=9)
     axes[-1].imshow(picture, cmap="gray", aspect=aspect)
-    differs = (cut["teacher"] != cut["student"]).astype(np.int64) * 5
-    axes[-1].imshow(_colours(differs), aspect=aspect, interpolation="nearest")
+    axes[-1].imshow(_colours(differs.astype(np.int64) * 5), aspect=aspect, interpolation="nearest")
     axes[-1].set_title("teacher ≠ student", fontsize=9)
     for axis in axes:
         axis.set_axis_off()
     figure.suptitle(title, fontsize=10)
-    _legend(figure, classes)
+    _legend(figure, structures)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
@@ -104,13 +105,12 @@ def draw_answers(
     figure.savefig(path, metadata={"Software": None})
 
 
-def _legend(figure: Any, classes: Sequence[str]) -> None:  # noqa: ANN401
+def _legend(figure: Any, structures: Sequence[str]) -> None:  # noqa: ANN401
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(color=COLOURS[(index - 1) % len(COLOURS)], label=name)
-        for index, name in enumerate(classes)
-        if index > 0
+        Patch(color=COLOURS[index % len(COLOURS)], label=name)
+        for index, name in enumerate(structures)
     ]
     figure.legend(
         handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False

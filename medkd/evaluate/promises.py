@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered
-from medkd.data.labels import class_indices
+from medkd.data.annotated import covered_structures
+from medkd.data.labels import structure_masks, truth_of
 from medkd.data.reading import label_of
 from medkd.evaluate.answers import Answer
 from medkd.metrics.conformal import (
@@ -45,7 +45,7 @@ def _masks(
 ) -> Iterator[Promise]:
     known = np.stack([_shares(answer, case, config) for case in validation])
     found = np.stack([_shares(answer, case, config) for case in shown])
-    for index, structure in enumerate(config.classes[1:]):
+    for index, structure in enumerate(config.structures):
         calibrated_on = known[np.isfinite(known[:, index, 0, 0]), index, 0]
         threshold = risk_threshold(calibrated_on, risk=1 - config.evaluate.promised)
         place = int(np.searchsorted(THRESHOLDS, threshold))
@@ -65,22 +65,21 @@ def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
 
     NaN stands for the share of what a label does not cover, and for the size beside nothing.
     """
-    label = class_indices(label_of(case, config).array[0], config)
+    label = truth_of(label_of(case, config), case, config)
     probabilities = answer(case).probabilities
     assert probabilities is not None
-    rows, told = [], covered(case, config)
-    judged = label != UNLABELLED
-    for index in range(1, len(config.classes)):
-        if not told[index]:
-            rows.append(np.full((2, len(THRESHOLDS)), np.nan))
-            continue
-        reference = label == index
-        ordered = np.sort(probabilities[index][judged])
+    rows = np.full((len(config.structures), 2, len(THRESHOLDS)), np.nan)
+    said = probabilities[-len(config.structures) :]  # without the background
+    judged = np.broadcast_to(label != UNLABELLED, said.shape)
+    masks = list(structure_masks(label, config))
+    for index in np.flatnonzero(covered_structures(case, config)):
+        reference, p = masks[index], said[index]
+        ordered = np.sort(p[judged[index]])
         passing = ordered.size - np.searchsorted(ordered, THRESHOLDS)
-        there = int(reference.sum())
-        size = passing / there if there else np.full(len(THRESHOLDS), np.nan)
-        rows.append(np.stack([missed_shares(probabilities[index], reference), size]))
-    return np.stack(rows)
+        rows[index, 0] = missed_shares(p, reference)
+        if there := int(reference.sum()):
+            rows[index, 1] = passing / there
+    return rows
 
 
 def _sets(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered
-from medkd.data.labels import class_indices, of_judged_voxels
+from medkd.data.annotated import covered_structures
+from medkd.data.labels import class_indices, of_judged_voxels, structure_masks, truth_of
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of, label_of
 from medkd.device.guard import Guard, describe
@@ -22,7 +22,7 @@ from medkd.results import GuardResult, Interval, StressCurve
 from medkd.seeding import derive_seed
 from medkd.types import Case, Role, Task, Volume
 
-Truth = np.ndarray | int  # class indices ``[*space]``, or the class
+Truth = np.ndarray | int  # as ``truth_of`` gives it, or the class
 Flag = Callable[[Volume], bool]  # whether the guard flags an image
 
 
@@ -114,7 +114,7 @@ class _Bench:
         flags = []
         for case in self.cases:
             volume, truth = self._worse(case, stress, strength)
-            told = covered(case, self.config)
+            told = covered_structures(case, self.config)
             for role, answer in self.answers.items():
                 values[role].append(self._value(answer(volume), truth, told))
             flags.append(self.flag(volume) if self.flag else False)
@@ -132,7 +132,7 @@ class _Bench:
             return volume, truth
         seed = self.config.study.seed
         if stress.name == "rotation" and isinstance(truth, np.ndarray):
-            truth = turned(truth, strength)
+            truth = turned(truth, strength, dims=volume.dims)
         return stressed(volume, stress, strength, seed=seed, case=case.id), truth
 
     def _value(self, prediction: Prediction, truth: Truth, told: np.ndarray) -> float:
@@ -142,8 +142,9 @@ class _Bench:
         assert prediction.mask is not None
         answer = class_indices(prediction.mask, self.config)
         answer, truth = of_judged_voxels(answer, truth, reference=truth)
-        structures = [index for index in np.flatnonzero(told) if index]
-        return float(np.mean([dice(answer == index, truth == index) for index in structures]))
+        masks = (structure_masks(each, self.config) for each in (answer, truth))
+        pairs = zip(*masks, told, strict=True)
+        return float(np.mean([dice(said, there) for said, there, is_told in pairs if is_told]))
 
 
 def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:
@@ -154,6 +155,6 @@ def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:
 
 def _truth(case: Case, config: Config) -> Truth:
     if isinstance(case.label, Path):
-        return class_indices(label_of(case, config).array[0], config)
+        return truth_of(label_of(case, config), case, config)
     assert case.label is not None
     return case.label

@@ -9,14 +9,14 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data import phi
-from medkd.data.annotated import covered, merged
-from medkd.data.labels import class_indices, of_judged_voxels
+from medkd.data.annotated import covered, covered_structures, in_label_terms
+from medkd.data.labels import class_indices, of_judged_voxels, structure_masks, truth_of
 from medkd.data.reading import label_of
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import Answer
 from medkd.metrics import overlap
 from medkd.metrics.boundary import boundary_band
-from medkd.metrics.calibration import CalibrationBins, PooledCalibration
+from medkd.metrics.calibration import CalibrationBins, PooledCalibration, count_calibration
 from medkd.metrics.classification import (
     auroc,
     average_precision,
@@ -32,7 +32,7 @@ from medkd.metrics.surface import assd, hd95, nsd, surface_distances
 from medkd.metrics.volume import agreement, volume_ml
 from medkd.progress import progress
 from medkd.results import Agreement, CaseScores, Interval, Reliability
-from medkd.types import UNLABELLED, Case
+from medkd.types import Case
 
 CALIBRATION = ("ece", "adaptive_ece", "static_ece", "brier", "nll")
 Statistic = Callable[[np.ndarray], float]  # a figure of the cases at these indices
@@ -90,16 +90,14 @@ def score_segmentation(
     for case in progress(cases, f"evaluate {name}", total=len(cases)):
         prediction = answer(case)
         reference = label_of(case, config)
-        label = class_indices(reference.array[0], config)
+        label = truth_of(reference, case, config)
         scored.append(_case_scores(case, prediction, label, reference.spacing_mm, config, salt))
         assert prediction.probabilities is not None
-        judged, told = label != UNLABELLED, covered(case, config)
-        (label,) = of_judged_voxels(label, reference=label)
-        width, spacing = config.evaluate.boundary_mm, reference.spacing_mm
-        near = boundary_band(label, spacing_mm=spacing, width_mm=width)
-        for kept, mask in ((bins, judged), (bands, near & judged)):
+        near = _near_boundary(label, reference.spacing_mm, config)
+        said, told = in_label_terms(prediction.probabilities, case, config), covered(case, config)
+        for kept, mask in ((bins, None), (bands, near)):
             kept.append(CalibrationBins())
-            kept[-1].update(merged(prediction.probabilities, told), label, mask, told=told)
+            count_calibration(kept[-1], said, label, config.activation, mask, told=told)
     figures = _Figures(cases, config)
     for figure in sorted({name for case in scored for name in case.figures}):
         if figures.covered and "/" not in figure:
@@ -158,6 +156,14 @@ def score_classification(
     return figures.scores(headline, scored, bins, failures)
 
 
+def _near_boundary(label: np.ndarray, spacing_mm: Sequence[float], config: Config) -> np.ndarray:
+    """Return where some structure is, or near it."""
+    (there,) = of_judged_voxels(label, reference=label)
+    foreground = np.asarray(there.any(axis=0) if config.data.overlapping else there, np.uint8)
+    width_mm = config.evaluate.boundary_mm
+    return boundary_band(foreground, spacing_mm=spacing_mm, width_mm=width_mm)
+
+
 def pooled(bins: Sequence[CalibrationBins], name: str) -> Statistic:
     """Return a figure of calibration of the cases at given indices, NaN where they hold nothing."""
     pool = PooledCalibration(bins)
@@ -184,11 +190,11 @@ def _case_scores(
     volumes: dict[str, tuple[float, float]] = {}
     lesions: dict[str, tuple[int, int, int, int]] = {}
     found: dict[Emptiness, list[str]] = {kind: [] for kind in Emptiness}
-    told = covered(case, config)
-    for index, name in enumerate(config.classes):
-        if index == 0 or not told[index]:
+    masks = (structure_masks(each, config) for each in (answer, label))
+    told = covered_structures(case, config)
+    for name, *pair, is_told in zip(config.structures, *masks, told, strict=True):
+        if not is_told:
             continue
-        pair = (answer == index, label == index)
         distances = surface_distances(*pair, spacing_mm=spacing_mm)
         found[distances.emptiness].append(name)
         figures[f"dice/{name}"] = overlap.dice(*pair)
@@ -249,8 +255,10 @@ def _mean_of_means(values: np.ndarray, told: np.ndarray, indices: np.ndarray) ->
 
 def _covered(cases: Sequence[Case], config: Config) -> dict[str, np.ndarray]:
     """Return which cases' labels cover each structure; nothing where all cover all."""
-    told = np.array([covered(case, config) for case in cases])
-    return {} if told.all() else dict(zip(config.classes[1:], told.T[1:], strict=True))
+    if not config.structures:
+        return {}
+    told = np.array([covered_structures(case, config) for case in cases])
+    return {} if told.all() else dict(zip(config.structures, told.T, strict=True))
 
 
 def _measured(figure: str, told: Mapping[str, np.ndarray], *, cases: int) -> np.ndarray:

@@ -56,9 +56,17 @@ def stressed(volume: Volume, stress: Stress, strength: float, *, seed: int, case
     return replace(volume, array=worse.astype(dtype))
 
 
-def turned(label: np.ndarray, degrees: float) -> np.ndarray:
-    """Turn a label map ``[*space]`` as the stress ``rotation`` turns its image."""
-    return ndimage.rotate(label, degrees, axes=(0, 1), reshape=False, order=0, mode="nearest")
+def turned(label: np.ndarray, degrees: float, *, dims: int | None = None) -> np.ndarray:
+    """Turn a label map ``[*space]`` as the stress ``rotation`` turns its image.
+
+    Args:
+        label: also ``[channels, *space]``.
+        degrees: how far.
+        dims: number of its spatial axes, if not all of them are.
+    """
+    first = label.ndim - (dims or label.ndim)
+    plane = (first, first + 1)
+    return ndimage.rotate(label, degrees, axes=plane, reshape=False, order=0, mode="nearest")
 
 
 def _noise(array: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered
+from medkd.data.annotated import covered_structures
 from medkd.data.groups import UNKNOWN, band, bands, group_of
-from medkd.data.labels import class_indices
+from medkd.data.labels import structure_masks, truth_of
 from medkd.data.reading import label_of
 from medkd.evaluate.score import Scores, Statistic
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean, bootstrap_statistic
@@ -83,14 +83,14 @@ def _groups(named: SubgroupOptions, cases: Sequence[Case], config: Config) -> li
     """Return the group of each case."""
     if named.structure is None:
         return [group_of(case, named) for case in cases]
-    index = config.classes.index(named.structure)
+    index = config.structures.index(named.structure)
     groups = []
     for case in cases:
-        if not covered(case, config)[index]:
+        if not covered_structures(case, config)[index]:
             groups.append(UNKNOWN)
             continue
         label = label_of(case, config)
-        mask = class_indices(label.array[0], config) == index
+        mask = list(structure_masks(truth_of(label, case, config), config))[index]
         groups.append(band(volume_ml(mask, spacing_mm=label.spacing_mm), named.edges))
     return groups
 

@@ -20,7 +20,7 @@ from medkd.data.preprocess import SAME_SPACING
 from medkd.models.stock import definition_of
 from medkd.options import LARGEST_LABEL, PreprocessOptions
 from medkd.study import write_atomic
-from medkd.types import Task, Temperature
+from medkd.types import Activation, Task, Temperature
 
 WEIGHTS = "models/model.ts"
 FILES = {3: "*.nii.gz", 2: "*.png"}
@@ -227,12 +227,41 @@ def _intensity(options: PreprocessOptions, dims: int) -> list[dict[str, Any]]:
 
 
 def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[str, Any]]:
+    if config.activation is Activation.SIGMOID:
+        return _postprocessing_apart(config, temperature=temperature)
     softmax = _on("pred", "Lambdad", func=f"$lambda x: {_calibrated(config, temperature)}")
     if config.task is Task.CLASSIFICATION:
         meta = "image_meta_dict"  # holds the file's name
         saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", meta_keys=meta)
         return [softmax, _on("image", "FromMetaTensord"), saved]
-    inverted = _on(
+    inverted = _inverted()
+    values = list(config.label_values)
+    labels = _on(
+        "pred", "MapLabelValued", orig_labels=list(range(len(values))), target_labels=values
+    )
+    kind = "uint8" if values[-1] < 256 else "uint16"
+    assert values[-1] <= LARGEST_LABEL
+    saved = _saved(config, kind=kind)
+    turned = _on("pred", "Lambdad", func="$lambda x: x.transpose(1, 2)")  # MONAI writes columns
+    steps = [softmax, inverted, _on("pred", "AsDiscreted", argmax=True), labels]
+    return [*steps, saved] if config.dims == 3 else [*steps, turned, saved]
+
+
+def _postprocessing_apart(config: Config, *, temperature: Temperature) -> list[dict[str, Any]]:
+    """Return what asks for each structure by itself; the mask has a channel of each."""
+    assert config.dims == 3
+    values = temperature if isinstance(temperature, float) else _by_class(temperature, axes=3)
+    return [
+        _on("pred", "Lambdad", func=f"$lambda x: x / {values}"),
+        _on("pred", "Activationsd", sigmoid=True),
+        _inverted(),
+        _on("pred", "AsDiscreted", threshold=0.5),
+        _saved(config, kind="uint8"),
+    ]
+
+
+def _inverted() -> dict[str, Any]:
+    return _on(
         "pred",
         "Invertd",
         transform="@preprocessing",
@@ -240,13 +269,10 @@ def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[st
         nearest_interp=False,
         to_tensor=True,
     )
-    values = list(config.label_values)
-    labels = _on(
-        "pred", "MapLabelValued", orig_labels=list(range(len(values))), target_labels=values
-    )
-    kind = "uint8" if values[-1] < 256 else "uint16"
-    assert values[-1] <= LARGEST_LABEL
-    saved = _on(
+
+
+def _saved(config: Config, *, kind: str) -> dict[str, Any]:
+    return _on(
         "pred",
         "SaveImaged",
         output_dir="@output_dir",
@@ -256,18 +282,21 @@ def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[st
         output_dtype=f"$numpy.{kind}",
         output_ext=FILES[config.dims][1:],
     )
-    turned = _on("pred", "Lambdad", func="$lambda x: x.transpose(1, 2)")  # MONAI writes columns
-    steps = [softmax, inverted, _on("pred", "AsDiscreted", argmax=True), labels]
-    return [*steps, saved] if config.dims == 3 else [*steps, turned, saved]
 
 
 def _calibrated(config: Config, temperature: Temperature) -> str:
     """Return the expression of the calibrated probabilities of logits ``x``."""
     if isinstance(temperature, float):
         return f"torch.softmax(x / {temperature!r}, dim=0)"
-    axes = (-1, *[1] * (config.dims if config.task is Task.SEGMENTATION else 0))
-    values = f"torch.tensor({list(temperature)}, device=x.device).reshape({axes})"
+    axes = config.dims if config.task is Task.SEGMENTATION else 0
+    values = _by_class(temperature, axes=axes)
     return f"torch.softmax(torch.log_softmax(x, dim=0) / {values}, dim=0)"
+
+
+def _by_class(temperature: Sequence[float], *, axes: int) -> str:
+    """Return the expression of temperatures that divide ``x``, classes first."""
+    shape = (-1, *[1] * axes)
+    return f"torch.tensor({list(temperature)}, device=x.device).reshape({shape})"
 
 
 def _metadata(config: Config, *, role: str) -> dict[str, Any]:

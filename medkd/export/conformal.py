@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered
-from medkd.data.labels import class_indices
+from medkd.data.annotated import covered_structures
+from medkd.data.labels import structure_masks, truth_of
 from medkd.data.reading import image_of, label_of
 from medkd.device.predictor import Predictor
 from medkd.metrics.conformal import missed_shares, risk_threshold, set_threshold
@@ -35,10 +35,10 @@ def conformal_thresholds(
         thresholds = {SET: set_threshold(np.stack(said), labels, coverage=promised)}
     else:
         shares = np.stack(said)
-        told = np.array([covered(case, config) for case in validation])[:, 1:]
+        told = np.array([covered_structures(case, config) for case in validation])
         thresholds = {
             name: risk_threshold(shares[told[:, index], index], risk=1 - promised)
-            for index, name in enumerate(config.classes[1:])
+            for index, name in enumerate(config.structures)
         }
         return Conformal(
             promised=promised, thresholds=thresholds, cases=int(told.sum(axis=0).min())
@@ -53,7 +53,7 @@ def _told(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
     assert probabilities is not None
     if config.task is Task.CLASSIFICATION:
         return probabilities
-    label = class_indices(label_of(case, config).array[0], config)
-    return np.stack(
-        [missed_shares(probabilities[i], label == i) for i in range(1, len(config.classes))]
-    )
+    truth = truth_of(label_of(case, config), case, config)
+    told = probabilities[-len(config.structures) :]  # without the background
+    masks = structure_masks(truth, config)
+    return np.stack([missed_shares(p, mask) for p, mask in zip(told, masks, strict=True)])

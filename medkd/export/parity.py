@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from medkd.config import Config
-from medkd.data.annotated import covered, merged, stands_for
-from medkd.data.labels import of_judged_voxels
+from medkd.data.activation import decided, probabilities, tempered
+from medkd.data.annotated import covered, covered_structures, in_label_terms, possible_of
+from medkd.data.labels import of_judged_voxels, structure_masks, without_channel
 from medkd.data.samples import Sample
-from medkd.device.predictor import softmax, tempered
 from medkd.device.window import Network, predict_windows
-from medkd.metrics.calibration import CalibrationBins
+from medkd.metrics.calibration import CalibrationBins, count_calibration
 from medkd.metrics.overlap import dice
 from medkd.metrics.statistics import bootstrap_difference
-from medkd.metrics.temperature import fit_class_temperatures, fit_temperature
+from medkd.metrics.temperature import fit_drawn
 from medkd.progress import progress
 from medkd.results import Parity
 from medkd.seeding import derive_seed
-from medkd.types import UNLABELLED, Task, Temperature
+from medkd.types import UNLABELLED, Case, Task, Temperature
 
 VOXELS = 200_000  # drawn over all cases, for temperature and calibration error
 WINDOWS_AT_ONCE = 2  # torch computes a single small volume much slower
@@ -112,21 +112,23 @@ class _Tally:
         self.difference = self.size = 0.0
         self.same = self.voxels = 0
         self.figures: list[float] = []
-        self._drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._drawn: list[tuple[np.ndarray, np.ndarray, Case]] = []
 
     def add(self, logits: np.ndarray, expected: np.ndarray, sample: Sample, *, of: int) -> None:
         """Count one case of so many."""
-        answer, label = logits.argmax(axis=0), sample.label.reshape(logits.shape[1:])
+        activation = self._config.activation
+        answer = decided(logits, activation)
+        label = sample.label.reshape(answer.shape)
         self.difference = float(np.maximum(self.difference, np.abs(logits - expected).max()))
         self.size = max(self.size, float(np.abs(expected).max()))
-        self.same += int((answer == expected.argmax(axis=0)).sum())
+        self.same += int((answer == decided(expected, activation)).sum())
         self.voxels += answer.size
-        told = covered(sample.case, self._config)
-        self.figures.append(self._figure(answer, label, told))
-        judged = np.flatnonzero(label != UNLABELLED)
+        self.figures.append(self._figure(answer, label, sample.case, self._config))
+        truth = sample.label.reshape(len(sample.label), -1).T  # a question a column
+        judged = np.flatnonzero((truth != UNLABELLED).any(axis=1))
         drawn = self._rng.permutation(judged)[: max(1, VOXELS // of)]
-        labels = label.reshape(-1)[drawn].astype(np.int64)
-        self._drawn.append((logits.reshape(len(logits), -1).T[drawn], labels, told))
+        labels = truth[drawn].astype(np.int64)
+        self._drawn.append((logits.reshape(len(logits), -1).T[drawn], labels, sample.case))
 
     def parity(
         self, trained: "_Tally", samples: Sequence[Sample], *, temperature: Temperature
@@ -154,27 +156,35 @@ class _Tally:
         )
 
     def _temperature(self, *, by_class: bool) -> Temperature:
-        logits = np.concatenate([drawn for drawn, _, _ in self._drawn])
-        labels = np.concatenate([drawn for _, drawn, _ in self._drawn])
-        possible = np.concatenate([stands_for(told)[drawn] for _, drawn, told in self._drawn])
-        is_one = (possible.sum(axis=1) == 1).all()
-        fit = fit_class_temperatures if by_class else fit_temperature
-        return fit(logits, labels, possible=None if is_one else possible)
+        return fit_drawn(
+            np.concatenate([logits for logits, _, _ in self._drawn]),
+            np.concatenate([labels for _, labels, _ in self._drawn]),
+            by_class=by_class,
+            possible=possible_of([(labels, case) for _, labels, case in self._drawn], self._config),
+        )
 
     def ece(self, temperature: Temperature) -> float:
         """Return the expected calibration error at a temperature."""
-        bins = CalibrationBins()
-        for logits, labels, told in self._drawn:
-            probabilities = softmax(tempered(logits.T, temperature))
-            bins.update(merged(probabilities, told), labels, told=told)
+        bins, activation = CalibrationBins(), self._config.activation
+        for logits, labels, case in self._drawn:
+            said = probabilities(tempered(logits.T, temperature, activation), activation)
+            count_calibration(
+                bins,
+                in_label_terms(said, case, self._config),
+                without_channel(labels.T, self._config),
+                activation,
+                told=covered(case, self._config),
+            )
         return bins.ece
 
 
-def _mean_dice(answer: np.ndarray, label: np.ndarray, told: np.ndarray) -> float:
+def _mean_dice(answer: np.ndarray, label: np.ndarray, case: Case, config: Config) -> float:
     (answer,) = of_judged_voxels(answer, reference=label)
-    return float(np.mean([dice(answer == i, label == i) for i in np.flatnonzero(told) if i]))
+    masks = (structure_masks(each, config) for each in (answer, label))
+    pairs = zip(*masks, covered_structures(case, config), strict=True)
+    return float(np.mean([dice(said, there) for said, there, is_told in pairs if is_told]))
 
 
-def _accuracy(answer: np.ndarray, label: np.ndarray, told: np.ndarray) -> float:
-    del told
+def _accuracy(answer: np.ndarray, label: np.ndarray, case: Case, config: Config) -> float:
+    del case, config
     return float((answer == label).mean())

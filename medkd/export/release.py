@@ -183,6 +183,8 @@ class _Release:
             "export": [config.export.licence, self._may_lose, config.evaluate.promised],
             "seed": config.study.seed,
         }
+        if config.data.overlapping:
+            given["overlapping"] = config.data.includes
         if self.variant is Variant.INT8:
             given["calibration"] = config.export.calibration_cases
             steps = config.export.retrain_steps
@@ -294,6 +296,7 @@ class _Release:
             networks,
             temperatures=[member.temperature for member in self._loaded],
             weights=weights_among(self.study.config, self.members),
+            activation=self.study.config.activation,
         )
 
     @property
@@ -417,6 +420,7 @@ def _manifest(network: nn.Module, config: Config, **said: Any) -> Manifest:  # n
         label_values=config.label_values,
         codes=config.data.codes,
         preprocess=config.preprocess.of_anyone,
+        activation=config.activation,
         postprocess=config.postprocess,
         parameters=parameters(network),
         macs=macs(network, window),

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from medkd.types import UNLABELLED, Activation
+
 _FINE = 64  # narrow bins in each equal one
 _HALVINGS = 16  # of the last narrow bin, towards confidence 1, where most voxels of a volume are
 _LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # a surely wrong voxel costs 16 nats, not inf
@@ -80,6 +82,42 @@ class CalibrationBins:
         self._count_bins(columns, truth, told)
         self._count_costs(columns, truth)
 
+    def update_independent(
+        self,
+        probabilities: Float[np.ndarray, " classes *space"],
+        labels: Integer[np.ndarray, " classes *space"],
+        mask: Bool[np.ndarray, " classes *space"] | None = None,
+    ) -> None:
+        """Count one case of classes that do not exclude each other: a question a voxel and class.
+
+        Each question has two answers, there and not there, with the probabilities p and 1 - p; all
+        figures are those of two exclusive classes, but the static calibration error, which is still
+        the mean over classes.
+
+        Args:
+            probabilities: that a class is there.
+            labels: 1 where it is, 0 where it is not.
+            mask: the questions to count, all by default.
+
+        Raises:
+            ValueError: as ``update``.
+        """
+        if probabilities.shape != labels.shape:
+            _check_shapes(probabilities[None], labels, mask)
+        chosen = np.ones(labels.shape, bool) if mask is None else mask
+        of_class = np.zeros((len(labels), 3, self._bins))
+        for number, (p, truth, asked) in enumerate(zip(probabilities, labels, chosen, strict=True)):
+            there, is_there = p[asked], truth[asked].astype(np.intp)
+            columns = np.stack([1 - there, there])
+            _check_probabilities(columns)
+            check_labels(is_there, 2)
+            self._count_confidence(columns, is_there)
+            self._count_costs(columns, is_there)
+            of_class[number] = _totals(
+                _equal_index(there, self._bins), there, is_there == 1, of_class[number]
+            )
+        self._of_class = self._of_class + of_class
+
     def __add__(self, other: "CalibrationBins") -> "CalibrationBins":
         """Pool two sets of cases.
 
@@ -95,7 +133,7 @@ class CalibrationBins:
 
     @property
     def voxels(self) -> int:
-        """Number of voxels (or cases) seen."""
+        """Number of voxels (or cases) seen; of independent classes, number of questions."""
         return int(self._fine[0].sum())
 
     @property
@@ -169,15 +207,18 @@ class CalibrationBins:
             raise ValueError("calibration of no voxels is undefined: nothing was counted")
         return self.voxels
 
-    def _count_bins(self, columns: np.ndarray, truth: np.ndarray, told: np.ndarray | None) -> None:
+    def _count_confidence(self, columns: np.ndarray, truth: np.ndarray) -> None:
         confidence = columns.max(axis=0).astype(np.float64)
         correct = columns.argmax(axis=0) == truth
         self._fine += _totals(_fine_index(confidence, self._bins), confidence, correct, self._fine)
+
+    def _count_bins(self, columns: np.ndarray, truth: np.ndarray, told: np.ndarray | None) -> None:
+        self._count_confidence(columns, truth)
         of_class = np.zeros((len(columns), 3, self._bins))
         for number, column in enumerate(columns):
             if told is not None and not told[number]:
                 continue
-            index = np.minimum((column * self._bins).astype(np.intp), self._bins - 1)
+            index = _equal_index(column, self._bins)
             of_class[number] = _totals(index, column, truth == number, of_class[number])
         self._of_class = self._of_class + of_class
 
@@ -187,6 +228,34 @@ class CalibrationBins:
         # sum over classes of (p - onehot)² without the one-hot array
         self._brier += squares + float((1 - 2 * of_truth).sum())
         self._nll -= float(np.log(np.maximum(of_truth, _LEAST_PROBABILITY)).sum())
+
+
+def count_calibration(
+    bins: CalibrationBins,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    activation: Activation,
+    mask: np.ndarray | None = None,
+    *,
+    told: np.ndarray | None = None,
+) -> None:
+    """Count one case of exclusive or of independent classes, but for what nobody has judged.
+
+    Args:
+        bins: that it is counted in.
+        probabilities: ``[classes, *space]``.
+        labels: class indices ``[*space]``, or ``[classes, *space]``, 0 or 1; or ``UNLABELLED``.
+        activation: which of the two.
+        mask: the voxels ``[*space]`` to count, all by default.
+        told: of exclusive classes, those that the labels tell apart; see ``update``.
+    """
+    judged = labels != UNLABELLED
+    known = np.where(judged, labels, 0).astype(np.intp)
+    counted = judged if mask is None else judged & mask
+    if activation is Activation.SIGMOID:
+        bins.update_independent(probabilities, known, counted)
+    else:
+        bins.update(probabilities, known, counted, told=told)
 
 
 def _gap(totals: np.ndarray) -> float:
@@ -202,6 +271,10 @@ def _totals(
     size = like.shape[-1]
     weights = (None, confidence, correct)
     return np.stack([np.bincount(index, each, minlength=size) for each in weights])
+
+
+def _equal_index(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.minimum((confidence * bins).astype(np.intp), bins - 1)
 
 
 def _fine_index(confidence: np.ndarray, bins: int) -> np.ndarray:

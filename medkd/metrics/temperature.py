@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from scipy import optimize, special
 
 from medkd.metrics.calibration import check_labels
-from medkd.types import Temperature
+from medkd.types import UNLABELLED, Temperature
 
 _TEMPERATURES = (0.05, 20.0)
 
@@ -100,6 +100,68 @@ def _is_never_wrong(logits: np.ndarray, labels: np.ndarray, possible: np.ndarray
 def _summed(logits: np.ndarray, possible: np.ndarray) -> np.ndarray:
     """Return the logarithm of what the possible classes of each row sum to."""
     return np.asarray(special.logsumexp(np.where(possible, logits, -np.inf), axis=1))
+
+
+def fit_independent_temperature(
+    logits: Float[np.ndarray, " cases classes"], labels: Integer[np.ndarray, " cases classes"]
+) -> float:
+    """Find the temperature that minimises the mean NLL of classes that do not exclude each other.
+
+    Each class of each case is a question of its own. Its logit against 0 is what two exclusive
+    classes would have.
+
+    Args:
+        logits: of each class.
+        labels: 1 where it is there, 0 where it is not, ``UNLABELLED`` where nobody knows.
+
+    Raises:
+        ValueError: the shapes differ, nobody knows anything, or a label is another number.
+    """
+    if logits.shape != labels.shape:
+        raise ValueError(f"one label per logit: logits {logits.shape}, labels {labels.shape}")
+    known = labels != UNLABELLED
+    there = logits[known]
+    return fit_temperature(np.stack([np.zeros_like(there), there], axis=1), labels[known])
+
+
+def fit_independent_temperatures(
+    logits: Float[np.ndarray, " cases classes"], labels: Integer[np.ndarray, " cases classes"]
+) -> tuple[float, ...]:
+    """Find the temperature of each class by itself; 1 of a class of which nothing is known.
+
+    Raises:
+        ValueError: as ``fit_independent_temperature``.
+    """
+    return tuple(
+        fit_independent_temperature(logits[:, [number]], labels[:, [number]])
+        if (labels[:, number] != UNLABELLED).any()
+        else 1.0
+        for number in range(logits.shape[1])
+    )
+
+
+def fit_drawn(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    by_class: bool,
+    possible: np.ndarray | None = None,
+) -> Temperature:
+    """Fit the temperature of drawn voxels, or one a class.
+
+    Args:
+        logits: ``[voxels, classes]``.
+        labels: ``[voxels, 1]`` class indices; of independent classes ``[voxels, classes]``, 0 or 1,
+            or ``UNLABELLED``.
+        by_class: whether each class has its own.
+        possible: the classes that each index may stand for; None of independent classes.
+    """
+    if possible is None:
+        many = fit_independent_temperatures if by_class else fit_independent_temperature
+        return many(logits, labels)
+    is_one = (possible.sum(axis=1) == 1).all()
+    fit = fit_class_temperatures if by_class else fit_temperature
+    return fit(logits, labels[:, 0], possible=None if is_one else possible)
 
 
 def apply_temperature(

@@ -14,7 +14,7 @@ from medkd.errors import DataError
 from medkd.models.zoo import build_model
 from medkd.options import NamedOptions
 from medkd.study import write_atomic
-from medkd.types import Task, Temperature
+from medkd.types import Activation, Task, Temperature
 
 CHECKPOINT_FILE = "checkpoint.json"
 
@@ -33,6 +33,7 @@ class Checkpoint:
         figures: validation figures by name.
         patients: keyed hashes of the patients it was trained on.
         preprocess: the options that its input was made with.
+        activation: what makes probabilities of its output.
     """
 
     model: dict[str, object]
@@ -44,6 +45,7 @@ class Checkpoint:
     figures: dict[str, float] = field(default_factory=dict)
     patients: tuple[str, ...] = ()
     preprocess: dict[str, Any] = field(default_factory=dict)
+    activation: Activation = Activation.SOFTMAX
 
     def build(self) -> nn.Module:
         """Return the network, untrained."""
@@ -74,6 +76,7 @@ def load_checkpoint(folder: Path) -> tuple[nn.Module, Checkpoint]:
         values["classes"], values["patients"] = tuple(values["classes"]), tuple(values["patients"])
         if isinstance(values.get("temperature"), list):
             values["temperature"] = tuple(values["temperature"])
+        values["activation"] = Activation(values.get("activation", Activation.SOFTMAX))
         checkpoint = Checkpoint(**values | {"task": Task(values["task"])})
         model = checkpoint.build()
         load_model(model, folder / "weights.safetensors")

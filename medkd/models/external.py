@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from medkd.config import Config
 from medkd.errors import ConfigError, DataError
+from medkd.extras import require
+from medkd.models.activation import logits_of
 from medkd.models.checkpoint import load_checkpoint
 from medkd.options import ExternalOptions
-from medkd.types import Task
+from medkd.types import Activation, Task
 
+PASSING_ON = {"Identity", "Cast"}  # operations of ONNX that change no value
 PREPROCESSING = ("channels", "orientation", "spacing_mm", "size", "intensity")
 
 
@@ -34,12 +37,14 @@ class ExternalNetwork:
         classes: of its channels in order, if it says so.
         preprocess: what it says of its input, to be compared with the study's.
         patients: keyed hashes of the patients it was trained on, if it says so.
+        activation: what makes probabilities of its logits, if it says so.
     """
 
     network: nn.Module
     classes: tuple[str, ...] | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
     patients: tuple[str, ...] | None = None
+    activation: Activation | None = None
 
 
 def open_external(options: ExternalOptions, path: Path, config: Config) -> ExternalNetwork:
@@ -50,8 +55,14 @@ def open_external(options: ExternalOptions, path: Path, config: Config) -> Exter
         DataError: it is not what ``kind`` says, or was made for other input.
     """
     opened = {"checkpoint": _checkpoint, "bundle": _bundle, "onnx": _onnx}[options.kind](
-        options, path
+        options, path, config.activation
     )
+    if opened.activation not in {None, config.activation}:
+        raise DataError(
+            f"{path}: this teacher was trained for {opened.activation}, and data.overlapping makes "
+            f"the study's {config.activation}; bring one whose structures may overlap as the "
+            f"study's do"
+        )
     wanted = config.preprocess.model_dump(mode="json")
     for key, said in opened.preprocess.items():
         if said != wanted[key]:
@@ -63,24 +74,31 @@ def open_external(options: ExternalOptions, path: Path, config: Config) -> Exter
     return opened
 
 
-def _checkpoint(options: ExternalOptions, path: Path) -> ExternalNetwork:
-    del options
+def _checkpoint(options: ExternalOptions, path: Path, activation: Activation) -> ExternalNetwork:
+    del options, activation
     network, said = load_checkpoint(path)  # whose temperature is fitted anew on these cases
-    return ExternalNetwork(network, said.classes, _comparable(said.preprocess), said.patients)
+    expected = _comparable(said.preprocess)
+    return ExternalNetwork(network, said.classes, expected, said.patients, said.activation)
 
 
-def _onnx(options: ExternalOptions, path: Path) -> ExternalNetwork:
+def _onnx(options: ExternalOptions, path: Path, activation: Activation) -> ExternalNetwork:
     """Open an ONNX file; a manifest beside it, as a release has, says what it expects."""
     del options
-    network = OnnxNetwork(path)
+    network = OnnxNetwork(path, activation)
     try:
         said = json.loads((path.parent / "manifest.json").read_text())
-        return ExternalNetwork(network, tuple(said["classes"]), _comparable(said["preprocess"]))
+        return ExternalNetwork(
+            network,
+            tuple(said["classes"]),
+            _comparable(said["preprocess"]),
+            activation=Activation(said.get("activation", Activation.SOFTMAX)),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return ExternalNetwork(network)
 
 
-def _bundle(options: ExternalOptions, path: Path) -> ExternalNetwork:
+def _bundle(options: ExternalOptions, path: Path, activation: Activation) -> ExternalNetwork:
+    del activation
     if not options.trust_bundle:
         raise ConfigError(
             f"teacher.external: {path}: a MONAI bundle's config can run any code on this machine; "
@@ -110,9 +128,9 @@ def _bundle(options: ExternalOptions, path: Path) -> ExternalNetwork:
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX graph as a network without parameters; probabilities become log-probabilities."""
+    """An ONNX graph as a network without parameters; probabilities become logits."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, activation: Activation = Activation.SOFTMAX) -> None:
         """Load the graph.
 
         Raises:
@@ -121,6 +139,8 @@ class OnnxNetwork(nn.Module):
         import onnxruntime as ort
 
         super().__init__()
+        self._activation = activation
+        self._ends_in_sigmoid = activation is Activation.SIGMOID and _ends_in_sigmoid(path)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         try:
@@ -153,8 +173,12 @@ class OnnxNetwork(nn.Module):
                 f"{list(image.shape)} ({error})"
             ) from None
         said = torch.from_numpy(np.concatenate(answers)).to(image.device).float()
-        is_probability = said.min() >= 0 and bool(((said.sum(dim=1) - 1).abs() < 1e-3).all())
-        return said.clamp_min(1e-12).log() if is_probability else said
+        return logits_of(said, self._activation) if self._is_probability(said) else said
+
+    def _is_probability(self, said: Tensor) -> bool:
+        if self._activation is Activation.SIGMOID:  # a few logits may lie between 0 and 1, too
+            return self._ends_in_sigmoid
+        return bool(said.min() >= 0 and ((said.sum(dim=1) - 1).abs() < 1e-3).all())
 
 
 class Reordered(nn.Module):
@@ -162,14 +186,22 @@ class Reordered(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, network: nn.Module, matrix: np.ndarray) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        matrix: np.ndarray,
+        activation: Activation = Activation.SOFTMAX,
+    ) -> None:
         """Wrap a network; ``matrix`` is ``[classes of the study, classes of the network]``."""
         super().__init__()
+        self.activation = activation
         self.network = network
         self.register_buffer("matrix", torch.from_numpy(matrix.astype(np.float32)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the log-probabilities of the study's classes."""
+        """Return the log-probabilities of the study's classes; logits of those that overlap."""
+        if self.activation is Activation.SIGMOID:
+            return self.network(image).float()[:, self.matrix.argmax(dim=1)]
         probabilities = self.network(image).float().softmax(dim=1)
         merged = torch.einsum("ij,bj...->bi...", self.matrix, probabilities)
         return merged.clamp_min(1e-12).log()
@@ -178,7 +210,8 @@ class Reordered(nn.Module):
 def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
     """Return the 0/1 matrix ``[classes of the study, channels]`` that sorts a teacher's channels.
 
-    A structure that the study does not know counts as background.
+    A structure that the study does not know counts as background; where structures may overlap it
+    is left out.
 
     Raises:
         ConfigError: a class of the study is not among the channels, or a classifier has more.
@@ -195,8 +228,23 @@ def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
         )
     matrix = np.zeros((len(wanted), len(said)), np.float32)
     for channel, name in enumerate(said):
-        matrix[wanted.index(name) if name in wanted else 0, channel] = 1
+        if name in wanted or config.activation is Activation.SOFTMAX:
+            matrix[wanted.index(name) if name in wanted else 0, channel] = 1
     return matrix
+
+
+def _ends_in_sigmoid(path: Path) -> bool:
+    """Whether the last operation of an ONNX graph is a sigmoid; of what is no graph it is none."""
+    onnx = require("onnx", extra="train")
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+        made_by = {name: node for node in graph.node for name in node.output}
+        last = made_by[graph.output[0].name]
+        while last.op_type in PASSING_ON:
+            last = made_by[last.input[0]]
+        return bool(last.op_type == "Sigmoid")
+    except Exception:  # noqa: BLE001  ONNX Runtime says what is wrong with it
+        return False
 
 
 def _comparable(said: dict[str, Any]) -> dict[str, Any]:

@@ -9,16 +9,19 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from medkd.config import Config
-from medkd.types import Task
+from medkd.models.activation import TINY
+from medkd.types import Activation, Task
 
 WINDOWS_AT_ONCE = 2
 
 
 @torch.no_grad()
-def predict_log_probabilities(
+def predict_logits(
     model: nn.Module, image: np.ndarray, config: Config, *, flip_axes: Sequence[int] = ()
 ) -> np.ndarray:
     """Return log-probabilities ``[classes, *space]``, or ``[classes]`` for classification.
+
+    Of structures that may overlap, they are the logarithms of the odds.
 
     Args:
         model: in evaluation mode, on its device.
@@ -30,8 +33,16 @@ def predict_log_probabilities(
     batch = torch.from_numpy(image)[None].to(device)
     flips = list(chain.from_iterable(combinations(flip_axes, n) for n in range(len(flip_axes) + 1)))
     views = [_view(model, batch, config, axes) for axes in flips]
-    log_p = views[0] if len(views) == 1 else torch.stack(views).exp().mean(dim=0).log()
-    return log_p[0].cpu().numpy()
+    mean = views[0] if len(views) == 1 else _mean(torch.stack(views), config.activation)
+    return mean[0].cpu().numpy()
+
+
+def _mean(views: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """Return the logits of the mean probability."""
+    if activation is Activation.SOFTMAX:
+        return views.exp().mean(dim=0).log()
+    there, not_there = (logits.sigmoid().mean(dim=0).clamp_min(TINY) for logits in (views, -views))
+    return there.log() - not_there.log()
 
 
 def _view(
@@ -39,7 +50,7 @@ def _view(
 ) -> torch.Tensor:
     axes = [axis + 2 for axis in flip_axes]
     if config.task is Task.CLASSIFICATION:
-        return torch.log_softmax(model(batch.flip(axes)).float(), dim=1)
+        return model(batch.flip(axes)).float().log_softmax(dim=1)
     logits = sliding_window_inference(
         batch.flip(axes),
         roi_size=config.preprocess.window,
@@ -49,4 +60,6 @@ def _view(
         mode="gaussian",
     )
     assert isinstance(logits, torch.Tensor)
-    return torch.log_softmax(logits.float(), dim=1).flip(axes)
+    if config.activation is Activation.SOFTMAX:
+        logits = logits.float().log_softmax(dim=1)
+    return logits.float().flip(axes)

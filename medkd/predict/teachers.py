@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from medkd.config import Config, expand
+from medkd.data.activation import logits_of, sigmoid
 from medkd.data.check import Cohort, labelled
 from medkd.data.preprocess import Grid, from_grid, to_grid
 from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
@@ -28,9 +29,9 @@ from medkd.errors import DataError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.external import Reordered, channel_matrix, open_external
 from medkd.options import ExternalOptions
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.study import Study
-from medkd.types import Case, Task, Temperature
+from medkd.types import Activation, Case, Task, Temperature
 
 SOURCE = "source.json"  # of an external teacher: what was found when it was admitted
 TINY = 1e-12
@@ -120,7 +121,13 @@ class SavedAnswers:
         if self._config.task is Task.CLASSIFICATION:
             given = self._by_case[case.id]
         else:
-            given = read_probabilities(self._path, case.id, grid, channels=len(self._classes))
+            given = read_probabilities(
+                self._path,
+                case.id,
+                grid,
+                channels=len(self._classes),
+                exclusive=self._config.activation is Activation.SOFTMAX,
+            )
         return np.tensordot(self._matrix, given, axes=1).astype(np.float32)
 
 
@@ -160,8 +167,10 @@ class Teachers:
             return members
         return {stage: replace(member, temperature=1.0) for stage, member in members.items()}
 
-    def log_probabilities(self, sample: Sample, *, by: Iterable[str] | None = None) -> np.ndarray:
+    def logits(self, sample: Sample, *, by: Iterable[str] | None = None) -> np.ndarray:
         """Return the log of the mean probability ``[classes, *space]`` on the network's grid.
+
+        Of structures that may overlap, it is the logarithm of its odds.
 
         Args:
             sample: the preprocessed case.
@@ -170,7 +179,7 @@ class Teachers:
         mean = self._mean(
             stages(self._config) if by is None else tuple(by), sample, on_network_grid
         )
-        return np.log(np.maximum(mean, TINY)).astype(np.float32)
+        return logits_of(mean, self._config.activation)
 
     def probabilities(self, sample: Sample) -> np.ndarray:
         """Return the mean probability of all teachers on the image's own grid."""
@@ -190,6 +199,7 @@ def online_teacher(study: Study) -> OnlineTeacher:
         temperatures=[
             member.temperature if study.config.distill.calibrated else 1.0 for member in loaded
         ],
+        activation=study.config.activation,
     )
 
 
@@ -209,28 +219,32 @@ def on_network_grid(member: Member, sample: Sample, config: Config) -> np.ndarra
     """Return what one teacher says of a case, ``[classes, *space]`` on the network's grid."""
     if member.network is not None:
         return _said(member, sample, config)
-    saved = _saved(member, sample)
+    saved = _saved(member, sample, config)
     return saved if saved.ndim == 1 else to_grid(saved, sample.grid, order=1)
 
 
 def on_image_grid(member: Member, sample: Sample, config: Config) -> np.ndarray:
     """Return what one teacher says of a case, ``[classes, *space]`` on the image's own grid."""
     if member.network is None:
-        return _saved(member, sample)
+        return _saved(member, sample, config)
     said = _said(member, sample, config)
     return said if said.ndim == 1 else from_grid(said, sample.grid, order=1)
 
 
 def _said(member: Member, sample: Sample, config: Config) -> np.ndarray:
     assert member.network is not None
-    teacher = FrozenTeacher([member.network], temperatures=[member.temperature])
-    flips = config.teacher.flip_axes
-    return np.exp(predict_log_probabilities(teacher, sample.image, config, flip_axes=flips))
+    activation, flips = config.activation, config.teacher.flip_axes
+    teacher = FrozenTeacher(
+        [member.network], temperatures=[member.temperature], activation=activation
+    )
+    logits = predict_logits(teacher, sample.image, config, flip_axes=flips)
+    return sigmoid(logits) if activation is Activation.SIGMOID else np.exp(logits)
 
 
-def _saved(member: Member, sample: Sample) -> np.ndarray:
+def _saved(member: Member, sample: Sample, config: Config) -> np.ndarray:
     assert member.saved is not None
-    return tempered(member.saved(sample.case, sample.grid), member.temperature)
+    given = member.saved(sample.case, sample.grid)
+    return tempered(given, member.temperature, config.activation)
 
 
 def load_member(study: Study, stage: str) -> Member:
@@ -258,7 +272,7 @@ def open_member(config: Config, options: ExternalOptions, *, classes: Sequence[s
     network = open_external(options, path, config).network
     matrix = channel_matrix(classes, config)
     if not np.array_equal(matrix, np.eye(len(config.classes))):
-        network = Reordered(network, matrix)
+        network = Reordered(network, matrix, config.activation)
     return Member(1.0, network=_placed(network.eval()), model=dict(model))
 
 
@@ -281,11 +295,17 @@ def frozen_teacher(members: Sequence[Path]) -> FrozenTeacher:
     return _placed(teacher)
 
 
-def tempered(probabilities: np.ndarray, temperature: Temperature) -> np.ndarray:
-    """Return the softmax, over the first axis, of the log-probabilities over the temperature."""
+def tempered(
+    probabilities: np.ndarray,
+    temperature: Temperature,
+    activation: Activation = Activation.SOFTMAX,
+) -> np.ndarray:
+    """Return the probabilities, classes first, of their logits over the temperature."""
     if temperature == 1:
         return probabilities
     shape = (-1, *[1] * (probabilities.ndim - 1))
+    if activation is Activation.SIGMOID:
+        return sigmoid(logits_of(probabilities, activation) / np.reshape(temperature, shape))
     powered = np.maximum(probabilities, TINY) ** (1 / np.asarray(temperature).reshape(shape))
     return powered / powered.sum(axis=0, keepdims=True)
 

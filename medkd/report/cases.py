@@ -8,7 +8,7 @@ from pathlib import Path
 from medkd.report.tables import Cell, Table, heads, role_cell, roles_of
 from medkd.report.wording import ROLES, in_order, less_is_better, number, wording
 from medkd.results import CaseScores, Overlay, Report, RoleResult
-from medkd.types import Role
+from medkd.types import Activation, Role
 
 PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by how a file begins
 NONE = "\N{EN DASH}"
@@ -74,7 +74,9 @@ def pictures(report: Report, *, study_folder: Path) -> list[Picture]:
 
 def swatches(report: Report) -> list[tuple[str, str]]:
     """Return structures and their colours; after the sixth the colours repeat."""
-    return [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(report.classes[1:])]
+    independent = report.activation is Activation.SIGMOID  # there is no background
+    structures = report.classes if independent else report.classes[1:]
+    return [(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(structures)]
 
 
 def case_figures(results: Sequence[RoleResult]) -> list[str]:

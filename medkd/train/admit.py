@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from medkd.config import Config, expand
 from medkd.data import phi
+from medkd.data.activation import logits_of
 from medkd.data.annotated import covered, in_terms_of
 from medkd.data.check import Cohort
 from medkd.data.samples import Sample, load_samples
@@ -31,7 +32,7 @@ from medkd.predict.teachers import (
 from medkd.progress import progress
 from medkd.study import Study, digest, sha256, write_atomic
 from medkd.train.calibrate import fit_on_cases
-from medkd.types import UNLABELLED, Task
+from medkd.types import UNLABELLED, Activation, Task
 
 LEAST_AGREEMENT = 0.1  # Dice with the reference; less is no answer to the same question
 CLEARLY = 0.05  # by which another order of the channels must fit better
@@ -88,7 +89,11 @@ class _Examination:
         found = {
             "kind": self._options.kind,
             "classes": list(classes),
-            "temperature": fit_on_cases(map(np.log, answers), samples, self._config),
+            "temperature": fit_on_cases(
+                (logits_of(answer, self._config.activation) for answer in answers),
+                samples,
+                self._config,
+            ),
             "patients": "unknown" if learned_from is None else "known",
             "seen": seen,  # patients of the training split
             "parameters": parameters(member.network) if member.network else None,
@@ -176,11 +181,9 @@ class _Examination:
 
     def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
         """Refuse channels in another order, and answers that have nothing to do with the labels."""
-        overlap = _overlap(answers, samples, self._config)
-        first = 1 if self._config.task is Task.SEGMENTATION else 0
-        own = overlap[first:, first:]
+        own = _overlap(answers, samples, self._config)
         rows, columns = linear_sum_assignment(-own)
-        names = self._config.classes[first:]
+        names = self._config.structures or self._config.classes
         if own[rows, columns].mean() > np.diag(own).mean() + CLEARLY:
             looks = ", ".join(
                 f"{names[c]} looks like {names[r]}"
@@ -202,10 +205,13 @@ class _Examination:
 def _overlap(
     answers: Sequence[np.ndarray], samples: Sequence[Sample], config: Config
 ) -> np.ndarray:
-    """Return the Dice of each reference class (rows) with each answered class, pooled.
+    """Return the Dice of each reference structure (rows) with each answered one, pooled.
 
-    An answered structure that a label does not cover counts where that has another one.
+    Of a classification, of each class. An answered structure that a label does not cover counts
+    where that has another one.
     """
+    if config.activation is Activation.SIGMOID:
+        return _overlap_of_channels(answers, samples)
     classes = len(config.classes)
     counts = np.zeros((classes, classes))
     for answer, sample in zip(answers, samples, strict=True):
@@ -215,4 +221,17 @@ def _overlap(
         said = np.where(truth == 0, in_terms_of(said, covered(sample.case, config)), said)
         counts += np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, -1)
     sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None]
-    return 2 * counts / np.maximum(sizes, 1)
+    first = 1 if config.task is Task.SEGMENTATION else 0
+    return (2 * counts / np.maximum(sizes, 1))[first:, first:]
+
+
+def _overlap_of_channels(answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> np.ndarray:
+    """Return the same of structures that may overlap, each where it is judged."""
+    common, sizes = 0.0, 0.0
+    for answer, sample in zip(answers, samples, strict=True):
+        label = sample.label.reshape(len(sample.label), -1)
+        said = (answer >= 0.5).reshape(len(answer), -1).astype(np.float32)
+        judged, there = (label != UNLABELLED).astype(np.float32), (label == 1).astype(np.float32)
+        common = common + there @ said.T
+        sizes = sizes + there.sum(axis=1)[:, None] + judged @ said.T
+    return 2 * common / np.maximum(sizes, 1)

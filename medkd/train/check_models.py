@@ -67,15 +67,16 @@ def _check_losses(config: Config, student: nn.Module, teacher: nn.Module | None)
     space = _space(config)
     batch = {
         "image": torch.zeros(1, config.preprocess.channels, *config.preprocess.window),
-        "soft": torch.zeros(1, len(config.classes), *space).softmax(dim=1),
-        "label": torch.zeros(1, *space, dtype=torch.int64),
+        "soft": torch.full((1, len(config.classes), *space), 1 / len(config.classes)),
+        "label": torch.zeros(1, *_channels(config), *space, dtype=torch.int64),
         "valid": torch.ones(1, *space, dtype=torch.bool),
         "asked": torch.ones(1, 1),
     }
     asked = OnlineTeacher([teacher], temperatures=[1.0]) if teacher else None
     try:
         if config.distill.online and asked is None:
-            Objective(config.distill)  # the rest is seen when the external teacher is opened
+            # the rest is seen when the external teacher is opened
+            Objective(config.distill, config.activation)
             return
         step = DistillStep(config, teacher=asked if config.distill.online else None)
         step.adapt(student)
@@ -83,6 +84,11 @@ def _check_losses(config: Config, student: nn.Module, teacher: nn.Module | None)
             step(student, batch, 0)
     except (ConfigError, *UNFIT) as error:
         raise ConfigError(f"distill.losses: {error}") from None
+
+
+def _channels(config: Config) -> tuple[int, ...]:
+    """The axis of structures in a label, where they may overlap."""
+    return (len(config.structures),) if config.data.overlapping else ()
 
 
 def _space(config: Config) -> tuple[int, ...]:

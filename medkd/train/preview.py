@@ -7,10 +7,12 @@ import numpy as np
 from torch import nn
 
 from medkd.config import Config
+from medkd.data.activation import decided
+from medkd.data.labels import flattened, without_channel
 from medkd.data.quality.thumbnail import slice_of, thumbnail
 from medkd.data.samples import Sample
 from medkd.options import TrainOptions
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.types import UNLABELLED
 
 PREVIEWS = 20  # of a training, however often it validates
@@ -29,9 +31,11 @@ def draw_preview(path: Path, model: nn.Module, samples: Sequence[Sample], config
 
     It is the case with the most foreground, the same at every step, on the network's grid.
     """
-    sample = max(samples, key=lambda s: np.count_nonzero(_reference(s)))
-    reference = _reference(sample)
-    answer = predict_log_probabilities(model, sample.image, config).argmax(axis=0)
+    sample = max(samples, key=lambda s: np.count_nonzero(_reference(s, config)))
+    reference = _reference(sample, config)
+    answer = decided(predict_logits(model, sample.image, config), config.activation)
+    truth = without_channel(np.asarray(sample.label), config)
+    answer = flattened(answer, config, like=truth)
     image = np.asarray(sample.image)
     if reference.ndim == 3:
         at = [slice_of(image, reference)]
@@ -48,6 +52,6 @@ def draw_preview(path: Path, model: nn.Module, samples: Sequence[Sample], config
     temporary.replace(path)
 
 
-def _reference(sample: Sample) -> np.ndarray:
-    label = np.asarray(sample.label)[0]
+def _reference(sample: Sample, config: Config) -> np.ndarray:
+    label = flattened(without_channel(np.asarray(sample.label), config), config)
     return np.where(label == UNLABELLED, 0, label)

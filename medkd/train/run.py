@@ -144,6 +144,8 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
     }
     if config.data.ignore is not None:
         inputs["ignore"] = config.data.ignore
+    if config.data.overlapping:
+        inputs["overlapping"] = config.data.includes
     role = name.removeprefix(QUANTISED)
     if role != name:
         inputs["weights"] = study.stage_digest(role)
@@ -277,6 +279,7 @@ class _Job:
             figures=figures,
             patients=tuple(patients),
             preprocess=self.config.preprocess.model_dump(mode="json"),
+            activation=self.config.activation,
         )
         save_checkpoint(self.folder, model, checkpoint)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import special
 
 from medkd.config import expand
+from medkd.data.activation import probabilities
 from medkd.data.check import Cohort
 from medkd.data.samples import load_samples
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
@@ -36,6 +36,8 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
         "training cases": cohort.digest_of(cohort.split.train),
         "preprocess": config.preprocess.model_dump(),
     }
+    if config.data.overlapping:
+        inputs["overlapping"] = True
 
     def make(folder: Path) -> None:
         store = SoftTargetStore(_location(study) or str(folder / STORE))
@@ -66,9 +68,9 @@ def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
     targets, largest = open_soft_targets(study, cohort), 0.0
     teachers, by = _teachers(study), softened_by(study, cohort)
     for sample in load_samples(cohort.of(drawn), study.config):
-        stored = special.log_softmax(targets[sample.case.id][...], axis=0)  # as it is read
-        said = teachers.log_probabilities(sample, by=by[sample.case.id])
-        largest = max(largest, float(np.abs(np.exp(stored) - np.exp(said)).max()))
+        read, said = targets[sample.case.id][...], teachers.logits(sample, by=by[sample.case.id])
+        p, q = (probabilities(logits, study.config.activation) for logits in (read, said))
+        largest = max(largest, float(np.abs(p - q).max()))
     return largest
 
 
@@ -89,6 +91,7 @@ def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
     config = study.config
     common = [SCHEMA, config.teacher.flip_axes, config.distill.calibrated]
     common.append(config.preprocess.model_dump())
+    common += ["overlapping"] if config.data.overlapping else []
     told_by = softened_by(study, cohort)
     teachers = {by: _identity(study, by) for by in set(told_by.values())}
     return {
@@ -111,5 +114,5 @@ def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:
     samples = load_samples(todo, study.config)
     done = len(train) - len(todo)
     for sample in progress(samples, "soft targets", total=len(train), done=done):
-        said = teachers.log_probabilities(sample, by=by[sample.case.id])
-        store.write(keys[sample.case.id], said)
+        said = teachers.logits(sample, by=by[sample.case.id])
+        store.write(keys[sample.case.id], said, study.config.activation)

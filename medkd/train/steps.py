@@ -17,8 +17,10 @@ from medkd.distill.objective import Objective
 from medkd.distill.teacher import OnlineTeacher
 from medkd.errors import ConfigError
 from medkd.options import TrainOptions
+from medkd.train.independent import independent
 from medkd.train.optim import precision
 from medkd.train.supervised import Terms, supervised
+from medkd.types import Activation
 
 Step = Callable[[nn.Module, dict[str, Tensor], int], Terms]  # (model, batch, step number)
 
@@ -98,8 +100,13 @@ class SupervisedStep(nn.Module):
         self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Terms]:
         del number, features
-        terms = supervised(logits, batch, self.config.task, self.class_weights)
+        terms = self._of_labels(logits, batch)
         return torch.stack(list(terms.values())).sum(), terms
+
+    def _of_labels(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Terms:
+        if self.config.activation is Activation.SIGMOID:
+            return independent(logits, batch, self.class_weights)
+        return supervised(logits, batch, self.config.task, self.class_weights)
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
         return self._loss(logits, batch, number, {})[0]
@@ -115,7 +122,7 @@ class DistillStep(SupervisedStep):
             ConfigError: an unknown loss or loss option.
         """
         super().__init__(config, config.student.train)
-        self.objective = Objective(config.distill)
+        self.objective = Objective(config.distill, config.activation)
         self.teacher = teacher
         self._said: dict[str, Tensor] = {}
 
@@ -157,13 +164,13 @@ class DistillStep(SupervisedStep):
     def _loss(
         self, logits: Tensor, batch: dict[str, Tensor], number: int, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Terms]:
-        labels = supervised(logits, batch, self.config.task, self.class_weights)
+        labels = self._of_labels(logits, batch)
         soft, terms = self.objective(logits, batch, number, student=features, teacher=self._said)
         weight = self.config.distill.supervised
         return weight * torch.stack(list(labels.values())).sum() + soft, labels | terms
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:
-        labels = supervised(logits, batch, self.config.task, self.class_weights)
+        labels = self._of_labels(logits, batch)
         soft = self.objective.of_answers(logits, batch, number)
         return self.config.distill.supervised * torch.stack(list(labels.values())).sum() + soft
 
@@ -172,8 +179,10 @@ def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor
     """Bring labels and soft targets to a coarser grid; probabilities stay probabilities."""
     resized = {}
     for name in {"label", "valid"} & batch.keys():
-        voxels = F.interpolate(batch[name][:, None].float(), size=space, mode="nearest-exact")
-        resized[name] = voxels[:, 0].to(batch[name].dtype)
+        has_channels = batch[name].ndim == batch["image"].ndim  # of structures that may overlap
+        voxels = batch[name].float() if has_channels else batch[name][:, None].float()
+        voxels = F.interpolate(voxels, size=space, mode="nearest-exact").to(batch[name].dtype)
+        resized[name] = voxels if has_channels else voxels[:, 0]
     resized |= {name: batch[name] for name in {"covered"} & batch.keys()}
     if "soft" in batch:
         resized["soft"] = POOLS[len(space) + 2](batch["soft"], list(space))  # type: ignore[arg-type]

@@ -1,19 +1,21 @@
 """Validate: a network's figures on the validation cases, and its temperature."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
 
 from medkd.config import Config
-from medkd.data.annotated import covered, merged_log
-from medkd.data.labels import of_judged_voxels
+from medkd.data.activation import decided
+from medkd.data.annotated import covered, covered_structures, merged_log
+from medkd.data.labels import of_judged_voxels, structure_masks, without_channel
 from medkd.data.samples import Sample
 from medkd.metrics.classification import auroc
 from medkd.metrics.overlap import dice
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.train.calibrate import fit_on_cases
-from medkd.types import UNLABELLED, Task, Temperature
+from medkd.types import UNLABELLED, Activation, Task, Temperature
 
 
 def validation_figures(
@@ -25,22 +27,16 @@ def validation_figures(
     covers it, then over structures.
     Classification: AUROC. Both: NLL, averaged over voxels, then cases.
     """
-    log_p = [predict_log_probabilities(model, sample.image, config) for sample in samples]
-    nll = [
-        _nll(merged_log(p, covered(sample.case, config)), sample.label)
-        for p, sample in zip(log_p, samples, strict=True)
-    ]
+    said = [predict_logits(model, sample.image, config) for sample in samples]
+    nll = [_nll(answer, each, config) for answer, each in zip(said, samples, strict=True)]
     if config.task is Task.CLASSIFICATION:
-        probabilities = np.exp(np.stack(log_p))
+        probabilities = np.exp(np.stack(said))
         labels = np.array([int(sample.label[0]) for sample in samples])
         return {"auroc": auroc(probabilities, labels), "nll": float(np.mean(nll))}
-    told = np.array([covered(sample.case, config) for sample in samples])
+    found = [_dice(answer, each, config) for answer, each in zip(said, samples, strict=True)]
     per_class = {
-        name: _mean_dice(
-            [(p, s) for p, s, own in zip(log_p, samples, told, strict=True) if own[index]], index
-        )
-        for index, name in enumerate(config.classes)
-        if index > 0
+        name: _mean([own for own in values if not math.isnan(own)])
+        for name, values in zip(config.structures, zip(*found, strict=True), strict=True)
     }
     mean = float(np.mean(list(per_class.values())))
     by_class = {f"dice/{name}": value for name, value in per_class.items()}
@@ -51,22 +47,34 @@ def fitted_temperature(
     model: nn.Module, samples: Sequence[Sample], config: Config, *, by_class: bool = False
 ) -> Temperature:
     """Return the temperature that calibrates a network on validation cases, or one a class."""
-    said = (predict_log_probabilities(model, sample.image, config) for sample in samples)
+    said = (predict_logits(model, sample.image, config) for sample in samples)
     return fit_on_cases(said, samples, config, by_class=by_class)
 
 
-def _mean_dice(said: Sequence[tuple[np.ndarray, Sample]], index: int) -> float:
+def _mean(values: Sequence[float]) -> float:
     """Return NaN where no label covers the structure."""
-    found = [_dice(log_p, sample.label[0], index) for log_p, sample in said]
-    return float(np.mean(found)) if found else float("nan")
+    return float(np.mean(values)) if values else math.nan
 
 
-def _dice(log_p: np.ndarray, label: np.ndarray, index: int) -> float:
-    (answer,) = of_judged_voxels(log_p.argmax(axis=0), reference=label)
-    return dice(answer == index, label == index)
+def _dice(logits: np.ndarray, sample: Sample, config: Config) -> list[float]:
+    """Return the Dice of each structure, NaN of those that the label does not cover."""
+    truth = without_channel(sample.label, config)
+    (answer,) = of_judged_voxels(decided(logits, config.activation), reference=truth)
+    masks = (structure_masks(each, config) for each in (answer, truth))
+    told = covered_structures(sample.case, config)
+    return [
+        dice(said, there) if is_told else math.nan
+        for said, there, is_told in zip(*masks, told, strict=True)
+    ]
 
 
-def _nll(log_p: np.ndarray, label: np.ndarray) -> float:
+def _nll(logits: np.ndarray, sample: Sample, config: Config) -> float:
+    label = sample.label
+    if config.activation is Activation.SIGMOID:
+        judged = label != UNLABELLED
+        towards = np.where(label[judged] == 1, logits[judged], -logits[judged])
+        return float(np.logaddexp(0, -towards).mean())
+    log_p = merged_log(logits, covered(sample.case, config))
     judged = label.reshape(log_p.shape[1:]) != UNLABELLED
     index = label.astype(np.int64).reshape(1, *log_p.shape[1:])[:, judged]
     return float(-np.take_along_axis(log_p[:, judged], index, axis=0).mean())

@@ -157,3 +157,17 @@ def test_a_format_that_its_name_does_not_say_is_refused(tmp_path, kind):
 def test_a_grid_is_that_of_the_image(tmp_path, array):
     path = save(tmp_path / "image.png", array)
     assert images.read_grid(path).shape == images.read(path).shape
+
+
+def test_pages_of_different_size_are_no_structures_of_one_image(tmp_path):
+    pages = [Image.new("L", size) for size in ((4, 5), (5, 4))]
+    pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match="its pages differ in size"):
+        images.read_pages(tmp_path / "m.tif")
+
+
+def test_all_pages_together_count_for_the_memory(tmp_path):
+    images.write_pages(tmp_path / "m.tif", np.zeros((8, 256, 256), np.uint8))
+    images.read_pages(tmp_path / "m.tif", ReadingOptions(memory_gib=0.01))
+    with pytest.raises(DataError, match="on 8 pages"):
+        images.read_pages(tmp_path / "m.tif", ReadingOptions(memory_gib=0.001))

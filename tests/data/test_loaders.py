@@ -7,12 +7,15 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
+from medkd.config import load
 from medkd.data import images, nifti
+from medkd.data.datalist import read_datalist
 from medkd.data.loaders import PatchDataset, batches
 from medkd.data.samples import load_samples, places_in
 from medkd.distill.soft_targets import SoftTargetStore
-from medkd.options import TrainOptions
-from medkd.types import Case, Task
+from medkd.options import AugmentOptions, TrainOptions
+from medkd.study import Study
+from medkd.types import Activation, Case, Task
 
 CLASSES = 3
 AUGMENT = {"probability": 1.0, "rotate_degrees": 20, "noise_std": 0.2, "flip_axes": (0,)}
@@ -217,3 +220,47 @@ def test_a_batch_says_what_its_labels_cover_where_one_covers_a_part(make_study, 
     order = [dataset.case_of(i) for i in dataset.indices_of(0)]
     told = {whole.case.id: [True, True, True], part.case.id: [True, False, True]}
     assert batch["covered"].tolist() == [told[case_id] for case_id in order]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_structures_that_overlap_travel_as_channels_with_probabilities_of_their_own(
+    make_config, tmp_path, dims
+):
+    path = make_config(dims=dims, overlapping=True)
+    window = [24] * dims  # larger than the images, so that there is an outside
+    config = load(path, overrides=[f"preprocess.window={window}", "augment.flip_axes=[0]"])
+    config = config.model_copy(update={"augment": AugmentOptions(**AUGMENT)})
+    cases = read_datalist(Study(config, path))
+    store, samples = SoftTargetStore(str(tmp_path / "soft.zarr")), []
+    for sample in load_samples(cases[:2], config):
+        logits = np.where(sample.label == 1, 9.0, -9.0).astype(np.float32)
+        store.write(sample.case.id, logits, Activation.SIGMOID)
+        samples.append(replace(sample, soft=store.read(sample.case.id)))
+    dataset = PatchDataset(samples, config, options=options())
+    (batch,) = islice(batches(dataset, options=options(), first_step=0), 1)
+    assert batch["label"].shape == batch["soft"].shape == (2, 2, *window)
+    assert batch["label"].dtype == torch.uint8
+    assert set(batch["label"].unique().tolist()) == {0, 1}
+    inside = batch["valid"]
+    for channel in range(2):
+        soft, label = batch["soft"][:, channel], batch["label"][:, channel]
+        assert (soft[~inside] < 1e-3).float().mean() > 0.99
+        assert ((soft > 0.5) == (label == 1))[inside].float().mean() > 0.95
+    assert (batch["label"][:, 1] <= batch["label"][:, 0]).float().mean() > 0.999
+    both = (batch["label"] == 1).all(dim=1) & inside
+    assert (batch["soft"].sum(dim=1)[both] > 1.5).float().mean() > 0.9
+
+
+def test_where_structures_overlap_an_unlabelled_case_is_searched_by_its_soft_target(
+    make_config, tmp_path
+):
+    path = make_config(dims=2, overlapping=True)
+    config = load(path)
+    case = replace(read_datalist(Study(config, path))[0], label=None)
+    (sample,) = load_samples([case], config)
+    logits = np.full(sample.label.shape, -9, np.float32)
+    logits[1, 3, 4] = 9
+    store = SoftTargetStore(str(tmp_path / "soft.zarr"))
+    store.write("a", logits, Activation.SIGMOID)
+    dataset = PatchDataset([replace(sample, soft=store.read("a"))], config, options=options())
+    assert [places.tolist() for places in dataset._places[0]] == [[[3, 4]]]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from medkd.data.postprocess import fill_holes, largest_component, postprocess
+from medkd.data.postprocess import fill_holes, largest_component, postprocess, postprocess_apart
 from medkd.options import PostprocessOptions
 
 MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=3, max_side=7))
@@ -63,3 +63,16 @@ def test_rules_are_of_structures_and_leave_others_alone():
     values = {"organ": 7, "lesion": 9}
     np.testing.assert_array_equal(postprocess(mask, rules, values), expected)
     assert postprocess(mask, PostprocessOptions(), values) is mask
+
+
+def test_structures_that_overlap_are_tidied_each_by_itself(blob):
+    masks = np.stack([blob((20, 18, 16), seed=seed) for seed in (1, 2, 3)]).astype(np.uint8)
+    before = masks.copy()
+    rules = PostprocessOptions(largest_component=("b",), fill_holes=("a", "b"))
+    tidy = postprocess_apart(masks, rules, ("a", "b", "c"))
+    np.testing.assert_array_equal(tidy[0], ndimage.binary_fill_holes(before[0]))
+    largest = largest_component(before[1].astype(bool))
+    np.testing.assert_array_equal(tidy[1], ndimage.binary_fill_holes(largest))
+    np.testing.assert_array_equal(tidy[2], before[2])
+    np.testing.assert_array_equal(masks, before)
+    assert postprocess_apart(masks, PostprocessOptions(), ("a", "b", "c")) is masks

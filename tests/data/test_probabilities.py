@@ -119,3 +119,15 @@ class TestClassification:
         table.write_text(table.read_text() + row)
         with pytest.raises(DataError, match=re.escape(str(table))):
             read_class_probabilities(table, classes=["small", "large"])
+
+
+def test_structures_that_overlap_need_not_sum_to_one(tmp_path, grid):
+    p = np.random.default_rng(0).random((CLASSES, *SHAPE)).astype(np.float32)
+    four_axes(tmp_path, p)
+    with pytest.raises(DataError, match="whose sum over classes"):
+        read_probabilities(tmp_path, "c1", grid, channels=CLASSES)
+    found = read_probabilities(tmp_path, "c1", grid, channels=CLASSES, exclusive=False)
+    np.testing.assert_allclose(found, p, atol=1e-6)
+    four_axes(tmp_path, 8 * p - 4)
+    with pytest.raises(DataError, match="the probability of each structure, not its logit"):
+        read_probabilities(tmp_path, "c1", grid, channels=CLASSES, exclusive=False)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from medkd.data import nifti
-from medkd.data.reader import read_image, read_label, stem, suffix, write_mask
+from medkd.data.reader import read_image, read_label, stem, suffix, write_mask, write_masks
 from medkd.errors import DataError
 
 AFFINE = np.array([[0, -2, 0, 5], [3, 0, 0, 6], [0, 0, 4, 7], [0, 0, 0, 1.0]])
@@ -87,3 +87,21 @@ def test_an_unknown_format_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=r"notes\.txt: not NIfTI, PNG, JPEG, TIFF or DICOM"):
         read_image(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(("shape", "name"), [((3, 5, 6, 4), "m.nii.gz"), ((3, 5, 6), "m.tif")])
+def test_masks_that_overlap_come_back_as_they_were_written(tmp_path, shape, name):
+    masks = np.random.default_rng(0).integers(0, 2, shape)
+    affine = np.diag([*range(2, len(shape) + 1), 1.0]) if len(shape) == 4 else np.eye(3)
+    write_masks(tmp_path / name, masks, affine=affine)
+    found = read_label(tmp_path / name, several=True)
+    np.testing.assert_array_equal(found.array, masks)
+    np.testing.assert_allclose(found.affine, affine)
+    with pytest.raises(DataError, match=r"data.overlapping|3 pages"):
+        read_label(tmp_path / name)
+
+
+@pytest.mark.parametrize(("dims", "name"), [(3, "m.png"), (2, "m.png"), (2, "m.nii")])
+def test_masks_that_overlap_need_a_format_that_holds_them(tmp_path, dims, name):
+    with pytest.raises(DataError, match=r"masks that may overlap .* \.(nii|tif)"):
+        write_masks(tmp_path / name, np.zeros((2, *[4] * dims)), affine=np.eye(dims + 1))

@@ -7,6 +7,7 @@ import torch
 from medkd.config import load
 from medkd.data import samples as module
 from medkd.data.check import check
+from medkd.data.datalist import read_datalist
 from medkd.data.loaders import PatchDataset
 from medkd.data.samples import PLACES_PER_CLASS, load_samples, places_in
 from medkd.options import TrainOptions
@@ -83,3 +84,37 @@ def test_places_are_voxels_of_their_class_and_not_all_of_them():
     assert (label[tuple(many.T)] == 1).all()
     assert sorted(map(tuple, few)) == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
     assert [p.tolist() for p in places_in(label, "case")] == [many.tolist(), few.tolist()]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_structures_that_overlap_have_a_channel_each_and_places_of_their_own(make_config, dims):
+    config, (case, *_) = listed(make_config(dims=dims, overlapping=True))
+    (sample,) = load_samples([case], config)
+    assert sample.label.shape == (2, *sample.image.shape[1:])
+    assert set(np.unique(sample.label)) == {0, 1}
+    ball, core = sample.label == 1
+    assert (ball & core).sum() == core.sum() > 0
+    for mask, places in zip((ball, core), sample.places, strict=True):
+        assert mask[tuple(places.T)].all()
+    (unlabelled,) = load_samples([replace(case, label=None)], config)
+    assert unlabelled.label.shape == sample.label.shape
+    assert (unlabelled.label == UNLABELLED).all()
+    (part,) = load_samples([replace(case, annotated=("core",))], config)
+    assert (part.label[0] == UNLABELLED).all()
+    np.testing.assert_array_equal(part.label[1], sample.label[1])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_label_map_whose_structures_nest_is_as_channels_of_them(make_config, dims):
+    nested = ("data.overlapping=true", "data.includes={ball: [core]}")
+    maps = listed(make_config(dims=dims), *nested)
+    channels = listed(make_config(dims=dims, overlapping=True))
+    found = [load_samples(cases, config) for config, cases in (maps, channels)]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.label, other.label)
+
+
+def listed(path, *overrides):
+    """Return a config and its cases."""
+    config = load(path, overrides=overrides)
+    return config, read_datalist(Study(config, path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medkd.data.preprocess import Grid, from_grid
-from medkd.data.way_back import WayBack
+from medkd.data.way_back import WayBack, WayBackApart
 
 
 def grid_of(image, network):
@@ -21,7 +21,7 @@ def carried(grid, p, cuts):
     back = WayBack(grid)
     for slab in np.split(p, cuts, axis=1):
         back.add(slab)
-    return back.indices
+    return back.answer[0]
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [5, 6, 7], list(range(1, 12))])
@@ -60,8 +60,21 @@ def test_memory_grows_by_the_answer_alone():
         back = WayBack(grid)
         for _ in range(rows // 4):
             back.add(slab)
-        peak = tracemalloc.get_traced_memory()[1] - back.indices.nbytes
+        peak = tracemalloc.get_traced_memory()[1] - back.answer.nbytes
         tracemalloc.stop()
         return peak
 
     assert extra(400) < 1.3 * extra(40)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [5, 6, 7]])
+@pytest.mark.parametrize("image", [(30, 20, 9), (5, 9, 10), (1, 4, 4)])
+def test_structures_that_overlap_are_each_where_their_own_probability_is_a_half(image, cuts):
+    network = (12, 9, 10)
+    grid, p = grid_of(image, network), np.random.default_rng(1).random((3, *network), np.float32)
+    back = WayBackApart(grid, channels=3)
+    for slab in np.split(p, cuts, axis=1):
+        back.add(slab)
+    there = from_grid(p, grid, order=1)
+    sure = np.abs(there - 0.5) > 1e-5
+    np.testing.assert_array_equal(back.answer[sure], (there >= 0.5)[sure])

@@ -11,7 +11,7 @@ from torch import nn
 from medkd.device.manifest import MANIFEST, WEIGHTS, Manifest, sha256
 from medkd.export.onnx import export_onnx
 from medkd.options import PreprocessOptions, ReadingOptions, SeriesOptions
-from medkd.types import Task
+from medkd.types import Activation, Task
 
 settings.register_profile("files", deadline=None)  # disks and shared cores are slow at times
 settings.load_profile("files")
@@ -32,6 +32,14 @@ class PixelClasses(nn.Module):
         return torch.cat([-2 * x, 0.5 + 0 * x, 2 * x - 1], dim=1)
 
 
+class PixelStructures(PixelClasses):
+    """Two structures by intensity that overlap: not dark, and bright."""
+
+    def forward(self, image):
+        x = self.smooth(image)
+        return torch.cat([4 * x + 2, 4 * x - 3], dim=1)
+
+
 class BrightAndDark(nn.Module):
     """Two classes by the mean of the image."""
 
@@ -40,16 +48,18 @@ class BrightAndDark(nn.Module):
         return torch.stack([-4 * mean + 2, 4 * mean - 2], dim=1)
 
 
-def write_release(folder, *, task, window, network, **preprocess):
+def write_release(folder, *, task, window, network, activation=Activation.SOFTMAX, **preprocess):
     """Export a network into a release folder and return it."""
     folder.mkdir()
     export_onnx(network, folder / WEIGHTS, shape=(preprocess.get("channels", 1), *window))
     segmentation = task is Task.SEGMENTATION
+    first = 0 if activation is Activation.SOFTMAX else 1
     manifest = Manifest(
         role="student",
         task=task,
-        classes=("background", "organ", "lesion") if segmentation else ("dark", "bright"),
-        label_values=(0, 7, 255) if segmentation else (0, 1),
+        activation=activation,
+        classes=("background", "organ", "lesion")[first:] if segmentation else ("dark", "bright"),
+        label_values=(0, 7, 255)[first:] if segmentation else (0, 1),
         preprocess=PreprocessOptions(window=window, **preprocess),
         temperature=1.5,
         model={"name": "tiny"},
@@ -92,6 +102,31 @@ def release_two(tmp_path_factory):
         channels=2,
         modalities=("t1", "flair"),
         reading=ReadingOptions(series_of=rules),
+    )
+
+
+@pytest.fixture(scope="session")
+def release_overlapping(tmp_path_factory):
+    """A release whose structures may overlap, at 1.5 mm in RAS with windows of 8 voxels."""
+    return write_release(
+        tmp_path_factory.mktemp("release") / "overlapping",
+        task=Task.SEGMENTATION,
+        window=(8, 8, 8),
+        network=PixelStructures(3),
+        activation=Activation.SIGMOID,
+        spacing_mm=(1.5, 1.5, 1.5),
+    )
+
+
+@pytest.fixture(scope="session")
+def release_overlapping_2d(tmp_path_factory):
+    return write_release(
+        tmp_path_factory.mktemp("release") / "overlapping-pictures",
+        task=Task.SEGMENTATION,
+        window=(16, 16),
+        network=PixelStructures(2),
+        activation=Activation.SIGMOID,
+        orientation=None,
     )
 
 

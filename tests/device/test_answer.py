@@ -11,6 +11,7 @@ from pydicom import dcmread
 
 from medkd.data import images, nifti
 from medkd.data.preprocess import preprocess
+from medkd.data.reader import read_image, read_label
 from medkd.device import load
 from medkd.device.answer import How, answer, answer_file, write_probabilities
 from medkd.device.guard import describe, fit_guard
@@ -416,3 +417,26 @@ def test_a_dicom_study_of_several_modalities_gets_one_segmentation(
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
     alone = answer(release_two, tmp_path / "study" / "t1", tmp_path / "alone")
     assert "no series of flair" in alone.failed["t1"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_structures_that_overlap_are_channels_of_one_file(
+    release_overlapping, release_overlapping_2d, scan, tmp_path, dims
+):
+    release = release_overlapping if dims == 3 else release_overlapping_2d
+    array = scan((18, 14, 12)[:dims])
+    name, suffix = ("a.nii.gz", ".nii.gz") if dims == 3 else ("a.png", ".tif")
+    image = tmp_path / name
+    if dims == 3:
+        nifti.write(image, array, affine=np.diag([1, 2, 3, 1.0]))
+    else:
+        images.write(image, array.clip(0, 255).astype(np.uint8))
+    done = answer(release, [image], tmp_path / "out")
+    (place,) = done.written.values()
+    assert place.name == f"a{suffix}"
+    expected = load(release).predict(read_image(image)).mask
+    np.testing.assert_array_equal(read_label(place, several=True).array, expected)
+    assert expected.sum(axis=0).max() == 2
+    assert place.with_name("a.json").exists()
+    refused = answer(release, [image], tmp_path / "mask.png")
+    assert "masks that may overlap are written to a name that ends" in refused.failed[image.name]

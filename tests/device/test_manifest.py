@@ -1,11 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 
 from medkd.device import load
 from medkd.device.choice import CHOICE
 from medkd.device.manifest import MANIFEST, WEIGHTS, Manifest, read_manifest
 from medkd.errors import ReleaseError
+from medkd.types import Activation
 
 
 def test_a_sound_release_is_read_as_it_was_written(release_3d):
@@ -88,3 +90,20 @@ def test_a_folder_without_manifest_is_no_release(tmp_path):
 def test_a_manifest_names_every_file_by_its_digest(release_3d):
     files = json.loads((release_3d / MANIFEST).read_text())["files"]
     assert set(files) == {path.name for path in release_3d.iterdir()} - {MANIFEST, CHOICE}
+
+
+def test_masks_are_found_in_an_answer_with_and_without_overlaps(release_3d, release_overlapping):
+    exclusive, overlapping = (read_manifest(r) for r in (release_3d, release_overlapping))
+    assert exclusive.structures == overlapping.structures == ("organ", "lesion")
+    found = [m.tolist() for m in exclusive.masks(np.array([0, 7, 255, 7]))]
+    assert found == [[False, True, False, True], [False, False, True, False]]
+    found = [m.tolist() for m in overlapping.masks(np.array([[0, 1, 1], [0, 0, 1]]))]
+    assert found == [[False, True, True], [False, False, True]]
+
+
+def test_a_release_that_says_nothing_of_its_activation_is_a_softmax(release_3d, changed):
+    path = changed(release_3d) / MANIFEST
+    values = json.loads(path.read_text())
+    del values["activation"]
+    path.write_text(json.dumps(values))
+    assert read_manifest(path.parent).activation is Activation.SOFTMAX

@@ -1,15 +1,14 @@
 import nibabel
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, special
 
+from medkd.data.activation import softmax
 from medkd.data.preprocess import from_grid, preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
-from medkd.device.predictor import argmax, softmax, tempered
 from medkd.device.window import predict_windows
 from medkd.errors import DataError
-from medkd.metrics.temperature import apply_temperature
 from medkd.types import Volume
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IRP"]
@@ -56,13 +55,6 @@ def test_probabilities_sum_to_1_and_the_likeliest_is_the_mask(release_3d, scan, 
     np.testing.assert_array_equal(VALUES[answer.probabilities.argmax(axis=0)], answer.mask)
     np.testing.assert_array_equal(predictor.predict(volume).mask, answer.mask)
     assert predictor.predict(volume).probabilities is None
-
-
-@pytest.mark.parametrize("temperature", [2.5, (0.5, 1.5, 3.0)])
-def test_the_device_calibrates_as_was_fitted(temperature):
-    logits = np.random.default_rng(0).normal(0, 4, (3, 5, 6)).astype(np.float32)
-    expected = apply_temperature(logits, temperature, axis=0)
-    np.testing.assert_allclose(softmax(tempered(logits, temperature)), expected, atol=1e-6)
 
 
 def test_equals_its_parts_put_together_by_hand(release_3d, scan):
@@ -156,11 +148,6 @@ def test_classes_are_tempered_probabilities(release_classes, value, likeliest):
     assert answer.mask is None
 
 
-def test_softmax_does_not_overflow():
-    logits = np.array([[1e4, -1e4], [0, 0], [-1e4, 1e4]])
-    np.testing.assert_allclose(softmax(logits), [[1, 0], [0, 0], [0, 1]], atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
@@ -184,7 +171,58 @@ def test_a_dicom_series_and_its_nifti_twin_get_the_same_mask(release_3d, data_ro
     assert (masks[0] != masks[1]).mean() < 1e-4
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 255])
-def test_argmax_is_numpys(classes):
-    logits = np.random.default_rng(0).integers(0, 5, (classes, 6, 7)).astype(np.float32)
-    np.testing.assert_array_equal(argmax(logits), logits.argmax(axis=0))
+@pytest.mark.parametrize("codes", ["RAS", "PIR"])
+@pytest.mark.parametrize("spacing_mm", [(1.5, 1.5, 1.5), (1.0, 1.2, 3.0)])
+def test_structures_that_overlap_are_where_their_own_probability_is_a_half(
+    release_overlapping, scan, codes, spacing_mm
+):
+    volume = volume_in(scan((21, 17, 12)), codes, spacing_mm)
+    predictor = load(release_overlapping, threads=1)
+    answer = predictor.predict(volume, with_probabilities=True)
+    assert answer.mask.shape == answer.probabilities.shape == (2, *volume.shape)
+    sure = np.abs(answer.probabilities - 0.5) > 1e-4
+    np.testing.assert_array_equal(answer.mask[sure], (answer.probabilities >= 0.5)[sure])
+    organ, lesion = answer.mask.astype(bool)
+    assert 0 < (organ & lesion).sum() == lesion.sum() < organ.sum()
+    array, grid = preprocess(volume, predictor.manifest.preprocess)
+    logits = predict_windows(predictor._engine, array, window=(8, 8, 8), overlap=0.25)
+    expected = from_grid(special.expit(logits / 1.5), grid, order=1)
+    np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+
+
+def test_confidence_and_promises_of_structures_that_overlap_are_their_own(
+    release_overlapping, changed, scan
+):
+    promise = {"promised": 0.9, "thresholds": {"organ": 0.2, "lesion": 0.8}, "cases": 30}
+    volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
+    release = changed(release_overlapping, conformal=promise)
+    answer = load(release).predict(volume, with_probabilities=True)
+    for index, (name, threshold) in enumerate(promise["thresholds"].items()):
+        p = answer.probabilities[index]
+        expected = p[answer.mask[index] == 1].mean()
+        assert answer.confidence[name] == pytest.approx(expected, abs=1e-5)
+        volume_ml = (p >= threshold).sum() * 1.5**3 / 1000
+        assert answer.conformal_ml[name] == pytest.approx(volume_ml, rel=1e-3)
+
+
+def test_rules_tidy_structures_that_overlap_each_by_itself(release_overlapping, changed, scan):
+    volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
+    before = load(release_overlapping).predict(volume).mask
+    rules = {"largest_component": ["lesion"]}
+    after = load(changed(release_overlapping, postprocess=rules)).predict(volume).mask
+    numbered, count = ndimage.label(before[1], structure=np.ones((3, 3, 3)))
+    assert count > 1
+    largest = numbered == np.bincount(numbered.ravel())[1:].argmax() + 1
+    np.testing.assert_array_equal(after, np.stack([before[0], largest]))
+
+
+def test_one_temperature_a_structure_moves_no_mask(release_overlapping_2d, changed, scan):
+    image = Volume(scan((30, 20))[None], np.eye(3))
+    hot = changed(release_overlapping_2d, temperature=[6.0, 0.5])
+    one, other = (
+        load(r).predict(image, with_probabilities=True) for r in (release_overlapping_2d, hot)
+    )
+    np.testing.assert_array_equal(one.mask, other.mask)
+    logits = special.logit(one.probabilities.astype(float))
+    expected = special.expit(1.5 * logits / np.array([6.0, 0.5]).reshape(2, 1, 1))
+    np.testing.assert_allclose(other.probabilities, expected, atol=1e-4)

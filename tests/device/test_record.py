@@ -55,3 +55,13 @@ def test_classes_have_probabilities_confidence_and_the_guards_verdict(release_cl
     assert said["probabilities"] == {"dark": 0.25, "bright": 0.75}
     assert said["guard"]["unlike"]
     assert said["guard"]["verdict"] == "unlike the validated data: noise: 9, expected 0-1"
+
+
+def test_of_structures_that_overlap_each_has_all_its_voxels(release_overlapping):
+    mask = np.zeros((2, 20, 20, 20), np.uint8)
+    mask[0, :10] = 1
+    mask[1, 5, :, :5] = 1
+    volume = Volume(np.zeros((1, 20, 20, 20)), AFFINE)
+    said = record("a", volume, Prediction(mask=mask), load(release_overlapping).manifest)
+    expected = {"organ": 4000 * 9 / 1000, "lesion": 100 * 9 / 1000}
+    assert said["volumes_ml"] == pytest.approx(expected)

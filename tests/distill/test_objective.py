@@ -16,7 +16,7 @@ from medkd.distill.objective import (
 )
 from medkd.errors import ConfigError, TrainingError
 from medkd.options import DistillOptions, LossOptions, NamedOptions
-from medkd.types import UNLABELLED
+from medkd.types import UNLABELLED, Activation
 
 SPACES = [(), (6, 5), (4, 3, 5)]
 TEMPERED = {"pixel_kd", "cwd", "dist", "dkd"}
@@ -150,9 +150,9 @@ def logits():
     return drawn(2, 3, 6, 6).requires_grad_()
 
 
-def objective(*losses, **options):
+def objective(*losses, activation=Activation.SOFTMAX, **options):
     entries = [LossOptions.model_validate(loss) for loss in losses]
-    return Objective(DistillOptions(losses=entries, **options))
+    return Objective(DistillOptions(losses=entries, **options), activation)
 
 
 def test_is_the_weighted_sum_of_its_terms(logits, batch):
@@ -213,9 +213,55 @@ def test_both_halves_cannot(logits, batch, loss):
         objective(loss)(logits, batch, 0)
 
 
-def test_a_multi_label_loss_is_refused_for_softmax_networks():
-    with pytest.raises(ConfigError, match="sigmoid is for multi-label networks"):
-        objective({"name": "pixel_kd", "sigmoid": True})
+@pytest.mark.parametrize("activation", list(Activation))
+def test_nobody_says_sigmoid_to_a_loss(activation):
+    with pytest.raises(ConfigError, match="sigmoid follows from"):
+        objective({"name": "pixel_kd", "sigmoid": True}, activation=activation)
+
+
+INDEPENDENT = [
+    {"name": "pixel_kd", "temperature": 2, "boundary": 2.0, "confidence": 1.0},
+    *({"name": name} for name in ("soft_dice", "cwd", "affinity")),
+]
+
+
+@pytest.mark.parametrize("loss", INDEPENDENT, ids=[loss["name"] for loss in INDEPENDENT])
+def test_structures_that_overlap_are_compared_each_by_itself(loss):
+    composed = objective(loss, activation=Activation.SIGMOID)
+    student = drawn(2, 3, 6, 5).requires_grad_()
+    soft, valid = drawn(2, 3, 6, 5, seed=1).sigmoid(), torch.ones(2, 6, 5, dtype=torch.bool)
+    batch = {"soft": soft, "valid": valid, "label": torch.zeros(2, 3, 6, 5, dtype=torch.uint8)}
+    value, _ = composed(student, batch, 0)
+    value.backward()
+    assert value > 1e-3
+    assert (student.grad.flatten(2).abs().sum(dim=2) > 0).all()
+    agreed, _ = composed(soft.logit(), batch, 0)
+    assert abs(agreed.item()) < 1e-5
+    with torch.no_grad():  # a shift of all classes is nothing to a softmax, and here it is
+        assert composed(soft.logit() + 2, batch, 0)[0] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        ({"name": "dist"}, "the order of the classes of one voxel"),
+        ({"name": "dkd"}, "the true class against all others"),
+        ({"name": "region_affinity"}, "regions, each of one class"),
+        ({"name": "pixel_kd", "standardise": True}, "a question of its own"),
+    ],
+)
+def test_what_makes_no_sense_where_structures_overlap_is_refused(loss, reason):
+    with pytest.raises(ConfigError, match=reason):
+        objective(loss, activation=Activation.SIGMOID)
+
+
+def test_a_voxel_has_no_class_weight_where_structures_overlap():
+    composed = objective(
+        {"name": "pixel_kd", "class_weights": (1.0, 2.0)}, activation=Activation.SIGMOID
+    )
+    batch = {"soft": torch.rand(1, 2, 4, 4), "valid": torch.ones(1, 4, 4, dtype=torch.bool)}
+    with pytest.raises(ValueError, match="overlapping structures do not share out"):
+        composed(drawn(1, 2, 4, 4), batch, 0)
 
 
 def test_standardised_the_size_of_the_logits_does_not_matter(logits, batch):

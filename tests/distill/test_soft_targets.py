@@ -4,11 +4,12 @@ import uuid
 import numpy as np
 import pytest
 import zarr
-from scipy.special import log_softmax, rel_entr, softmax
+from scipy.special import expit, log_softmax, rel_entr, softmax, xlogy
 
 from medkd.distill import soft_targets
 from medkd.distill.soft_targets import FLOOR, SoftTargetStore, chunks, decode, encode, within_reach
 from medkd.errors import StudyError
+from medkd.types import Activation
 
 
 def believed(shape, *, seed=0, scale=6.0):
@@ -148,3 +149,25 @@ def test_several_processes_write_different_cases_of_one_store(tmp_path):
     for number in range(3):
         expected = believed((2, 8, 8), seed=number)
         np.testing.assert_allclose(store.read(f"c{number}")[...], expected, atol=0.05)
+
+
+@pytest.mark.parametrize("scale", [2.0, 6.0, 12.0])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_odds_are_kept_in_eight_bits_whichever_way_they_point(store, scale, temperature):
+    odds = scale * np.random.default_rng(0).normal(size=(3, 40, 40)).astype(np.float32)
+    odds[0] = -odds[1]
+    store.write("case", odds, Activation.SIGMOID)
+    kept = store.read("case")[...]
+    assert encode(odds, Activation.SIGMOID).dtype == np.int8
+    np.testing.assert_array_equal(kept[0], -kept[1])
+    p, q = (expit(np.stack([v, -v]).astype(float) / temperature) for v in (odds, kept))
+    divergence, entropy = rel_entr(p, q).sum(axis=0).mean(), -xlogy(p, p).sum(axis=0).mean()
+    assert divergence < 1e-3 * entropy
+
+
+def test_log_probabilities_would_forget_that_a_structure_may_be_absent():
+    odds = np.full((1, 8, 8), 5.0, np.float32)  # surely there, but for 0.7 %
+    kept = decode(encode(odds, Activation.SIGMOID))
+    lost = decode(encode(np.log(expit(odds))))
+    assert expit(-kept).mean() == pytest.approx(expit(-5.0), rel=0.1)
+    assert (1 - np.exp(lost)).mean() == 0

@@ -4,6 +4,7 @@ from torch import nn
 
 from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
 from medkd.metrics.temperature import apply_temperature
+from medkd.types import Activation
 
 
 def member(seed):
@@ -110,3 +111,39 @@ class TestOnline:
         said, features = teacher.said(image.requires_grad_(), torch.eye(2), layers=["0"])
         assert not said.requires_grad
         assert not features["0"].requires_grad
+
+
+class TestOverlapping:
+    @pytest.fixture
+    def teacher(self):
+        members = [member(0), member(1)]
+        temperatures = [(1.0, 2.0, 0.5), 2.5]
+        return FrozenTeacher(
+            members, temperatures=temperatures, weights=[1.0, 3.0], activation=Activation.SIGMOID
+        )
+
+    def test_it_gives_the_odds_of_the_mean_probability(self, teacher, image):
+        first, second = (network(image) for network in teacher.members)
+        first = first / torch.tensor([1.0, 2.0, 0.5]).reshape(-1, 1, 1)
+        mean = (first.sigmoid() + 3 * (second / 2.5).sigmoid()) / 4
+        torch.testing.assert_close(teacher(image).sigmoid(), mean)
+
+    def test_certainty_of_all_members_stays_what_it_is(self, teacher):
+        class Sure(nn.Module):
+            def forward(self, image):
+                return 20.0 * torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)
+
+        sure = FrozenTeacher(
+            [Sure(), Sure()], temperatures=[1.0, 1.0], activation=Activation.SIGMOID
+        )
+        said = sure(torch.zeros(1, 1, 4, 4))
+        torch.testing.assert_close(said[:, 0], torch.full((1, 4, 4), 20.0), rtol=1e-3, atol=0)
+        torch.testing.assert_close(said[:, 1], -said[:, 0])
+
+    def test_asked_online_it_gives_probabilities_of_each(self, teacher, image):
+        online = OnlineTeacher(
+            list(teacher.members), temperatures=teacher.temperatures, activation=Activation.SIGMOID
+        )
+        said, _ = online.said(image, torch.tensor([[1.0, 0.0], [1.0, 3.0]]))
+        torch.testing.assert_close(said[1], teacher(image)[1].sigmoid())
+        assert not torch.allclose(said.sum(dim=1), torch.ones(2, 6, 6))

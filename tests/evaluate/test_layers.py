@@ -18,7 +18,9 @@ def masks(shape):
     reference[4:20, 5:15, 6:12] = 1
     reference[8:14, 7:11, 8:10] = 2
     student = np.roll(reference, 2, axis=0)
-    return {"reference": reference, "teacher": reference.copy(), "student": student}
+    differs = (reference != student).astype(np.uint8)
+    marks = {"reference": reference, "teacher": reference.copy(), "student": student}
+    return marks | {"disagreement": differs}
 
 
 def sheet(folder, layers, name):
@@ -94,7 +96,7 @@ def test_uncertainty_is_densest_where_the_student_is_least_sure(drawn):
 def test_many_slices_are_thinned_and_the_bound_holds_for_the_noisiest_image(tmp_path):
     shape = (300, 280, 90)
     rng = np.random.default_rng(1)
-    noisy = {name: rng.integers(0, 7, shape) for name in ("reference", "teacher", "student")}
+    noisy = {name: rng.integers(0, 7, shape) for name in MARKS[:4]}
     layers = draw_layers(tmp_path, volume(shape), noisy, unsure=rng.random(shape), name="x")
     assert len(layers.slices) == MOST_SLICES
     assert max(layers.width, layers.height) == LONGEST
@@ -117,7 +119,7 @@ def test_a_photograph_has_one_slice(tmp_path, channels):
 
 
 def test_empty_masks_are_drawn(tmp_path):
-    empty = {name: np.zeros((12, 12, 9), int) for name in ("reference", "teacher", "student")}
+    empty = {name: np.zeros((12, 12, 9), int) for name in MARKS[:4]}
     layers = draw_layers(
         tmp_path, volume((12, 12, 9)), empty, unsure=np.zeros((12, 12, 9)), name="x"
     )

@@ -7,8 +7,9 @@ from scipy.special import softmax
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from medkd.data import nifti
-from medkd.data.labels import class_indices
+from medkd.data.labels import class_indices, truth_of
 from medkd.data.reader import read_label
+from medkd.data.reading import label_of
 from medkd.device.predictor import Prediction
 from medkd.evaluate.score import pooled, score_classification, score_segmentation
 from medkd.metrics.calibration import CalibrationBins
@@ -259,3 +260,72 @@ def test_the_ece_of_drawn_cases_is_that_of_their_pooled_voxels():
     for index in (0, 2, 2):
         together = together + bins[index]
     assert pooled(bins, "ece")(np.array([0, 2, 2])) == pytest.approx(together.ece)
+
+
+@pytest.fixture(scope="module")
+def overlapping(make_study):
+    """Config, test cases and their labels of structures that may overlap."""
+    study, cohort = make_study("evaluate.lesions=[core]", overlapping=True)
+    cases, config = cohort.of(cohort.split.test), study.config
+    return config, cases, [truth_of(label_of(case, config), case, config) for case in cases]
+
+
+class TestOverlapping:
+    """Structures that may overlap are scored each by its own mask."""
+
+    @pytest.fixture(scope="class")
+    def overlapping(self, make_study):
+        study, cohort = make_study("evaluate.lesions=[core]", overlapping=True)
+        cases = cohort.of(cohort.split.test)
+        return (
+            study.config,
+            cases,
+            [truth_of(label_of(c, study.config), study.config) for c in cases],
+        )
+
+    def scored(self, overlapping, probabilities):
+        config, cases, _ = overlapping
+        said = iter(probabilities)
+
+        def answer(case):
+            del case
+            p = next(said)
+            return Prediction(mask=(p >= 0.5).astype(np.uint8), probabilities=p)
+
+        return score_segmentation(answer, cases, config, salt=b"salt", name="student")
+
+    def test_the_reference_itself_scores_best(self, overlapping):
+        scores = self.scored(overlapping, [label.astype(float) for label in overlapping[2]])
+        values = {name: figure.value for name, figure in scores.headline.items()}
+        assert values["dice"] == values["nsd"] == 1
+        assert values["hd95_mm"] == values["ece"] == values["brier"] == values["boundary_ece"] == 0
+        assert {"dice/ball", "dice/core", "lesion_ppv/core"} <= scores.per_class.keys()
+        assert scores.failures == {"misses": 0, "false_alarms": 0, "failures": 0}
+
+    def test_a_structure_is_judged_whatever_is_said_of_the_other(self, overlapping):
+        said = [np.stack([label[0], 0 * label[1]]).astype(float) for label in overlapping[2]]
+        scores = self.scored(overlapping, said)
+        assert scores.per_class["dice/ball"].value == 1
+        assert scores.per_class["dice/core"].value == 0
+        assert all(case.misses == ("core",) for case in scores.cases)
+        for case, label in zip(scores.cases, overlapping[2], strict=True):
+            assert case.volumes_ml["ball"] == (label[0].sum() / 1000,) * 2
+            assert case.volumes_ml["core"] == (0, label[1].sum() / 1000)
+
+    def test_calibration_counts_a_question_for_each_voxel_and_structure(self, overlapping):
+        said = [np.full(label.shape, 0.25) for label in overlapping[2]]
+        scores = self.scored(overlapping, said)
+        share = np.concatenate([label.ravel() for label in overlapping[2]]).mean()
+        assert scores.headline["ece"].value == pytest.approx(abs((1 - share) - 0.75))
+        assert scores.reliability.count == (sum(label.size for label in overlapping[2]),)
+
+    def test_a_structure_that_a_label_does_not_cover_is_not_judged_there(self, overlapping):
+        config, (first, *others), labels = overlapping
+        part = (config, [replace(first, annotated=("ball",)), *others], labels)
+        said = [np.stack([label[0], 1 - label[1]]).astype(float) for label in labels]
+        said[1:] = [label.astype(float) for label in labels[1:]]
+        scores = self.scored(part, said)
+        assert "dice/core" not in scores.cases[0].figures
+        assert scores.per_class["dice/core"].value == scores.headline["dice"].value == 1
+        assert scores.headline["ece"].value == 0
+        assert scores.reliability.count == (labels[0][0].size + sum(x.size for x in labels[1:]),)

@@ -40,6 +40,10 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 KINDS = {
     "volumes": ({"dims": 3}, []),
     "resampled volumes": ({"dims": 3}, ["preprocess.spacing_mm=[1.3, 1.3, 1.6]"]),
+    "overlapping volumes": (
+        {"dims": 3, "overlapping": True},
+        ["preprocess.spacing_mm=[1.3, 1.3, 1.6]"],
+    ),
     "pictures": (
         {"dims": 2},
         ["preprocess.intensity=percentile", "data.labels={ball: 1, core: 2}"],
@@ -112,7 +116,9 @@ def test_what_the_network_takes_and_gives_is_described(bundles, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["volumes", "resampled volumes", "pictures"])
+@pytest.mark.parametrize(
+    "kind", ["volumes", "resampled volumes", "overlapping volumes", "pictures"]
+)
 def test_it_answers_as_the_release_for_a_folder_of_images(bundles, kind, tmp_path):
     folder, release, cases = bundles(kind)
     shown = show(cases, tmp_path / "images", oblique=kind == "resampled volumes")
@@ -121,6 +127,8 @@ def test_it_answers_as_the_release_for_a_folder_of_images(bundles, kind, tmp_pat
     for path in shown:
         expected = load(release).predict(read_image(path)).mask
         actual = _read(out / path.name)
+        if kind == "overlapping volumes":
+            actual = np.moveaxis(actual, -1, 0)
         assert len(np.unique(expected)) > 1
         assert actual.shape == expected.shape
         assert (actual == expected).mean() > 0.999

@@ -6,7 +6,7 @@ from torch import nn
 from medkd.data.samples import load_samples
 from medkd.export.parity import compare, in_torch, lost, why_refused
 from medkd.metrics.overlap import dice
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.results import Interval, Parity
 
 
@@ -50,7 +50,7 @@ def test_what_differs_is_measured_as_by_hand(study, samples):
     config, differences, same = study[0].config, [], []
     for sample in samples:
         masks = [
-            predict_log_probabilities(network, sample.image, config).argmax(axis=0)
+            predict_logits(network, sample.image, config).argmax(axis=0)
             for network in (Pixels(), Pixels(shift=1.5))
         ]
         same.append(masks[0] == masks[1])
@@ -121,3 +121,37 @@ def test_a_classifier_is_judged_by_the_share_of_images_it_gets_right(make_study)
     labels = np.array([int(sample.label[0]) for sample in samples])
     assert found.trained == pytest.approx((labels == 0).mean())
     assert found.difference.value == pytest.approx((labels == 1).mean() - (labels == 0).mean())
+
+
+class Structures(nn.Module):
+    """Two structures by intensity that may overlap."""
+
+    def __init__(self, shift=0.0):
+        super().__init__()
+        self.weight, self.shift = nn.Parameter(torch.ones(1)), shift
+
+    def forward(self, x):
+        return self.weight * torch.cat([2 * x - 1, x - 1 + self.shift], dim=1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, (1.0, 1.0)])
+def test_structures_that_overlap_are_compared_each_by_itself(make_study, temperature):
+    study, cohort = make_study("preprocess.window=[12, 12]", dims=2, overlapping=True)
+    samples = load_samples(cohort.of(cohort.split.train), study.config)
+    released = {"x": in_torch(Structures(shift=0.5)), "same": in_torch(Structures())}
+    found = compare(Structures(), released, samples, study.config, temperature=temperature)
+    assert (found["same"].agreement, found["same"].difference.value) == (1, 0)
+    assert found["same"].ece == pytest.approx(found["same"].trained_ece, abs=0.2)
+    same, differences = [], []
+    for sample in samples:
+        one, other = (
+            predict_logits(network, sample.image, study.config) >= 0
+            for network in (Structures(), Structures(shift=0.5))
+        )
+        same.append(one == other)
+        truth = sample.label == 1
+        differences.append(np.mean([dice(*p) for p in zip(other, truth, strict=True)])
+                           - np.mean([dice(*p) for p in zip(one, truth, strict=True)]))  # fmt: skip
+    assert found["x"].agreement == pytest.approx(np.mean(same))
+    assert found["x"].difference.value == pytest.approx(np.mean(differences))
+    assert isinstance(found["x"].temperature, type(temperature))

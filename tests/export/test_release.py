@@ -16,7 +16,7 @@ from medkd.export.release import export, export_all
 from medkd.metrics.temperature import apply_temperature
 from medkd.models.checkpoint import load_checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.results import VariantResult
 from medkd.types import Role, Runtime, Variant
 from tests.conftest import NAMES
@@ -58,7 +58,7 @@ class TestRelease:
         model, found = load_checkpoint(study.path(CHECKPOINTS[role]))
         (case, *_) = cohort.of(cohort.split.test)
         (sample,) = load_samples([case], study.config)
-        logits = predict_log_probabilities(model, sample.image, study.config)
+        logits = predict_logits(model, sample.image, study.config)
         expected = apply_temperature(logits, found.temperature, axis=0)
         answer = load(study.path(f"releases/{role}"), threads=1).predict(
             read_image(case.image), with_probabilities=True

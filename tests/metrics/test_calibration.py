@@ -6,7 +6,8 @@ from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from medkd.metrics.calibration import CalibrationBins, PooledCalibration
+from medkd.metrics.calibration import CalibrationBins, PooledCalibration, count_calibration
+from medkd.types import UNLABELLED, Activation
 
 SCORES = ("ece", "mce", "brier", "nll")
 FURTHER = ("adaptive_ece", "class_ece", "static_ece")
@@ -211,3 +212,66 @@ def test_a_class_is_judged_by_the_cases_that_tell_it():
     pooled = whole + part
     assert pooled.class_ece[2] == pytest.approx(whole.class_ece[2])
     assert PooledCalibration([whole, part]).of(np.array([0, 1])).static_ece == pooled.static_ece
+
+
+class TestIndependent:
+    """Classes that do not exclude each other."""
+
+    def drawn(self, *, classes=3, seed=0):
+        rng = np.random.default_rng(seed)
+        p = rng.random((classes, 20, 30))
+        return p, (rng.random(p.shape) < p**1.5).astype(int)
+
+    def test_one_is_as_two_that_exclude_each_other(self):
+        p, labels = self.drawn(classes=1)
+        alone, pair = CalibrationBins(), CalibrationBins()
+        alone.update_independent(p, labels)
+        pair.update(np.concatenate([1 - p, p]), labels[0])
+        np.testing.assert_allclose(scores(alone), scores(pair))
+        assert alone.adaptive_ece == pytest.approx(pair.adaptive_ece)
+        assert alone.class_ece[0] == pytest.approx(pair.class_ece[1])
+
+    def test_several_are_pooled_and_the_static_error_is_their_mean(self):
+        p, labels = self.drawn()
+        together = CalibrationBins()
+        together.update_independent(p, labels)
+        each = [CalibrationBins() for _ in p]
+        for seen, one, truth in zip(each, p, labels, strict=True):
+            seen.update(np.stack([1 - one, one]), truth)
+        pooled = each[0] + each[1] + each[2]
+        np.testing.assert_allclose(scores(together), scores(pooled))
+        assert together.voxels == p.size
+        np.testing.assert_allclose(together.class_ece, [seen.class_ece[1] for seen in each])
+        assert together.static_ece == pytest.approx(np.mean(together.class_ece))
+
+    def test_what_nobody_has_judged_is_not_counted(self):
+        p, labels = self.drawn()
+        hidden = labels.copy()
+        hidden[0, :5], hidden[2] = UNLABELLED, UNLABELLED
+        near = np.zeros(p.shape[1:], bool)
+        near[3:12] = True
+        seen, expected = CalibrationBins(), CalibrationBins()
+        count_calibration(seen, p, hidden, Activation.SIGMOID, near)
+        mask = (hidden != UNLABELLED) & near
+        expected.update_independent(p, labels, mask)
+        assert seen.voxels == mask.sum()
+        np.testing.assert_allclose(scores(seen), scores(expected))
+        np.testing.assert_allclose(seen.class_ece, expected.class_ece)
+        assert np.isnan(seen.class_ece[2])
+
+    def test_what_is_no_answer_or_no_probability_is_refused(self):
+        p, labels = self.drawn()
+        with pytest.raises(ValueError, match=r"labels must lie in \[0, 1\]"):
+            CalibrationBins().update_independent(p, labels + 1)
+        with pytest.raises(ValueError, match="probabilities lie in"):
+            CalibrationBins().update_independent(p + 1, labels)
+
+
+def test_exclusive_classes_are_counted_where_they_are_judged():
+    p, labels = case(seed=0)
+    hidden = labels.copy()
+    hidden[0] = UNLABELLED
+    seen, expected = CalibrationBins(), CalibrationBins()
+    count_calibration(seen, p, hidden, Activation.SOFTMAX)
+    expected.update(p[:, 1:], labels[1:])
+    assert scores(seen) == scores(expected)

@@ -4,7 +4,15 @@ from scipy import special
 from sklearn.metrics import log_loss
 
 from medkd.metrics.calibration import CalibrationBins
-from medkd.metrics.temperature import apply_temperature, fit_class_temperatures, fit_temperature
+from medkd.metrics.temperature import (
+    apply_temperature,
+    fit_class_temperatures,
+    fit_drawn,
+    fit_independent_temperature,
+    fit_independent_temperatures,
+    fit_temperature,
+)
+from medkd.types import UNLABELLED
 
 
 def ece(probabilities, labels):
@@ -115,3 +123,43 @@ def test_a_label_that_may_stand_for_several_classes_is_their_sum(fit):
     possible = np.eye(4, dtype=bool)[coarse]
     possible[coarse == 0, 3] = True
     np.testing.assert_allclose(fit(logits, coarse, possible=possible), 3.0, rtol=0.2)
+
+
+def independent(*, seed=0, cases=20_000, classes=3):
+    """Logits of classes that do not exclude each other, calibrated as they stand."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(cases, classes))
+    return logits, (rng.random(logits.shape) < special.expit(logits)).astype(np.int64)
+
+
+@pytest.mark.parametrize("sharpened", [0.3, 1.0, 4.0])
+def test_the_temperature_of_independent_classes_is_found(sharpened):
+    logits, labels = independent()
+    found = fit_independent_temperature(logits * sharpened, labels)
+    assert found == pytest.approx(sharpened, rel=0.05)
+
+
+def test_each_independent_class_has_its_own_temperature():
+    logits, labels = independent()
+    spoilt = np.array([0.4, 1.0, 3.0])
+    found = fit_independent_temperatures(logits * spoilt, labels)
+    np.testing.assert_allclose(found, spoilt, rtol=0.06)
+
+
+def test_what_nobody_knows_of_a_class_plays_no_part():
+    logits, labels = independent(cases=3000)
+    hidden = labels.copy()
+    hidden[::2, 0] = UNLABELLED
+    hidden[:, 2] = UNLABELLED
+    found = fit_drawn(logits, hidden, by_class=True)
+    each = [(logits[1::2, :1], labels[1::2, :1]), (logits[:, [1]], labels[:, [1]])]
+    assert found == (*(fit_independent_temperature(*of_one) for of_one in each), 1.0)
+
+
+def test_one_independent_class_is_calibrated_as_two_that_exclude_each_other():
+    logits, labels = independent(classes=1)
+    two = np.concatenate([0 * logits, 1.7 * logits], axis=1)
+    expected = fit_temperature(two, labels[:, 0])
+    assert fit_drawn(1.7 * logits, labels, by_class=False) == expected
+    itself = np.eye(2, dtype=bool)[labels[:, 0]]
+    assert fit_drawn(two, labels, by_class=False, possible=itself) == expected

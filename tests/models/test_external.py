@@ -12,7 +12,7 @@ from medkd.models.checkpoint import Checkpoint, save_checkpoint
 from medkd.models.external import OnnxNetwork, Reordered, channel_matrix, open_external
 from medkd.models.zoo import build_model
 from medkd.options import ExternalOptions, NamedOptions
-from medkd.types import Task
+from medkd.types import Activation, Task
 
 CLASSES = ("background", "ball", "core")
 MODEL = {"name": "plain_unet", "channels": [4, 8]}
@@ -158,3 +158,48 @@ class TestChannels:
     def test_a_missing_class_is_refused(self, config):
         with pytest.raises(ConfigError, match="its channels are background, ball; the study's"):
             channel_matrix(["background", "ball"], config)
+
+
+class TestOverlapping:
+    """Structures that may overlap: a sigmoid over each channel, no background."""
+
+    @pytest.fixture
+    def config(self, make_config):
+        return load(make_config(dims=2, overlapping=True))
+
+    @pytest.fixture
+    def network(self):
+        torch.manual_seed(0)
+        return build_model(
+            NamedOptions(**MODEL), task=Task.SEGMENTATION, in_channels=1, classes=2, spatial_dims=2
+        ).eval()
+
+    def test_one_of_exclusive_classes_is_refused(self, tmp_path, config, make_config, network):
+        folder = tmp_path / "theirs"
+        described = Checkpoint(
+            model=MODEL,
+            task=Task.SEGMENTATION,
+            in_channels=1,
+            classes=("ball", "core"),
+            spatial_dims=2,
+            activation=Activation.SIGMOID,
+        )
+        save_checkpoint(folder, network, described)
+        assert open_external(options("checkpoint"), folder, config).classes == ("ball", "core")
+        with pytest.raises(DataError, match=r"trained for sigmoid, .* the study's softmax"):
+            open_external(options("checkpoint"), folder, load(make_config(dims=2)))
+
+    def test_probabilities_of_an_onnx_network_become_logits(self, tmp_path, network, image):
+        path = tmp_path / "p.onnx"
+        export_onnx(nn.Sequential(network, nn.Sigmoid()), path, shape=(1, 16, 16))
+        said = OnnxNetwork(path, Activation.SIGMOID)(image)
+        torch.testing.assert_close(said, network(image), atol=1e-3, rtol=1e-3)
+
+    def test_channels_are_chosen_by_name_and_what_the_study_lacks_is_left_out(
+        self, config, network, image
+    ):
+        matrix = channel_matrix(["Core", "ball"], config)
+        said = Reordered(network, matrix, Activation.SIGMOID)(image)
+        torch.testing.assert_close(said, network(image)[:, [1, 0]])
+        matrix = channel_matrix(["background", "ball", "liver", "core"], config)
+        np.testing.assert_array_equal(matrix, [[0, 1, 0, 0], [0, 0, 0, 1]])

@@ -7,7 +7,7 @@ from torch import nn
 
 from medkd.config import Config
 from medkd.device.window import predict_windows
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from tests.conftest import tiny_values
 
 
@@ -37,7 +37,7 @@ def test_one_window_is_a_plain_forward_pass(network, make_config):
     with torch.no_grad():
         expected = network(torch.from_numpy(x)[None]).log_softmax(1)[0]
     np.testing.assert_allclose(
-        predict_log_probabilities(network, x, make_config()), expected.numpy(), atol=1e-5
+        predict_logits(network, x, make_config()), expected.numpy(), atol=1e-5
     )
 
 
@@ -50,7 +50,7 @@ def test_answers_what_the_device_answers(network, make_config, shape):
     x, config = image(*shape), make_config(overlap=0.5)
     logits = predict_windows(on_device, x, window=config.preprocess.window, overlap=0.5)
     expected = torch.from_numpy(logits).log_softmax(0).numpy()
-    actual = predict_log_probabilities(network, x, config)
+    actual = predict_logits(network, x, config)
     np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
@@ -60,9 +60,9 @@ def test_flips_average_probabilities_over_all_their_combinations(network, make_c
     views = []
     for chosen in product(*[(False, True)] * len(axes)):
         flipped = [axis + 1 for axis, flip in zip(axes, chosen, strict=True) if flip]
-        view = predict_log_probabilities(network, np.flip(x, flipped).copy(), config)
+        view = predict_logits(network, np.flip(x, flipped).copy(), config)
         views.append(np.exp(np.flip(view, flipped)))
-    actual = predict_log_probabilities(network, x, config, flip_axes=axes)
+    actual = predict_logits(network, x, config, flip_axes=axes)
     np.testing.assert_allclose(np.exp(actual), np.mean(views, axis=0), atol=1e-5)
 
 
@@ -70,8 +70,8 @@ def test_flips_of_a_symmetric_network_change_nothing(make_config):
     x, config = image(16, 16), make_config()
     pointwise = nn.Conv2d(1, 3, 1).eval()
     np.testing.assert_allclose(
-        predict_log_probabilities(pointwise, x, config, flip_axes=[0, 1]),
-        predict_log_probabilities(pointwise, x, config),
+        predict_logits(pointwise, x, config, flip_axes=[0, 1]),
+        predict_logits(pointwise, x, config),
         atol=1e-5,
     )
 
@@ -82,12 +82,12 @@ def test_classification_sees_the_whole_image(make_config):
     x = image(30, 20)
     with torch.no_grad():
         expected = network(torch.from_numpy(x)[None]).log_softmax(1)[0]
-    answer = predict_log_probabilities(network, x, config, flip_axes=[1])
+    answer = predict_logits(network, x, config, flip_axes=[1])
     np.testing.assert_allclose(answer, expected.numpy(), atol=1e-5)
 
 
 def test_volumes_keep_their_own_size(make_config):
     network = nn.Conv3d(1, 2, 1).eval()
-    answer = predict_log_probabilities(network, image(10, 20, 17), make_config(dims=3))
+    answer = predict_logits(network, image(10, 20, 17), make_config(dims=3))
     assert answer.shape == (2, 10, 20, 17)
     np.testing.assert_allclose(np.exp(answer).sum(axis=0), 1, rtol=1e-5)

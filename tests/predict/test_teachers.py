@@ -3,7 +3,7 @@ import pytest
 
 from medkd.data.preprocess import from_grid
 from medkd.data.samples import load_samples
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.predict.teachers import Teachers, fold_stages, frozen_teacher, softened_by, tempered
 from medkd.track.tracker import NullTracker
 from medkd.train.run import train_teacher
@@ -33,8 +33,8 @@ def test_other_cases_are_answered_by_the_mean_of_all_probabilities(trained):
     study, cohort = trained
     (sample, *_) = load_samples(cohort.of(cohort.split.validation), study.config)
     folds = [frozen_teacher([study.path(stage)]) for stage in fold_stages(study.config)]
-    each = [np.exp(predict_log_probabilities(f, sample.image, study.config)) for f in folds]
-    said = Teachers(study).log_probabilities(sample)
+    each = [np.exp(predict_logits(f, sample.image, study.config)) for f in folds]
+    said = Teachers(study).logits(sample)
     np.testing.assert_allclose(np.exp(said), np.mean(each, axis=0), atol=1e-5)
     on_image = from_grid(np.mean(each, axis=0), sample.grid, order=1)
     np.testing.assert_allclose(Teachers(study).probabilities(sample), on_image, atol=1e-5)

@@ -8,6 +8,7 @@ from medkd.config import load
 from medkd.data import nifti
 from medkd.data.check import check
 from medkd.data.reader import read_label
+from medkd.data.reading import label_of
 from medkd.errors import DataError, StudyError
 from medkd.evaluate.run import evaluate
 from medkd.export.release import export
@@ -246,4 +247,36 @@ class TestClassification:
         study, cohort = study
         self.save(cohort, tmp_path / "p.csv", left_out=(cohort.split.train[0],))
         with pytest.raises(DataError, match=f"no row for case {cohort.split.train[0]}"):
+            admit(study, cohort)
+
+
+class TestOverlapping:
+    """A teacher's channels are those of structures that may overlap."""
+
+    def brought(self, make_config, folder, *, order):
+        path = make_config(overlapping=True)
+        entry = {"kind": "probabilities", "path": str(folder), "patients": []}
+        override = f"teacher={json.dumps({'external': [entry]})}"
+        study = Study(load(path, overrides=[override]), config_path=path)
+        cohort = check(study)
+        study.begin(cohort.split)
+        for case in cohort.cases.values():
+            truth = label_of(case, study.config).array[list(order)]
+            p = np.moveaxis(np.where(truth == 1, 0.9, 0.05), 0, -1).astype(np.float32)
+            nifti.write(folder / f"{case.id}.nii.gz", p, affine=np.eye(4))
+        return study, cohort
+
+    def test_probabilities_of_each_structure_teach(self, make_config, tmp_path):
+        study, cohort = self.brought(make_config, tmp_path, order=(0, 1))
+        admit(study, cohort)
+        assert admitted(study, "teacher/external-0")["classes"] == ["ball", "core"]
+        soften(study, cohort)
+        targets = open_soft_targets(study, cohort)
+        case = cohort.of(cohort.split.train)[0]
+        truth = label_of(case, study.config).array == 1
+        np.testing.assert_array_equal(targets[case.id][...] > 0, truth)
+
+    def test_channels_in_another_order_are_refused(self, make_config, tmp_path):
+        study, cohort = self.brought(make_config, tmp_path, order=(1, 0))
+        with pytest.raises(DataError, match="core looks like ball"):
             admit(study, cohort)

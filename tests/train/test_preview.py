@@ -30,7 +30,7 @@ def test_reference_stands_left_and_answer_right(dims, make_study, monkeypatch, t
             sample = next(s for s in samples if np.array_equal(s.image, image))
             return np.stack([answers(sample.label[0]) == i for i in range(3)]).astype(float)
 
-        monkeypatch.setattr(preview, "predict_log_probabilities", log_p)
+        monkeypatch.setattr(preview, "predict_logits", log_p)
         draw_preview(tmp_path / "x" / "a.png", torch.nn.Identity(), samples, study.config)
         with Image.open(tmp_path / "x" / "a.png") as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(int)

@@ -13,7 +13,7 @@ from medkd.data.samples import load_samples
 from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.options import NamedOptions
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.predict.teachers import online_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker, RecordingTracker
@@ -45,7 +45,7 @@ class TestTrained:
         study, cohort, _ = trained
         model, found = load_checkpoint(study.path(name))
         (sample, *_) = load_samples(cohort.of(cohort.split.validation), study.config)
-        log_p = predict_log_probabilities(model, sample.image, study.config)
+        log_p = predict_logits(model, sample.image, study.config)
         assert len(log_p) == len(study.config.classes)
         np.testing.assert_allclose(np.exp(log_p).sum(axis=0), 1, rtol=1e-4)
         assert found.temperature > 0

@@ -12,7 +12,7 @@ from medkd.data.samples import load_samples
 from medkd.errors import StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict import teachers as teachers_module
-from medkd.predict.infer import predict_log_probabilities
+from medkd.predict.infer import predict_logits
 from medkd.predict.teachers import frozen_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker
@@ -50,7 +50,7 @@ def test_each_comes_from_the_fold_that_never_saw_the_patient(softened):
     targets = open_soft_targets(study, cohort)
     for sample in load_samples(cohort.of(cohort.split.train), study.config):
         teacher = frozen_teacher([fold_that_never_saw(study, sample.case.patient)])
-        expected = predict_log_probabilities(teacher, sample.image, study.config, flip_axes=[1])
+        expected = predict_logits(teacher, sample.image, study.config, flip_axes=[1])
         stored = targets[sample.case.id][...]
         assert stored.shape == (len(study.config.classes), *sample.image.shape[1:])
         np.testing.assert_allclose(np.exp(stored), np.exp(expected), atol=0.02)
@@ -61,9 +61,9 @@ def test_verifying_computes_them_anew(softened, monkeypatch):
     assert verify(study, cohort, cases=3) < 0.02
 
     def other(*args, **options):
-        return predict_log_probabilities(*args, **options)[::-1]
+        return predict_logits(*args, **options)[::-1]
 
-    monkeypatch.setattr(teachers_module, "predict_log_probabilities", other)
+    monkeypatch.setattr(teachers_module, "predict_logits", other)
     assert verify(study, cohort, cases=3) > 0.02
 
 
@@ -94,7 +94,7 @@ def test_studies_that_bring_the_same_teacher_share_a_store(make_study, tmp_path,
         soften(study, cohort)
         assert len(open_soft_targets(study, cohort)) == len(cohort.split.train)
         if number == 0:  # from now on nobody is asked
-            monkeypatch.setattr(teachers_module.Teachers, "log_probabilities", None)
+            monkeypatch.setattr(teachers_module.Teachers, "logits", None)
 
 
 def test_an_unlabelled_case_is_softened_by_the_fold_that_never_saw_its_patient(make_config):
@@ -126,7 +126,7 @@ def test_it_speaks_as_it_was_trained_if_that_is_asked_for(make_study):
     soften(study, cohort)
     network, found = load_checkpoint(study.path("teacher/fold-0"))
     (sample, *_) = load_samples(cohort.of(cohort.split.train), study.config)
-    said = predict_log_probabilities(network, sample.image, study.config)
+    said = predict_logits(network, sample.image, study.config)
     stored = softmax(open_soft_targets(study, cohort)[sample.case.id][...], axis=0)
     as_trained, calibrated = (
         np.abs(stored - softmax(said / t, axis=0)).mean() for t in (1, found.temperature)
@@ -137,7 +137,7 @@ def test_it_speaks_as_it_was_trained_if_that_is_asked_for(make_study):
 def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypatch):
     study, cohort = make_study(dims=2)
     train_teacher(study, cohort, tracker=NullTracker())
-    predict, calls = teachers_module.predict_log_probabilities, []
+    predict, calls = teachers_module.predict_logits, []
 
     def count(*args, **options):
         calls.append(1)
@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypa
             raise KeyboardInterrupt
         return predict(*args, **options)
 
-    monkeypatch.setattr(teachers_module, "predict_log_probabilities", count)
+    monkeypatch.setattr(teachers_module, "predict_logits", count)
     with pytest.raises(KeyboardInterrupt):
         soften(study, cohort)
     soften(study, cohort)

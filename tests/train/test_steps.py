@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from medkd.config import Config
 from medkd.distill.losses.pixel import pixel_kd
 from medkd.errors import ConfigError
+from medkd.train.independent import independent
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.types import UNLABELLED, Task
 from tests.conftest import tiny_values
@@ -192,3 +193,19 @@ class TestDeepSupervision:
         flat = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)))
         with pytest.raises(ConfigError, match="deep_supervision: layer '0' puts out no features"):
             step.adapt(flat)
+
+    def test_structures_that_overlap_are_resized_each_by_itself(self, config, network, batch):
+        data = config.data.model_copy(update={"overlapping": True})
+        config = config.model_copy(update={"data": data})
+        network[1] = nn.ConvTranspose2d(4, 2, 2, stride=2)
+        label = torch.randint(0, 2, (2, 2, 8, 8), dtype=torch.uint8)
+        batch = batch | {"label": label, "soft": torch.rand(2, 2, 8, 8)}
+        step = DistillStep(config)
+        step.adapt(network)
+        terms = step(network, batch, 0)
+        (head,) = step.heads.values()
+        deep = head(network[0](batch["image"]))
+        hard = independent(deep, {"label": label[:, :, 1::2, 1::2]})
+        soft, valid = F.avg_pool2d(batch["soft"], 2), batch["valid"][:, 1::2, 1::2]
+        expected = sum(hard.values()) + pixel_kd(deep, soft, valid, sigmoid=True)["pixel_kd"]
+        torch.testing.assert_close(terms["deep_supervision/0"], expected)

@@ -3,12 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit, log_softmax
+from sklearn.metrics import log_loss, roc_auc_score
 
 from medkd.data.samples import load_samples
 from medkd.train import validate
 from medkd.train.validate import fitted_temperature, validation_figures
+from medkd.types import UNLABELLED
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def said(make_study, monkeypatch):
             logits = rng.normal(size=(len(classes), *space)) + (classes == truth)
             answers[sample.image.tobytes()] = log_softmax(2 * logits, axis=0)
         monkeypatch.setattr(
-            validate, "predict_log_probabilities", lambda _, image, __: answers[image.tobytes()]
+            validate, "predict_logits", lambda _, image, __: answers[image.tobytes()]
         )
         in_order = [(answers[s.image.tobytes()], s.label.astype(int)) for s in samples]
         return study.config, samples, in_order
@@ -106,3 +107,29 @@ def test_a_label_that_covers_a_part_calibrates_by_what_it_tells(said):
 
     least = of_told(temperature)
     assert least <= min(of_told(0.9 * temperature), of_told(1.1 * temperature))
+
+
+def test_structures_that_overlap_are_scored_each_where_it_is_judged(make_study, monkeypatch):
+    study, cohort = make_study(dims=2, overlapping=True)
+    rng = np.random.default_rng(0)
+    samples, answers = [], {}
+    for sample in load_samples(cohort.of(cohort.split.train), study.config):
+        label = sample.label.copy()
+        label[0, :4] = UNLABELLED
+        samples.append(replace(sample, label=label))
+        noise = rng.normal(size=label.shape)
+        answers[sample.image.tobytes()] = noise + 3.0 * (sample.label == 1) - 1.5
+    monkeypatch.setattr(validate, "predict_logits", lambda _, image, __: answers[image.tobytes()])
+    found = validation_figures(torch.nn.Identity(), samples, study.config)
+    dice, nll = [], []
+    for sample in samples:
+        logits, judged = answers[sample.image.tobytes()], sample.label != UNLABELLED
+        truth, said = (sample.label == 1) & judged, (logits >= 0) & judged
+        dice.append(
+            [2 * (p & q).sum() / (p.sum() + q.sum()) for p, q in zip(said, truth, strict=True)]
+        )
+        nll.append(log_loss(truth[judged], expit(logits[judged])))
+    assert found["nll"] == pytest.approx(np.mean(nll))
+    for name, value in zip(("ball", "core"), np.mean(dice, axis=0), strict=True):
+        assert found[f"dice/{name}"] == pytest.approx(value)
+    assert found["dice"] == pytest.approx(np.mean(dice))

@@ -22,7 +22,12 @@ def is_reference(path: Path) -> bool:
 
 
 def read_reference(
-    path: Path, grid: Volume, labels: Mapping[str, int], options: ReadingOptions | None = None
+    path: Path,
+    grid: Volume,
+    labels: Mapping[str, int],
+    options: ReadingOptions | None = None,
+    *,
+    overlapping: bool = False,
 ) -> Volume:
     """Return the label map ``[1, *space]`` of the structures that ``labels`` name, on ``grid``.
 
@@ -34,6 +39,7 @@ def read_reference(
         grid: of the image; its values are not looked at.
         labels: name of each structure, and its value in the map.
         options: memory, and what becomes of voxels that two structures share.
+        overlapping: return ``[structures, *space]`` by rising value, 0 or 1: voxels are shared.
 
     Raises:
         DataError: neither of the two, of another frame of reference, without any structure that
@@ -52,9 +58,15 @@ def read_reference(
             found = segmentation.masks(
                 path, header, grid, set(values), memory_bytes=options.memory_bytes
             )
-        order = list(labels.values()) if options.overlap == "last" else None
-        array = _merged(path, found, grid.shape, values, order=order)
-    return Volume(array[None], grid.affine, frame_uid=grid.frame_uid)
+        if overlapping:
+            channels = {value: number for number, value in enumerate(sorted(labels.values()))}
+            array = np.zeros((len(channels), *grid.shape), np.int32)
+            for number, mask in found:
+                array[channels[values[number]]][mask] = 1
+        else:
+            order = list(labels.values()) if options.overlap == "last" else None
+            array = _merged(path, found, grid.shape, values, order=order)[None]
+    return Volume(array, grid.affine, frame_uid=grid.frame_uid)
 
 
 def _refuse_elsewhere(path: Path, uids: set[str], grid: Volume) -> None:
@@ -106,7 +118,7 @@ def _merged(
             raise DataError(
                 f"{path}: {int(shared.sum())} voxels belong to the structures of value {other} and "
                 f"{value}; set preprocess.reading.overlap: last to give them to the one that comes "
-                f"later in data.labels"
+                f"later in data.labels, or data.overlapping: true to keep both"
             )
         later = order[order.index(value) + 1 :] if order else ()
         array[mask & ~np.isin(array, later)] = value

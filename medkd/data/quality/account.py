@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rich.text import Text
 from medkd.config import Config
 from medkd.data import phi
 from medkd.data.findings import Level
+from medkd.data.labels import flattened, truth_of
 from medkd.data.quality.kinship import proposed
 from medkd.data.quality.survey import FOLDER, Survey
 from medkd.data.quality.thumbnail import volume_thumbnail
@@ -173,6 +175,8 @@ def _picture(case: Case, config: Config) -> bytes:
     """Return a case's thumbnail; nothing of a case that cannot be read."""
     try:
         label = label_of(case, config) if isinstance(case.label, Path) else None
+        if label and config.data.overlapping:
+            label = replace(label, array=flattened(truth_of(label, case, config), config)[None])
         return volume_thumbnail(image_of(case, config), label)
     except DataError:
         return b""

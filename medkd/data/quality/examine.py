@@ -14,7 +14,7 @@ from medkd.data.findings import Finding, Level
 from medkd.data.modalities import read_modalities
 from medkd.data.quality.perceptual import perceptual_hash
 from medkd.data.quality.telling import telling
-from medkd.data.reading import label_on_image, options_of
+from medkd.data.reading import label_of, label_on_image, options_of
 from medkd.data.shear import SKEWED_DEGREES, skew_degrees
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
@@ -57,7 +57,7 @@ class Examined(BaseModel):
         spacing_mm: of the image's own axes.
         orientation: axis codes, e.g. RAS; empty in 2D.
         intensities: how its values are spread; None where it could not be read.
-        voxels: of each value of its label map.
+        voxels: of each value of its label map; of structures that overlap, of each by its value.
         covers: the structures that its label map covers, by the datalist; None for all.
     """
 
@@ -121,9 +121,12 @@ def examine(
         if isinstance(case.label, Path):
             file = case.label
             _there(file)
-            known_labels = config.data.labels if config else labels or {}
-            label = label_on_image(case, known_labels, options.of(names[0]) if names else options)
-            known["voxels"] = voxels = _counted(label.array)
+            label = (
+                label_of(case, config)
+                if config
+                else label_on_image(case, labels or {}, options.of(names[0]) if names else options)
+            )
+            known["voxels"] = voxels = _counted(label.array, config)
             known["answer"] = _digest_of(label.array)
             findings += _of_grid(case, image, label)
             findings += _of_numbers(case, set(voxels), config) if config else ()
@@ -215,9 +218,21 @@ def _intensities(array: np.ndarray) -> Intensities:
     )
 
 
-def _counted(label: np.ndarray) -> dict[int, int]:
+def _counted(label: np.ndarray, config: Config | None) -> dict[int, int]:
+    if config and config.data.overlapping:
+        return _counted_apart(label, config)
     values, counts = np.unique(label, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _counted_apart(label: np.ndarray, config: Config) -> dict[int, int]:
+    """Count the voxels of structures that may overlap, by their values; 0 is of none of them."""
+    of_none = int(np.count_nonzero(~label.any(axis=0)))
+    counts = {0: of_none} | {
+        value: int(np.count_nonzero(channel == 1))
+        for value, channel in zip(config.label_values, label, strict=True)
+    }
+    return {value: count for value, count in counts.items() if count}
 
 
 def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
@@ -284,7 +299,7 @@ def _of_grid(case: Case, image: Volume, label: Volume) -> Iterator[Finding]:
 
 def _of_numbers(case: Case, values: set[int], config: Config) -> Iterator[Finding]:
     assert isinstance(case.label, Path)
-    unknown = sorted(values - {*config.label_values, config.data.ignore})
+    unknown = sorted(values - {0, *config.label_values, config.data.ignore})
     if unknown:
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         message = (

@@ -28,6 +28,9 @@ class Kept:
         grid |= config.preprocess.reading.model_dump(mode="json")
         self._series = tuple(config.series_columns.values())
         self._asked = [VERSION, options, grid, config.preprocess.modalities]
+        if config.data.overlapping or config.data.ignore is not None:
+            read_as = {"overlapping", "includes", "ignore"}
+            self._asked.append(config.data.model_dump(include=read_as))
         self._known = dict(_read(path)) if path and path.is_file() else {}
 
     def get(self, case: Case) -> Examined | None:

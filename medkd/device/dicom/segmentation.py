@@ -12,7 +12,7 @@ from medkd.device.manifest import Manifest
 from medkd.device.predictor import Prediction
 from medkd.errors import DataError
 from medkd.options import ANATOMICAL_STRUCTURE
-from medkd.types import Volume
+from medkd.types import Activation, Volume
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 UNLIKE = "UNLIKE VALIDATED DATA"  # is what viewers show of a series
@@ -65,12 +65,20 @@ def segmentation(
 
 
 def _pixels(mask: np.ndarray, volume: Volume, source: Source, manifest: Manifest) -> Any:  # noqa: ANN401
-    """Return segment numbers, on the image's grid in space where it has one."""
+    """Return segment numbers, on the image's grid in space where it has one.
+
+    Structures that may overlap are 0 and 1 in channels, the last axis.
+    """
     import highdicom as hd
 
-    numbers = np.zeros(mask.shape, np.uint8)
-    for number, value in enumerate(manifest.label_values[1:], start=1):
-        numbers[mask == value] = number
+    channels: dict[Any, Any] | None = None
+    if manifest.activation is Activation.SIGMOID:
+        numbers = np.ascontiguousarray(np.moveaxis(mask, 0, -1))
+        channels = {"SegmentNumber": list(range(1, len(mask) + 1))}
+    else:
+        numbers = np.zeros(mask.shape, np.uint8)
+        for number, of_structure in enumerate(manifest.masks(mask), start=1):
+            numbers[of_structure] = number
     if volume.dims == 2:
         return numbers[None]
     return hd.Volume(
@@ -78,6 +86,7 @@ def _pixels(mask: np.ndarray, volume: Volume, source: Source, manifest: Manifest
         RAS_TO_LPS @ volume.affine,
         coordinate_system="PATIENT",
         frame_of_reference_uid=source.headers[0].FrameOfReferenceUID,
+        channels=channels,
     )
 
 
@@ -89,7 +98,7 @@ def _segments(manifest: Manifest) -> Iterator[Any]:
     identification = hd.AlgorithmIdentificationSequence(
         name=name, version=version, family=codes.DCM.ArtificialIntelligence, source="medkd"
     )
-    for number, structure in enumerate(manifest.classes[1:], start=1):
+    for number, structure in enumerate(manifest.structures, start=1):
         code = manifest.codes.get(structure)
         described = hd.seg.SegmentDescription(
             segment_number=number,

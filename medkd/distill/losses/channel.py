@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from medkd.distill.divergence import TINY
 
@@ -15,6 +16,7 @@ def cwd(
     weights: Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"] | None = None,
     *,
     temperature: float | int = 4.0,
+    sigmoid: bool = False,
 ) -> dict[str, Float[Tensor, ""]]:
     """Channel-wise distillation: KL of the classes' distributions over space, times T².
 
@@ -27,6 +29,7 @@ def cwd(
         teacher: probabilities at temperature 1.
         weights: how much each voxel counts in both distributions; 0 leaves it out.
         temperature: above 1 it draws the eye from the peak to its surroundings.
+        sigmoid: classes are independent.
 
     Raises:
         ValueError: the temperature is not positive, or there is no space.
@@ -34,7 +37,8 @@ def cwd(
     if student.ndim < 3:
         raise ValueError("cwd compares places; classification has none")
     log_p = teacher.float().clamp_min(TINY).log()
-    terms = channel_divergence(student.float().log_softmax(dim=1), log_p, weights, temperature)
+    log_q = F.logsigmoid(student.float()) if sigmoid else student.float().log_softmax(dim=1)
+    terms = channel_divergence(log_q, log_p, weights, temperature)
     return {"cwd": terms.mean()}
 
 

@@ -1,5 +1,6 @@
 """Weights: how much each voxel counts, by what the teacher says of it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ def voxel_weights(
     boundary: float | int = 0,
     confidence: float | int = 0,
     classes: Sequence[float | int] | None = None,
+    sigmoid: bool = False,
 ) -> Float[Tensor, " batch *space"] | Bool[Tensor, " batch *space"] | None:
     """Return the product of the weights asked for, or ``valid`` alone.
 
@@ -29,13 +31,20 @@ def voxel_weights(
             is off and 1 mutes a voxel in proportion to the teacher's doubt.
         classes: a weight for each class; a voxel has their mean under the teacher's probabilities.
             The divergence stays one, which weights inside its sum over classes would break.
+        sigmoid: classes are independent: a boundary is that of any of them, and certainty the mean
+            over them; a voxel has no mean weight of classes then.
     """
     factors: list[Tensor] = []
     if boundary:
-        factors.append(1 + boundary * boundaries(teacher))
+        factors.append(1 + boundary * boundaries(teacher, sigmoid=sigmoid))
     if confidence:
-        factors.append(certainty(teacher) ** confidence)
+        factors.append(certainty(teacher, sigmoid=sigmoid) ** confidence)
     if classes is not None:
+        if sigmoid:
+            raise ValueError(
+                "class_weights: a voxel has the mean weight of its classes, which overlapping "
+                "structures do not share out; leave them out"
+            )
         if len(classes) != teacher.shape[1]:
             raise ValueError(f"{len(classes)} class weights for {teacher.shape[1]} classes")
         factors.append(torch.einsum("bc...,c->b...", teacher, teacher.new_tensor(classes)))
@@ -44,18 +53,25 @@ def voxel_weights(
     return valid
 
 
-def boundaries(teacher: Float[Tensor, " batch classes *space"]) -> Float[Tensor, " batch *space"]:
+def boundaries(
+    teacher: Float[Tensor, " batch classes *space"], *, sigmoid: bool = False
+) -> Float[Tensor, " batch *space"]:
     """Mark voxels with 1 whose 3-voxel neighbourhood holds another class."""
-    answer = teacher.argmax(dim=1, keepdim=True).float()
+    answer = (teacher >= 0.5 if sigmoid else teacher.argmax(dim=1, keepdim=True)).float()
     if answer.ndim == 2:  # classification has no neighbours
         return torch.zeros_like(answer[:, 0])
     pool = POOLS[answer.ndim - 2]
     highest, lowest = pool(answer, 3, stride=1, padding=1), -pool(-answer, 3, stride=1, padding=1)
-    return (highest != lowest)[:, 0].float()
+    return (highest != lowest).any(dim=1).float()
 
 
-def certainty(teacher: Float[Tensor, " batch classes *space"]) -> Float[Tensor, " batch *space"]:
+def certainty(
+    teacher: Float[Tensor, " batch classes *space"], *, sigmoid: bool = False
+) -> Float[Tensor, " batch *space"]:
     """Return 1 where the teacher is sure and 0 where all classes are alike to it."""
+    if sigmoid:
+        doubt = torch.special.entr(teacher.float()) + torch.special.entr(1 - teacher.float())
+        return (1 - doubt.mean(dim=1) / math.log(2)).clamp(0, 1)
     entropy = torch.special.entr(teacher.float()).sum(dim=1)
     most = torch.log(torch.tensor(float(max(2, teacher.shape[1]))))
     return (1 - entropy / most.to(entropy.device)).clamp(0, 1)

@@ -95,3 +95,16 @@ def test_another_frame_of_reference_is_refused(written, grid):
 def test_an_image_is_no_reference(series):
     assert not is_reference(series.path(0))
     assert not is_reference(series.folder)
+
+
+def test_structures_that_may_overlap_keep_the_voxels_they_share(written, grid):
+    boxes = [("Heart", (0, 0, 4, 4)), ("Left Lung", (2, 2, 6, 6))]
+    path = written(boxes)
+    with pytest.raises(DataError, match=r"data\.overlapping: true to keep both"):
+        read_reference(path, grid, LABELS)
+    found = read_reference(path, grid, LABELS, overlapping=True).array
+    assert found.shape == (2, *grid.shape)
+    expected = np.zeros(found.shape, int)
+    expected[0, 1, 0:4, 0:4] = 1  # by rising value: the heart's is 2
+    expected[1, 1, 2:6, 2:6] = 1
+    np.testing.assert_array_equal(found, expected)

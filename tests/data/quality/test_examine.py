@@ -143,3 +143,39 @@ def test_axes_are_given_by_anatomy(tmp_path):
     assert found.grid == ((12, 10, 8), (3, 1, 2))
     images.write(tmp_path / "t.png", RNG.integers(0, 255, (10, 8), dtype=np.uint8))
     assert examine(Case("t", tmp_path / "t.png", None, "p")).grid == ((10, 8), (1, 1))
+
+
+@pytest.fixture
+def overlapping(config):
+    """The config of structures that may overlap."""
+    data = config.data.model_copy(update={"overlapping": True})
+    return config.model_copy(update={"data": data})
+
+
+def in_channels(case, *channels):
+    nifti.write(case.label, np.stack(channels, axis=-1), affine=np.diag([1, 2, 3, 1.0]))
+
+
+def test_structures_that_overlap_are_counted_each_with_all_its_voxels(case, overlapping):
+    organ, lesion = np.zeros((2, *NOISE.shape), np.uint8)
+    organ[:4], lesion[2:5] = 1, 1
+    in_channels(case, organ, lesion)
+    found = examine(case, overlapping)
+    assert found.findings == ()
+    assert found.voxels == {0: 7 * 80, 1: 4 * 80, 5: 3 * 80}
+
+
+@pytest.mark.parametrize(
+    ("channels", "value", "message"),
+    [(3, 1, "3 channels, and data.labels names 2"), (2, 4, "holds the values [4], which are none")],
+)
+def test_a_label_that_does_not_hold_them_is_an_error_with_a_remedy(
+    case, overlapping, channels, value, message
+):
+    masks = np.zeros((channels, *NOISE.shape), np.uint8)
+    masks[:, :4] = value
+    in_channels(case, *masks)
+    (finding,) = examine(case, overlapping).findings
+    assert (finding.level, finding.file) == (Level.ERROR, case.label)
+    assert finding.message.startswith(message)
+    assert finding.remedy

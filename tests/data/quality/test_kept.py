@@ -68,3 +68,12 @@ def test_a_config_that_asks_something_else_reads_anew(study, tmp_path):
     assert Kept(path, study.config).get(case) == seen
     data = study.config.data.model_copy(update={"labels": {"ball": 1, "core": 3}})
     assert Kept(path, study.config.model_copy(update={"data": data})).get(case) is None
+
+
+@pytest.mark.parametrize("change", [{"overlapping": True}, {"ignore": 7}])
+def test_labels_that_are_read_in_another_way_are_read_anew(study, read, change):
+    survey(study, keep=True)
+    read.clear()
+    data = study.config.data.model_copy(update=change)
+    survey(Study(study.config.model_copy(update={"data": data}), study.config_path))
+    assert len(read) == 10

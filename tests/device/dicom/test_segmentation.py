@@ -2,6 +2,7 @@ import highdicom as hd  # noqa: TID253
 import numpy as np
 import pytest
 
+from medkd.data.dicom.reference import read_reference
 from medkd.data.dicom.volume import read
 from medkd.device import load
 from medkd.device.dicom.segmentation import segmentation
@@ -142,3 +143,20 @@ def test_a_single_picture_without_a_place_gets_a_mask(release_2d, data_root, tmp
         [source.headers[0].SOPInstanceUID], combine_segments=True
     )
     np.testing.assert_array_equal(VALUES[back[0]], mask)
+
+
+def test_segments_that_overlap_come_back_voxel_by_voxel(
+    release_overlapping, write_series, tmp_path
+):
+    folder = write_series(tmp_path / "one")
+    volume, manifest = read(folder), load(release_overlapping).manifest
+    mask = np.random.default_rng(0).integers(0, 2, (2, *volume.shape)).astype(np.uint8)
+    mask[:, 2] = 0  # a slice without anything
+    source = Source.read(sorted(folder.iterdir()))
+    made = segmentation(Prediction(mask=mask), volume, source, manifest)
+    path = tmp_path / "seg.dcm"
+    save(made, path)
+    assert [segment.SegmentLabel for segment in made.SegmentSequence] == ["organ", "lesion"]
+    labels = {"organ": 3, "lesion": 4}
+    found = read_reference(path, volume, labels, overlapping=True)
+    np.testing.assert_array_equal(found.array, mask)

@@ -43,3 +43,16 @@ def test_nothing_asked_is_the_mask_itself(halves):
 def test_a_weight_for_each_class_is_needed(halves):
     with pytest.raises(ValueError, match="2 class weights for 3 classes"):
         voxel_weights(halves, classes=(1, 1))
+
+
+def test_where_structures_overlap_a_boundary_is_that_of_any():
+    inside = torch.full((1, 2, 4, 6), 0.9)
+    inside[:, 1, :, 3:] = 0.2
+    assert boundaries(inside, sigmoid=True).tolist() == [[[0, 0, 1, 1, 0, 0]] * 4]
+    assert not boundaries(inside[:, :1], sigmoid=True).any(), "nothing but the structure"
+
+
+def test_where_structures_overlap_certainty_is_the_mean_over_them():
+    teacher = torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.5, 0.5]])
+    expected = torch.tensor([1.0, 0.5, 0.0])
+    torch.testing.assert_close(certainty(teacher, sigmoid=True), expected)
