@@ -252,7 +252,7 @@ class Node:
 
     def _fail(self, folder: Path, reason: str, error: Exception | None) -> None:
         """Put a series away; the reason may name a patient, so the log has its kind alone."""
-        self._failed += 1
         self._spool.fail(folder, reason)
+        self._failed += 1
         kind = type(error).__name__ if error else reason
         log(f"no answer for {folder.name} ({kind}); see failed/{folder.name}/reason.json")
