@@ -93,10 +93,12 @@ def _robust(report: Report) -> str:
     own, teachers = _falls_of(report, Role.STUDENT), _falls_of(report, Role.TEACHER)
     if not own or not teachers:
         return "The report does not tell: it needs worse images and a margin against the teacher."
+    figure = report.stress[0].figure
+    margin = f"the margin ({plain(may_lose(report, figure) or 0)} of {title(figure)[:-2]})"
     earlier = [stress for stress, fall in own.items() if _is_earlier(fall, teachers[stress])]
     if not earlier:
-        return "Yes: no stress costs the student more than the margin at a milder strength."
-    return f"Not always: it loses more than the margin at milder strengths of {', '.join(earlier)}."
+        return f"Yes: no stress costs the student more than {margin} at a milder strength."
+    return f"Not always: it loses more than {margin} at milder strengths of {', '.join(earlier)}."
 
 
 def _is_earlier(fall: Fall | None, other: Fall | None) -> bool:
@@ -125,7 +127,8 @@ def _against(report: Report, other: Role) -> str:
         return "They were not compared."
     whole_first = sorted(compared, key=lambda figure: "/" in figure)
     found = compared[in_order(whole_first)[0]]
-    return f"{_difference(found)} {_reading(found)} Item 19 has every figure."
+    least = report.config.get("evaluate", {}).get("least_patients", 0)
+    return f"{_difference(found)} {_reading(found, least=least)} Item 19 has every figure."
 
 
 def _difference(found: Comparison) -> str:
@@ -135,10 +138,15 @@ def _difference(found: Comparison) -> str:
     return f"{title(found.figure)[:-2]}, {pair}: {f'{value} {ends}'.strip()}."
 
 
-def _reading(found: Comparison) -> str:
+def _reading(found: Comparison, *, least: int) -> str:
     low, high = found.difference.low, found.difference.high
     if low is None or high is None:
         return "It has no interval."
+    if found.difference.patients < least:
+        return (
+            f"An interval of {found.difference.patients} patients covers less than it says "
+            f"(criteria ask for at least {least}): nothing follows from it."
+        )
     if low <= 0 <= high:
         return "The interval holds 0: these cases show no difference."
     return "The interval does not hold 0: the difference is more than chance."

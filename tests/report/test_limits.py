@@ -91,3 +91,12 @@ def test_a_student_that_falls_before_its_teacher_is_told(segmentation):
     report = segmentation.model_copy(update={"stress": (fallen, *others)})
     assert said(report, question).endswith(f"at milder strengths of {first.stress}.")
     assert "does not tell" in said(segmentation.model_copy(update={"stress": ()}), question)
+
+
+def test_nothing_follows_from_an_interval_of_too_few_patients(segmentation):
+    question = "Is the student as good as its teacher?"
+    assert "nothing follows" not in said(segmentation, question)
+    evaluate = {"least_patients": segmentation.split["test"].patients + 1}
+    few = segmentation.model_copy(update={"config": {"evaluate": evaluate}})
+    assert "nothing follows from it" in said(few, question)
+    assert "chance" not in said(few, question)
