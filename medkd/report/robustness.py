@@ -96,7 +96,7 @@ def first_fall(curve: StressCurve, role: Role, *, margin: float) -> Fall | None:
 def falls(report: Report) -> Table:
     """Return from which strength on each role loses more than the margin; often no rows.
 
-    There are none where no criterion sets a margin for the figure of the stresses.
+    A stress that costs no role that much has none, nor has any where no criterion sets a margin.
     """
     key = report.stress[0].figure if report.stress else ""
     margin = may_lose(report, key)
@@ -106,13 +106,16 @@ def falls(report: Report) -> Table:
     rows = []
     for curve in report.stress:
         found = {role: first_fall(curve, role, margin=margin) for role in roles}
+        if not any(found.values()):
+            continue
         own = found.get(Role.STUDENT)
         caught = _share(own.flagged) if own and own.flagged is not None else ""
         cells = [_fall_cell(fall, key) for fall in found.values()]
         rows.append((Cell(curve.stress, curve.unit), *cells, Cell(caught)))
     caption = (
         f"The mildest strength that costs more than the margin, {plain(margin)} of "
-        f"{title(key)[:-2]}, and what is left there."
+        f"{title(key)[:-2]}, and what is left there. Others cost no model that "
+        "much."
     )
     flagged = Cell("Flagged by the guard", "where the student falls")
     return Table(caption, heads("Stress", *map(role_head, roles), flagged), tuple(rows))
@@ -120,7 +123,7 @@ def falls(report: Report) -> Table:
 
 def _fall_cell(fall: Fall | None, key: str) -> Cell:
     if fall is None:
-        return Cell("none tried")
+        return Cell("at none")
     left, before = number(fall.left, key=key), number(fall.as_it_is, key=key)
     return Cell(plain(fall.strength), f"{left}, as is {before}")
 
