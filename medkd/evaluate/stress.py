@@ -184,7 +184,7 @@ STRESSES = (
     Stress("blur", "voxels (sigma)", (0.5, 1.0, 1.5, 2.0), (2, 3), _blur),
     Stress("bias field", "log gain at its ends", (0.1, 0.2, 0.4, 0.8), (2, 3), _bias_field),
     Stress("contrast", "times, cut off at the range", (1.25, 1.5, 2.0, 3.0), (2, 3), _contrast),
-    Stress("gamma", "exponent", (0.5, 0.75, 1.5, 2.0), (2, 3), _gamma),
+    Stress("gamma", "exponent", (0.75, 1.5, 2.0, 0.5), (2, 3), _gamma),
     Stress("rotation", "degrees", (5.0, 10.0, 20.0, 30.0), (2, 3), _rotation),
     Stress("resolution", "voxels averaged", (1.5, 2.0, 3.0, 4.0), (2, 3), _resolution),
     Stress("missing slices", "share of all", (0.05, 0.1, 0.2, 0.3), (3,), _missing_slices),

@@ -154,6 +154,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "volumes": volumes.table(report),
         "subgroups": subgroups.table(report),
         "suffered": robustness.suffered(report),
+        "falls": robustness.falls(report),
         "guard": robustness.guard(report),
         "latency": costs.latency(report),
         "stages": waterfall.table(report),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, WIDTH, Drawing, legend, svg
+from medkd.report.margins import margins as paired_margins
 from medkd.report.tables import roles_of
 from medkd.report.wording import (
     MINUS,
@@ -90,7 +91,7 @@ def differences(report: Report) -> Drawing | None:
     if not figures:
         return None
     pairs = list(dict.fromkeys((c.of, c.minus) for c in chosen))
-    margins = _margins(report)
+    margins = paired_margins(report)
 
     def draw(figure: Any) -> None:  # noqa: ANN401
         columns = min(3, len(figures))
@@ -286,18 +287,6 @@ def _strip(axis: Any, values: Sequence[float], height: float, role: Role) -> Non
 
 def _is_finite(comparison: Comparison) -> bool:
     return math.isfinite(comparison.difference.value)
-
-
-def _margins(report: Report) -> dict[tuple[str, Role, Role], float]:
-    """The bounds that gates set on paired differences, by figure and pair."""
-    gates: Sequence[Mapping[str, Any]] = report.config.get("gates", ())
-    return {
-        (gate["figure"], Role(gate.get("of", Role.STUDENT)), Role(gate["minus"])): bound
-        for gate in gates
-        if gate.get("minus")
-        for bound in (gate.get("at_least"), gate.get("at_most"))
-        if bound is not None
-    }
 
 
 def _forest(

@@ -2,14 +2,22 @@
 
 from collections.abc import Iterator
 
-from medkd.report.wording import ROLES, bounds, in_order, number, title
+from medkd.report.margins import may_lose
+from medkd.report.robustness import Fall, first_fall
+from medkd.report.wording import ROLES, bounds, in_order, number, plain, sentence, title
 from medkd.results import CaseScores, Comparison, Report
 from medkd.types import Role, Task
 
 
 def limits(report: Report) -> list[str]:
     """Return every failed or open criterion, group that is too small, and test that is missing."""
-    return [*_gates(report), *_failures(report), *_groups(report), *_untested(report)]
+    return [
+        *_gates(report),
+        *_failures(report),
+        *_groups(report),
+        *_falls(report),
+        *_untested(report),
+    ]
 
 
 def questions(report: Report) -> list[tuple[str, str]]:
@@ -25,6 +33,7 @@ def questions(report: Report) -> list[tuple[str, str]]:
         ("Are there test patients enough?", _enough(report)),
         ("Does it hold at another site or scanner?", _elsewhere(report)),
         ("Is the reference standard right?", _reference(report)),
+        ("Does it bear worse images as well as its teacher?", _robust(report)),
         ("Is it as fast on our device?", _speed(report)),
     ]
 
@@ -53,6 +62,49 @@ def _groups(report: Report) -> Iterator[str]:
             )
 
 
+def _falls(report: Report) -> Iterator[str]:
+    for fall in _falls_of(report, Role.STUDENT).values():
+        if fall is None:
+            continue
+        caught = (
+            ""
+            if fall.flagged is None
+            else f", and the guard flags {100 * fall.flagged:.0f} % of such images"
+        )
+        yield (
+            f"{sentence(fall.stress)}: from {plain(fall.strength)} {fall.unit} on, the student "
+            f"loses more than the margin{caught} (item 24)."
+        )
+
+
+def _falls_of(report: Report, role: Role) -> dict[str, Fall | None]:
+    """Where a role first loses more than the margin, by stress; empty where there is no margin."""
+    margin = may_lose(report, report.stress[0].figure) if report.stress else None
+    if margin is None:
+        return {}
+    return {
+        curve.stress: first_fall(curve, role, margin=margin)
+        for curve in report.stress
+        if role in curve.suffered
+    }
+
+
+def _robust(report: Report) -> str:
+    own, teachers = _falls_of(report, Role.STUDENT), _falls_of(report, Role.TEACHER)
+    if not own or not teachers:
+        return "The report does not tell: it needs worse images and a margin against the teacher."
+    figure = report.stress[0].figure
+    margin = f"the margin ({plain(may_lose(report, figure) or 0)} of {title(figure)[:-2]})"
+    earlier = [stress for stress, fall in own.items() if _is_earlier(fall, teachers[stress])]
+    if not earlier:
+        return f"Yes: no stress costs the student more than {margin} at a milder strength."
+    return f"Not always: it loses more than {margin} at milder strengths of {', '.join(earlier)}."
+
+
+def _is_earlier(fall: Fall | None, other: Fall | None) -> bool:
+    return fall is not None and (other is None or fall.place < other.place)
+
+
 def _untested(report: Report) -> Iterator[str]:
     yield "No patient of another institution has been tested."
     yield "Nobody has been seen using it."
@@ -75,7 +127,8 @@ def _against(report: Report, other: Role) -> str:
         return "They were not compared."
     whole_first = sorted(compared, key=lambda figure: "/" in figure)
     found = compared[in_order(whole_first)[0]]
-    return f"{_difference(found)} {_reading(found)} Item 19 has every figure."
+    least = report.config.get("evaluate", {}).get("least_patients", 0)
+    return f"{_difference(found)} {_reading(found, least=least)} Item 19 has every figure."
 
 
 def _difference(found: Comparison) -> str:
@@ -85,10 +138,15 @@ def _difference(found: Comparison) -> str:
     return f"{title(found.figure)[:-2]}, {pair}: {f'{value} {ends}'.strip()}."
 
 
-def _reading(found: Comparison) -> str:
+def _reading(found: Comparison, *, least: int) -> str:
     low, high = found.difference.low, found.difference.high
     if low is None or high is None:
         return "It has no interval."
+    if found.difference.patients < least:
+        return (
+            f"An interval of {found.difference.patients} patients covers less than it says "
+            f"(criteria ask for at least {least}): nothing follows from it."
+        )
     if low <= 0 <= high:
         return "The interval holds 0: these cases show no difference."
     return "The interval does not hold 0: the difference is more than chance."

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from medkd.report.drawing import COLOURS, MARKERS, Drawing, legend, svg
+from medkd.report.margins import may_lose
 from medkd.report.tables import Cell, Table, heads, interval_cell, pairs, role_head, roles_of
-from medkd.report.wording import plain, sentence, title
+from medkd.report.wording import number, plain, sentence, title
 from medkd.results import Report, StressCurve
 from medkd.types import Role
 
@@ -62,6 +64,68 @@ def suffered(report: Report) -> Table:
     )
     head = heads("Stress", *map(role_head, roles), "Flagged by the guard")
     return Table(caption, head, tuple(rows))
+
+
+@dataclass(frozen=True)
+class Fall:
+    """The mildest strength at which a role loses more than the margin, and what is left there."""
+
+    stress: str
+    unit: str
+    place: int  # of the strength, from mild to harsh
+    strength: float
+    as_it_is: float
+    left: float
+    flagged: float | None  # share of such images that the guard flags
+
+
+def first_fall(curve: StressCurve, role: Role, *, margin: float) -> Fall | None:
+    """Return where a role first loses more than ``margin``; None where no strength did that.
+
+    By the figures themselves: their intervals are in the drawing.
+    """
+    as_it_is = curve.untouched[role].value
+    for place, strength in enumerate(curve.strengths):
+        left = curve.suffered[role][place].value
+        if as_it_is - left > margin:
+            flagged = curve.flagged[place] if curve.flagged else None
+            return Fall(curve.stress, curve.unit, place, strength, as_it_is, left, flagged)
+    return None
+
+
+def falls(report: Report) -> Table:
+    """Return from which strength on each role loses more than the margin; often no rows.
+
+    A stress that costs no role that much has none, nor has any where no criterion sets a margin.
+    """
+    key = report.stress[0].figure if report.stress else ""
+    margin = may_lose(report, key)
+    if margin is None:
+        return Table("", (), ())
+    roles = [r.role for r in roles_of(report) if r.role in report.stress[0].suffered]
+    rows = []
+    for curve in report.stress:
+        found = {role: first_fall(curve, role, margin=margin) for role in roles}
+        if not any(found.values()):
+            continue
+        own = found.get(Role.STUDENT)
+        caught = _share(own.flagged) if own and own.flagged is not None else ""
+        cells = [_fall_cell(fall, key) for fall in found.values()]
+        rows.append((Cell(curve.stress, curve.unit), *cells, Cell(caught)))
+    caption = (
+        f"The mildest strength that costs more than the margin, {plain(margin)} of "
+        f"{title(key)[:-2]}, and what is left there. Others cost no model that "
+        "much."
+    )
+    flagged = Cell("Flagged by the guard", "where the student falls")
+    return Table(caption, heads("Stress", *map(role_head, roles), flagged), tuple(rows))
+
+
+def _fall_cell(fall: Fall | None, key: str) -> Cell:
+    if fall is None:
+        return Cell("at none")
+    left, before = number(fall.left, key=key), number(fall.as_it_is, key=key)
+    return Cell(plain(fall.strength), f"{left}, as is {before}")
 
 
 def guard(report: Report) -> Table:

@@ -39,7 +39,7 @@ STRESSES = (
     ("blur", "voxels (sigma)", (0.5, 1.0, 1.5, 2.0)),
     ("missing slices", "share of all", (0.05, 0.1, 0.2, 0.3)),
     ("rotation", "degrees", (5.0, 10.0, 20.0, 30.0)),
-    ("gamma", "exponent", (0.5, 0.75, 1.5, 2.0)),
+    ("gamma", "exponent", (0.75, 1.5, 2.0, 0.5)),
 )
 LEAVES = Layers(
     paths={"image": "overlays/image.jpg", "student": "overlays/student.png"},

@@ -70,3 +70,33 @@ def test_every_question_has_an_answer_even_where_nothing_was_measured(segmentati
     bare = segmentation.model_copy(update={"roles": {}, "comparisons": (), "split": {}})
     assert all(answer for _, answer in questions(bare))
     assert Role.STUDENT not in bare.roles
+
+
+def test_a_stress_that_costs_the_student_more_than_the_margin_is_a_limit(segmentation):
+    found = [limit for limit in limits(segmentation) if "loses more than the margin" in limit]
+    assert len(found) == len(segmentation.stress)
+    assert found[2] == (
+        "Missing slices: from 0.05 share of all on, the student loses more than the margin, and "
+        "the guard flags 25 % of such images (item 24)."
+    )
+
+
+def test_a_student_that_falls_before_its_teacher_is_told(segmentation):
+    question = "Does it bear worse images as well as its teacher?"
+    assert said(segmentation, question).startswith("Yes")
+    first, *others = segmentation.stress
+    teachers = tuple(first.untouched[Role.TEACHER] for _ in first.strengths)
+    suffered = {**first.suffered, Role.TEACHER: teachers}
+    fallen = first.model_copy(update={"suffered": suffered})
+    report = segmentation.model_copy(update={"stress": (fallen, *others)})
+    assert said(report, question).endswith(f"at milder strengths of {first.stress}.")
+    assert "does not tell" in said(segmentation.model_copy(update={"stress": ()}), question)
+
+
+def test_nothing_follows_from_an_interval_of_too_few_patients(segmentation):
+    question = "Is the student as good as its teacher?"
+    assert "nothing follows" not in said(segmentation, question)
+    evaluate = {"least_patients": segmentation.split["test"].patients + 1}
+    few = segmentation.model_copy(update={"config": {"evaluate": evaluate}})
+    assert "nothing follows from it" in said(few, question)
+    assert "chance" not in said(few, question)

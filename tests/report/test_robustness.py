@@ -31,3 +31,35 @@ def test_where_nothing_was_measured_nothing_is_shown(classification):
     assert robustness.curves(classification) is None
     assert not robustness.suffered(classification).rows
     assert not robustness.guard(classification).rows
+
+
+def bent(report, stress, role, *lost):
+    """The report in which a role loses this much at each strength of a stress, alone."""
+    curves = tuple(
+        curve.model_copy(
+            update={
+                "suffered": {
+                    other: tuple(
+                        start.model_copy(update={"value": start.value - (loss if told else 0)})
+                        for loss in lost
+                    )
+                    for other, start in curve.untouched.items()
+                    for told in [curve.stress == stress and other is role]
+                }
+            }
+        )
+        for curve in report.stress
+    )
+    return report.model_copy(update={"stress": curves})
+
+
+def test_a_fall_is_the_mildest_strength_that_costs_more_than_the_margin(segmentation):
+    report = bent(segmentation, "missing slices", Role.STUDENT, 0.01, 0.019, 0.021, 0.1)
+    (slices,) = robustness.falls(report).rows
+    assert [c.text for c in slices] == ["missing slices", "at none", "0.2", "at none", "75 %"]
+    assert slices[2].below == "0.863, as is 0.884"
+    assert "0.02 of Dice" in robustness.falls(report).caption
+
+
+def test_without_a_margin_no_fall_is_notable(segmentation):
+    assert not robustness.falls(segmentation.model_copy(update={"config": {}})).rows
