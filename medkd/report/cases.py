@@ -8,10 +8,11 @@ from pathlib import Path
 from medkd.report.tables import Cell, Table, heads, role_cell, roles_of
 from medkd.report.wording import ROLES, in_order, less_is_better, number, wording
 from medkd.results import CaseScores, Overlay, Report, RoleResult
-from medkd.types import Activation, Role
+from medkd.types import Activation, Role, Task
 
 PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by how a file begins
 NONE = "\N{EN DASH}"
+SLIPS = "Missed or invented"  # of structures
 
 
 # Okabe and Ito 2008, in the order of the structures; the marks differ in pattern as well
@@ -46,17 +47,18 @@ class Picture:
 def per_case(report: Report) -> Table:
     """Return every test case, the student's worst first."""
     results = [result for result in roles_of(report) if result.cases]
-    figures = case_figures(results)
+    figures, may_slip = case_figures(results), report.task is Task.SEGMENTATION
     scores = [{case.case: case for case in result.cases} for result in results]
     rows = []
     for case in _worst_first(results, figures):
         found = [of_role.get(case.case) for of_role in scores]
         values = [Cell(_value(s, key)) for key in figures for s in found]
-        rows.append((Cell(case.case), Cell(case.patient), *values, Cell(_slips(results, found))))
+        slips = [Cell(_slips(results, found))] if may_slip else []
+        rows.append((Cell(case.case), Cell(case.patient), *values, *slips))
     columns = [Cell(_name(key), ROLES[r.role]) for key in figures for r in results]
-    head = heads("Case", "Patient", *columns, "Missed or invented")
+    head = heads("Case", "Patient", *columns, *([SLIPS] if may_slip else []))
     caption = "Cases and patients under their keyed hashes; the student’s worst case first."  # noqa: RUF001
-    return Table(caption, head, tuple(rows), kind="dense")
+    return Table(caption, head, tuple(rows), kind="dense told" if may_slip else "dense")
 
 
 def pictures(report: Report, *, study_folder: Path) -> list[Picture]:
@@ -97,11 +99,16 @@ def _of_case(report: Report, case: str) -> Table:
     found = [next(c for c in r.cases if c.case == case) for r in results]
     keys = in_order([key for scores in found for key in scores.figures if key != "correct"])
     chosen = [key for key in keys if key.partition("/")[0] == keys[0].partition("/")[0]]
+    may_slip = report.task is Task.SEGMENTATION
     rows = [
-        (role_cell(r.role), *(Cell(_value(s, key)) for key in chosen), Cell(_wrongs(s)))
+        (
+            role_cell(r.role),
+            *(Cell(_value(s, key)) for key in chosen),
+            *([Cell(_wrongs(s))] if may_slip else []),
+        )
         for r, s in zip(results, found, strict=True)
     ]
-    head = heads("Model", *map(_name, chosen), "Missed or invented")
+    head = heads("Model", *map(_name, chosen), *([SLIPS] if may_slip else []))
     return Table(f"Case {case}, by each model.", head, tuple(rows))
 
 
@@ -136,6 +143,8 @@ def _name(key: str) -> str:
 
 
 def _value(scores: CaseScores | None, key: str) -> str:
+    if scores and key == "correct" and key in scores.figures:
+        return "yes" if scores.figures[key] else "no"
     return number(scores.figures[key], key=key) if scores and key in scores.figures else NONE
 
 

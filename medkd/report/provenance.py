@@ -13,6 +13,8 @@ from medkd.results import Report
 NOT_FILLED_IN = Cell("not filled in", mood="bad")
 
 PROSE = "prose"  # of the card, below its table
+STATISTICS = "statistics"  # of the card, written by a machine
+RANGE = ("least", "median", "largest")
 
 # sections of the config and what they decide; paths of the machine stay out of the page
 PREPARING = {"preprocess": "Preprocessing: the same code in training and on the device"}
@@ -59,11 +61,25 @@ def card(report: Report) -> Table:
         for key, value in (report.card or {}).items()
         if key != PROSE
     }
+    if isinstance(stated.get(STATISTICS), Mapping):
+        stated[STATISTICS] = _of_cohort(stated[STATISTICS])
     rows = [
         (Cell(key), Cell(text(value)) if _is_filled_in(value) else NOT_FILLED_IN)
         for key, value in facts(stated)
     ]
     return pairs(rows, caption="What the owner of the data states about them.")
+
+
+def _of_cohort(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the data show, without what pictures do not have; shapes and spacings as such."""
+    shown = {key: value for key, value in statistics.items() if _is_set(value)}
+    for key in ("shape", "spacing_mm"):
+        sizes = [" x ".join(f"{extent:g}" for extent in size) for size in shown.get(key, ())]
+        if len(sizes) == len(RANGE):
+            told = zip(RANGE, sizes, strict=True)
+            each = ", ".join(f"{name} {size}" for name, size in told)
+            shown[key] = sizes[0] if len(set(sizes)) == 1 else each
+    return shown
 
 
 def prose(report: Report) -> str:

@@ -44,7 +44,7 @@ FIGURES = {
     "specificity": Wording("Specificity"),
     "ppv": Wording("PPV"),
     "average_precision": Wording("Average precision"),
-    "correct": Wording("Right answers"),
+    "correct": Wording("Right answer"),
     "probability_of_truth": Wording("Probability of the true class"),
     "ece": Wording("ECE"),
     "boundary_ece": Wording("ECE near boundaries"),

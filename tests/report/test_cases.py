@@ -55,3 +55,12 @@ def test_swatches_are_the_colours_of_the_pictures(segmentation):
     assert cases.swatches(segmentation) == list(
         zip(segmentation.classes[1:], COLOURS, strict=False)
     )
+
+
+def test_a_classification_has_right_answers_and_nothing_that_is_missed(classification):
+    table = cases.per_case(classification)
+    assert cases.SLIPS not in [cell.text for cell in table.head]
+    right = [i for i, cell in enumerate(table.head) if cell.text == "Right answer"]
+    assert right
+    assert {row[i].text for row in table.rows for i in right} <= {"yes", "no", cases.NONE}
+    assert all(len(row) == len(table.head) for row in table.rows)

@@ -68,3 +68,13 @@ def test_the_prose_of_a_card_is_set_below_the_page_s_headings_and_runs_nothing(s
     assert "<li>one</li>" in html
     assert not any(tag in html for tag in ("<script", "<img", 'href="javascript'))
     assert list(cells(provenance.card(report))) == ["Name"]
+
+
+def test_statistics_of_pictures_say_what_pictures_have(segmentation):
+    sizes = {"shape": [[28, 28]] * 3, "spacing_mm": [[1.0, 1.0], [1.0, 1.0], [2.5, 1.0]]}
+    card = {"statistics": sizes | {"orientations": {}}}
+    found = cells(provenance.card(segmentation.model_copy(update={"card": card})))
+    assert [cell.text for cell in found.values()] == [
+        "28 x 28",
+        "least 1 x 1, median 1 x 1, largest 2.5 x 1",
+    ]
