@@ -248,7 +248,7 @@ def test_structures_that_overlap_travel_as_channels_with_probabilities_of_their_
         assert ((soft > 0.5) == (label == 1))[inside].float().mean() > 0.95
     assert (batch["label"][:, 1] <= batch["label"][:, 0]).float().mean() > 0.999
     both = (batch["label"] == 1).all(dim=1) & inside
-    assert (batch["soft"].sum(dim=1)[both] > 1.5).float().mean() > 0.9
+    assert (batch["soft"].sum(dim=1)[both] > 1.05).float().mean() > 0.99
 
 
 def test_where_structures_overlap_an_unlabelled_case_is_searched_by_its_soft_target(

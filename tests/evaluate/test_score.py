@@ -273,16 +273,6 @@ def overlapping(make_study):
 class TestOverlapping:
     """Structures that may overlap are scored each by its own mask."""
 
-    @pytest.fixture(scope="class")
-    def overlapping(self, make_study):
-        study, cohort = make_study("evaluate.lesions=[core]", overlapping=True)
-        cases = cohort.of(cohort.split.test)
-        return (
-            study.config,
-            cases,
-            [truth_of(label_of(c, study.config), study.config) for c in cases],
-        )
-
     def scored(self, overlapping, probabilities):
         config, cases, _ = overlapping
         said = iter(probabilities)
