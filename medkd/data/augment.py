@@ -141,16 +141,17 @@ def _moved(
     grid = _sampled(affine, patch["image"].shape[1:], bend)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
-        # the last of exclusive classes has what the others leave
-        parts = [patch[key][:-1] if key == "soft" and exclusive else patch[key] for key in keys]
+        # of exclusive classes the background has what the others leave: it is seldom small enough
+        # for that to be rough
+        parts = [patch[key][1:] if key == "soft" and exclusive else patch[key] for key in keys]
         stacked = np.concatenate(parts, dtype=np.float32)
         # beyond the border is what lies at it, for all keys: soft targets stay probabilities
         moved = affine.resampler(stacked, grid=grid, mode=mode, padding_mode="border")
         ends = np.cumsum([len(part) for part in parts])[:-1]
         patch |= zip(keys, np.split(np.asarray(moved), ends), strict=True)
     if "soft" in patch and exclusive:
-        last = 1 - patch["soft"].sum(axis=0, keepdims=True)
-        patch["soft"] = np.concatenate([patch["soft"], np.maximum(last, 0)])
+        background = 1 - patch["soft"].sum(axis=0, keepdims=True)
+        patch["soft"] = np.concatenate([np.maximum(background, 0), patch["soft"]])
     return patch
 
 

@@ -18,6 +18,8 @@ from medkd.options import TrainOptions
 from medkd.seeding import derive_seed
 from medkd.types import UNLABELLED
 
+SMALLEST = 1e-30  # a probability of 0 has no logarithm; one that is only small keeps its own
+
 
 class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     """Patches by number: patch i of a seed is always the same, in any process and order.
@@ -148,7 +150,7 @@ def _tensors(patch: Patch, *, overlapping: bool) -> dict[str, torch.Tensor]:
         "valid": torch.from_numpy(np.ascontiguousarray(patch["valid"][0] > 0)),
     }
     if "soft" in patch:
-        soft = np.clip(np.ascontiguousarray(patch["soft"], dtype=np.float32), 1e-10, 1)
+        soft = np.clip(np.ascontiguousarray(patch["soft"], dtype=np.float32), SMALLEST, 1)
         tensors["soft"] = torch.from_numpy(
             soft if overlapping else soft / soft.sum(axis=0, keepdims=True)
         )

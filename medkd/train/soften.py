@@ -12,6 +12,7 @@ from medkd.data.activation import probabilities
 from medkd.data.check import Cohort
 from medkd.data.samples import load_samples
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
+from medkd.errors import DataError
 from medkd.predict.teachers import Teachers, softened_by, stages, weights_among
 from medkd.progress import progress
 from medkd.study import Study, digest, write_atomic
@@ -35,6 +36,7 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
         "store": config.distill.store,
         "training cases": cohort.digest_of(cohort.split.train),
         "preprocess": config.preprocess.model_dump(),
+        "schema": SCHEMA,
     }
     if config.data.overlapping:
         inputs["overlapping"] = True
@@ -115,4 +117,9 @@ def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:
     done = len(train) - len(todo)
     for sample in progress(samples, "soft targets", total=len(train), done=done):
         said = teachers.logits(sample, by=by[sample.case.id])
+        if not np.isfinite(said).all():
+            raise DataError(
+                f"{sample.case.id}: {', '.join(by[sample.case.id])} answers with values that are "
+                f"no numbers; look at the image, and at the teacher's own files"
+            )
         store.write(keys[sample.case.id], said, study.config.activation)

@@ -123,6 +123,17 @@ def test_soft_targets_stay_probabilities(window, classes, patch):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
+def test_what_is_hardly_likely_stays_so(window, patch):
+    """Tempered, a structure that the teacher excludes must not come back from rounding."""
+    before = patch(window)
+    before["soft"] = np.full((3, *window), 1e-12, np.float32)
+    before["soft"][0] = 1 - 2e-12
+    for seed in range(3):
+        soft = make(window, **SPATIAL)(copied(before), seed)["soft"]
+        np.testing.assert_allclose(soft[1:], 1e-12, rtol=1e-3)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
 def test_a_spatial_change_makes_up_no_intensity(window, patch):
     before = patch(window)
     after = make(window, **SPATIAL)(copied(before), 0)["image"]

@@ -9,7 +9,7 @@ from medkd.config import load
 from medkd.data import phi
 from medkd.data.check import check
 from medkd.data.samples import load_samples
-from medkd.errors import StudyError
+from medkd.errors import DataError, StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict import teachers as teachers_module
 from medkd.predict.infer import predict_logits
@@ -150,3 +150,21 @@ def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypa
         soften(study, cohort)
     soften(study, cohort)
     assert len(calls) == 1 + len(cohort.split.train)  # the third case was begun twice
+
+
+def test_answers_that_are_no_numbers_are_refused_with_their_case(make_study, monkeypatch):
+    study, cohort = make_study(dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    predict = teachers_module.predict_log_probabilities
+
+    def overflow(*args, **options):
+        said = predict(*args, **options)
+        said[0, 3, 3] = np.nan
+        return said
+
+    monkeypatch.setattr(teachers_module, "predict_log_probabilities", overflow)
+    first = cohort.split.train[0]
+    with pytest.raises(
+        DataError, match=rf"{first}: teacher/fold-0 answers with values that are no"
+    ):
+        soften(study, cohort)
