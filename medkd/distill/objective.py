@@ -138,7 +138,7 @@ class Objective(nn.Module):
                     q = self.adapters[str(number)](q, p.shape[2:])
                 found = function(q, p, **_label(function, batch, batch["soft"]))
                 found = {f"{name}/{entry.student_layer}": term for name, term in found.items()}
-            self._watch(found, taught=logits.requires_grad)
+            self._watch(found, step, taught=logits.requires_grad)
             loss = loss + warm * entry.weight * torch.stack(list(found.values())).sum()
             terms |= found
         return loss, terms
@@ -182,14 +182,15 @@ class Objective(nn.Module):
     def _warmth(self, step: int) -> float:
         return min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
 
-    def _watch(self, terms: Terms, *, taught: bool) -> None:
+    def _watch(self, terms: Terms, step: int, *, taught: bool) -> None:
         for name, term in terms.items():
             if taught and not term.requires_grad:
                 raise TrainingError(
                     f"distill.losses: {name} does not depend on the student, so it would teach it "
                     f"nothing; remove it"
                 )
-            idle = self._idle.get(name, 0)
+            # a run that was killed may have taught something before it goes on
+            idle = self._idle.get(name, -1 if step else 0)
             self._idle[name] = idle + 1 if idle >= 0 and term.detach() == 0 else -1
             if self._idle[name] >= IDLE_STEPS:
                 raise TrainingError(

@@ -307,6 +307,13 @@ def test_a_term_may_be_zero_once_it_has_taught_something(logits, batch):
         composed(logits, nothing, step)
 
 
+def test_a_run_that_goes_on_may_have_taught_something_before_it_was_killed(logits, batch):
+    composed = objective({"name": "pixel_kd"})
+    nothing = batch | {"valid": torch.zeros(2, 6, 6, dtype=torch.bool)}
+    for step in range(500, 500 + IDLE_STEPS + 1):
+        composed(logits, nothing, step)
+
+
 class TestLayers:
     """Losses that compare features, through adapters where shapes differ."""
 

@@ -27,7 +27,8 @@ def affinity(
 
     Both feature maps are pooled to one grid of at most ``places`` cells, so memory is bounded by
     the square of that number: 12 MiB an image in float32 at the default, 12 x 12 x 12 (Liu, Chen,
-    Liu, Qin, Luo, Wang 2019, arXiv 1903.04197).
+    Liu, Qin, Luo, Wang 2019, arXiv 1903.04197). A map of more cells is compared more coarsely, so
+    beyond that number the loss depends on the size of the patch.
 
     Args:
         student: features of a layer.
