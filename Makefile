@@ -8,7 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-data test-slow lint bench ui clean
+.PHONY: help demo test test-data test-slow test-rest lint bench ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-data: .venv/.dev ## tests on real data under $MEDKD_DATA
 
 test-slow: .venv/.dev ## tests that take minutes
 	$(PYTEST) -m slow --timeout 1800
+
+test-rest: .venv/.dev ## both, collected once
+	$(PYTEST) -m "slow or data" --timeout 1800
 
 lint: .venv/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -37,16 +37,6 @@ SMALL = {
     "preprocess": {"window": [16, 16, 16]},
     "latency": {"queries": 2},
 }
-SHORT = " ".join(
-    f"--set {value}"
-    for value in (
-        "teacher.train.steps=2",
-        "student.train.steps=2",
-        "latency.queries=2",
-        "evaluate.bootstrap=20",
-        "evaluate.stress_cases=2",
-    )
-)
 
 
 def shell(line, folder, **more):
@@ -102,18 +92,6 @@ def test_an_active_environment_has_the_commands_of_the_readme(tmp_path):
         assert shell(f"command -v {name}", folder).stdout.strip() != str(BIN / name)
         found = activated(f"command -v {name}", folder).stdout.strip()
         assert found == str(BIN / name), f"{BIN}/activate belongs to another clone: make clean test"
-
-
-@pytest.mark.slow
-def test_the_demo_ends_with_the_table_the_report_and_the_way_to_mlflow(tmp_path):
-    folder = checkout(tmp_path)
-    done = shell(DEMO, folder)
-    assert done.returncode == 0, done.stderr
-    for row in ("teacher", "student", "baseline"):
-        assert re.search(rf"│ {row} +│ +0\.\d{{3}}", done.stdout), done.stdout
-    assert re.search(r"^report +runs/phantom_3d/report\.html$", done.stdout, flags=re.MULTILINE)
-    assert re.search(r"^MLflow +(\.venv/bin/)?medkd ui$", done.stdout, flags=re.MULTILINE)
-    assert (folder / "runs/phantom_3d/report.html").is_file()
 
 
 def write_own_data(folder):
@@ -235,38 +213,3 @@ def test_a_study_lies_on_disk_as_drawn(own_study):
     assert "soft_targets/" in names
     for name in set(names) - {"data/"}:  # only for sources that are written as files first
         assert (own_study / "runs/my_study" / name).exists(), name
-
-
-def thin_out(whole, part):
-    """Lay out the three data sets with a few cases each."""
-    for name, folders in {
-        "hippocampus": ("imagesTr", "labelsTr"),
-        "nuclei2d": ("images", "masks"),
-        "pneumoniamnist": (),
-    }.items():
-        (part / name).mkdir(parents=True)
-        for linked in folders:
-            (part / name / linked).symlink_to(whole / name / linked)
-    datalist = json.loads((whole / "hippocampus/dataset.json").read_text())
-    datalist["training"] = datalist["training"][:24]
-    (part / "hippocampus/dataset.json").write_text(json.dumps(datalist))
-    shutil.copy(whole / "hippocampus/cases.csv", part / "hippocampus")
-    header, *rows = (whole / "nuclei2d/cases.csv").read_text().splitlines()
-    (part / "nuclei2d/cases.csv").write_text("\n".join([header, *rows[::12]]) + "\n")
-    arrays = np.load(whole / "pneumoniamnist/pneumoniamnist.npz")
-    few = {key: arrays[key][:40] for key in arrays}
-    np.savez(part / "pneumoniamnist/pneumoniamnist.npz", **few)
-
-
-@pytest.mark.slow
-@pytest.mark.data
-@pytest.mark.skipif("MEDKD_DATA" not in os.environ, reason="MEDKD_DATA is not set")
-def test_the_three_studies_run_to_their_reports(tmp_path):
-    folder = checkout(tmp_path)
-    thin_out(Path(os.environ["MEDKD_DATA"]), folder / "data")
-    export, *studies = STUDIES.splitlines()
-    assert len(studies) == 3
-    for line in studies:
-        done = activated(f"{export}; {line} {SHORT}", folder)
-        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
-    assert len(list(folder.glob("runs/*/report.html"))) == 3
