@@ -288,11 +288,6 @@ class TeacherOptions(Options):
     external: tuple[ExternalOptions, ...] = ()
     flip_axes: tuple[int, ...] = ()  # average over these flips when soft targets are written
 
-    @property
-    def is_portable(self) -> bool:
-        """Whether the teacher is networks alone, which can be exported as one release."""
-        return all(external.kind in {"checkpoint", "bundle"} for external in self.external)
-
     @model_validator(mode="after")
     def _there_is_one(self) -> "TeacherOptions":
         if (self.model is None) != (self.train is None):

@@ -25,19 +25,6 @@ def test_what_contradicts_itself_is_refused(section, values, message):
         section.model_validate(values)
 
 
-@pytest.mark.parametrize(
-    ("values", "portable"),
-    [
-        ({"model": MODEL, "train": TRAIN}, True),
-        ({"external": [ONNX | {"kind": "checkpoint"}, ONNX | {"kind": "bundle"}]}, True),
-        ({"model": MODEL, "train": TRAIN, "external": [ONNX]}, False),
-        ({"external": [ONNX | {"kind": "probabilities"}]}, False),
-    ],
-)
-def test_a_teacher_of_torch_networks_alone_can_be_exported(values, portable):
-    assert TeacherOptions.model_validate(values).is_portable == portable
-
-
 def test_a_loss_of_layers_is_called_by_the_students():
     assert LossOptions.model_validate(HINT).label == "hint/a"
     assert LossOptions.model_validate({"name": "cwd", "temperature": 3}).label == "cwd"

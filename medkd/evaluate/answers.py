@@ -10,7 +10,7 @@ from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of
 from medkd.data.samples import Sample
 from medkd.device.predictor import Prediction, load
-from medkd.predict.teachers import Teachers, load_member, on_image_grid
+from medkd.predict.teachers import Teachers, is_portable, load_member, on_image_grid
 from medkd.study import Study
 from medkd.types import Activation, Case, Role, Task, Volume
 
@@ -32,7 +32,7 @@ def answers_of(study: Study, role: Role) -> Answer:
 
 def answers_to_images(study: Study, role: Role) -> AnswerImage | None:
     """Return how a role's release answers for any image; None where it has no release."""
-    if role is Role.TEACHER and not study.config.teacher.is_portable:
+    if role is Role.TEACHER and not is_portable(study):
         return None
     predictor = load(study.path(f"releases/{role}"))
     return lambda volume: predictor.predict(volume, with_probabilities=True)

@@ -31,7 +31,7 @@ from medkd.evaluate.reliability import draw_reliability
 from medkd.evaluate.robustness import flag_of, judge_guard, stress_curves
 from medkd.evaluate.score import Scores, score_classification, score_segmentation
 from medkd.evaluate.subgroups import subgroups
-from medkd.predict.teachers import stages
+from medkd.predict.teachers import is_portable, stages
 from medkd.progress import console
 from medkd.results import (
     Latency,
@@ -68,7 +68,7 @@ def evaluate(study: Study, cohort: Cohort, *, quiet: Quiet = nullcontext) -> Rep
 
 def _inputs(study: Study, cohort: Cohort) -> dict[str, Any]:
     config = study.config
-    portable = config.teacher.is_portable
+    portable = is_portable(study)
     teacher = ["releases/teacher"] if portable else stages(config)
     made_from = [*teacher, "releases/baseline", "releases/student"]
     further = [f"releases/{variant.of(role)}" for role, variant in _served(study)]
@@ -194,7 +194,7 @@ class _Evaluation:
 
     def _cost(self, role: Role) -> dict[str, Any]:
         release = self._study.path(f"releases/{role}")
-        if role is Role.TEACHER and not self._config.teacher.is_portable:
+        if role is Role.TEACHER and not is_portable(self._study):
             kinds = [external.kind for external in self._config.teacher.external]
             return {"model": {"name": "external", "kinds": kinds}}
         manifest = read_manifest(release)

@@ -16,6 +16,7 @@ from torch import nn
 from medkd.device.engine import OnnxRuntime
 from medkd.errors import ReleaseError
 from medkd.extras import require
+from medkd.models.external import portable_graph
 
 OPSET = 20
 CONVOLUTIONS: dict[type, type] = {
@@ -28,13 +29,17 @@ LOGIT_TOLERANCE = 1e-2  # of the largest logit; beyond it the export is wrong, n
 def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
     """Write ``model`` with a dynamic batch axis and a fixed window.
 
-    The exporter folds batch norms into the convolutions before them, plain and transposed.
+    The exporter folds batch norms into the convolutions before them, plain and transposed. A
+    network that came as an ONNX file is copied.
 
     Args:
         model: in evaluation mode.
         path: the file to write.
         shape: ``[channels, *window]``.
     """
+    if (brought := portable_graph(model, shape)) is not None:
+        require("onnx", extra="train").save(brought, str(path))
+        return
     require("onnxscript", extra="train")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, we do not
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

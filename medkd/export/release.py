@@ -25,7 +25,7 @@ from medkd.device.engine import Engine, lacks, open_engine
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, Manifest, read_manifest, sha256
 from medkd.device.predictor import Predictor
 from medkd.distill.teacher import FrozenTeacher
-from medkd.errors import TrainingError
+from medkd.errors import ReleaseError, TrainingError
 from medkd.export import bundle, openvino
 from medkd.export.conformal import conformal_thresholds
 from medkd.export.guard import guard_of
@@ -34,7 +34,7 @@ from medkd.export.parity import compare, in_torch, why_refused
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.options import ExportOptions
-from medkd.predict.teachers import Member, load_member, stages, weights_among
+from medkd.predict.teachers import Member, is_portable, load_member, stages, weights_among
 from medkd.progress import console
 from medkd.results import Attempt, Parity, VariantResult
 from medkd.study import STAGE_FILE, Study, digest, write_atomic
@@ -92,7 +92,7 @@ def export(
         StudyError: the role has not been trained yet.
         ReleaseError: the exported network is not the trained one.
     """
-    if role is Role.TEACHER and not study.config.teacher.is_portable:
+    if role is Role.TEACHER and not is_portable(study):
         return None
     members = stages(study.config) if role is Role.TEACHER else [str(role)]
     release = _Release(study, cohort, role, variant, members, retrain)
@@ -381,6 +381,11 @@ def _int8_forms(release: _Release, folder: Path) -> Iterator[_Form | Attempt]:
 
 
 def _bundle_form(release: _Release, folder: Path) -> Iterator[_Form]:
+    if not list(release.network.parameters()):
+        raise ReleaseError(
+            f"{release.role}: a network that came as an ONNX file can not be made into a bundle, "
+            f"which holds networks of torch; leave out the variant"
+        )
     bundle.export_bundle(
         release.network,
         folder,

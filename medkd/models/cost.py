@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from medkd.models.graph import OnnxNetwork
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -17,7 +19,8 @@ def parameters(model: nn.Module) -> int:
         >>> parameters(nn.Linear(3, 2))
         8
     """
-    return sum(p.numel() for p in model.parameters())
+    brought = sum(m.values() for m in model.modules() if isinstance(m, OnnxNetwork))
+    return brought + sum(p.numel() for p in model.parameters())
 
 
 def macs(model: nn.Module, shape: Sequence[int]) -> int:
@@ -42,12 +45,16 @@ def macs(model: nn.Module, shape: Sequence[int]) -> int:
             total += output.numel() // output.shape[1] * module.weight.numel()
         elif isinstance(module, nn.Linear):
             total += math.prod(output.shape[:-1]) * module.weight.numel()
+        elif isinstance(module, OnnxNetwork):
+            total += module.macs(inputs[0].shape)
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(*shape, device=next(model.parameters()).device))
+            model.eval()(
+                torch.zeros(*shape, device=next(model.parameters(), torch.empty(0)).device)
+            )
     finally:
         model.train(training)
         for hook in hooks:

@@ -18,13 +18,11 @@ from torch import Tensor, nn
 
 from medkd.config import Config
 from medkd.errors import ConfigError, DataError
-from medkd.extras import require
-from medkd.models.activation import logits_of
 from medkd.models.checkpoint import load_checkpoint
+from medkd.models.graph import OnnxNetwork
 from medkd.options import ExternalOptions
 from medkd.types import Activation, Task
 
-PASSING_ON = {"Identity", "Cast"}  # operations of ONNX that change no value
 PREPROCESSING = ("channels", "orientation", "spacing_mm", "size", "intensity")
 
 
@@ -127,60 +125,6 @@ def _bundle(options: ExternalOptions, path: Path, activation: Activation) -> Ext
     return ExternalNetwork(network.eval(), said, _spacing(tree))
 
 
-class OnnxNetwork(nn.Module):
-    """An ONNX graph as a network without parameters; probabilities become logits."""
-
-    def __init__(self, path: Path, activation: Activation = Activation.SOFTMAX) -> None:
-        """Load the graph.
-
-        Raises:
-            DataError: ONNX Runtime cannot, or the graph has several inputs.
-        """
-        import onnxruntime as ort
-
-        super().__init__()
-        self._activation = activation
-        self._ends_in_sigmoid = activation is Activation.SIGMOID and _ends_in_sigmoid(path)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base class
-            raise DataError(f"{path}: ONNX Runtime cannot load it ({error})") from None
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise DataError(f"{path}: {len(inputs)} inputs; a teacher takes the image alone")
-        self._input, self._shape = inputs[0].name, inputs[0].shape
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits ``[batch, classes, *out]``.
-
-        Raises:
-            DataError: the graph does not take images of this shape.
-        """
-        fixed = isinstance(self._shape[0], int)  # the batch
-        parts = image.split(self._shape[0]) if fixed else [image]
-        try:
-            answers = [
-                self._session.run(None, {self._input: part.float().cpu().numpy()})[0]
-                for part in parts
-            ]
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors share no base class
-            raise DataError(
-                f"teacher.external: the ONNX network takes images of {self._shape}, not "
-                f"{list(image.shape)} ({error})"
-            ) from None
-        said = torch.from_numpy(np.concatenate(answers)).to(image.device).float()
-        return logits_of(said, self._activation) if self._is_probability(said) else said
-
-    def _is_probability(self, said: Tensor) -> bool:
-        if self._activation is Activation.SIGMOID:  # a few logits may lie between 0 and 1, too
-            return self._ends_in_sigmoid
-        return bool(said.min() >= 0 and ((said.sum(dim=1) - 1).abs() < 1e-3).all())
-
-
 class Reordered(nn.Module):
     """A network whose classes are brought to the study's order; what the study lacks is merged."""
 
@@ -207,6 +151,18 @@ class Reordered(nn.Module):
         return merged.clamp_min(1e-12).log()
 
 
+def portable_graph(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401
+    """Return the ONNX graph that a release of a network brought as ONNX holds; None without one.
+
+    Args:
+        network: any; only one that is an ``OnnxNetwork``, reordered or not, has one.
+        shape: ``[channels, *window]``.
+    """
+    matrix = network.matrix.cpu().numpy() if isinstance(network, Reordered) else None
+    inner = network.network if isinstance(network, Reordered) else network
+    return inner.portable(shape, matrix=matrix) if isinstance(inner, OnnxNetwork) else None
+
+
 def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
     """Return the 0/1 matrix ``[classes of the study, channels]`` that sorts a teacher's channels.
 
@@ -231,20 +187,6 @@ def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
         if name in wanted or config.activation is Activation.SOFTMAX:
             matrix[wanted.index(name) if name in wanted else 0, channel] = 1
     return matrix
-
-
-def _ends_in_sigmoid(path: Path) -> bool:
-    """Whether the last operation of an ONNX graph is a sigmoid; of what is no graph it is none."""
-    onnx = require("onnx", extra="train")
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-        made_by = {name: node for node in graph.node for name in node.output}
-        last = made_by[graph.output[0].name]
-        while last.op_type in PASSING_ON:
-            last = made_by[last.input[0]]
-        return bool(last.op_type == "Sigmoid")
-    except Exception:  # noqa: BLE001  ONNX Runtime says what is wrong with it
-        return False
 
 
 def _comparable(said: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def predict_logits(
         config: for task, window and overlap.
         flip_axes: average the probabilities over all combinations of these flips.
     """
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device  # an ONNX file has no parameters
     batch = torch.from_numpy(image)[None].to(device)
     flips = list(chain.from_iterable(combinations(flip_axes, n) for n in range(len(flip_axes) + 1)))
     views = [_view(model, batch, config, axes) for axes in flips]

@@ -34,7 +34,7 @@ from medkd.study import Study
 from medkd.types import Activation, Case, Task, Temperature
 
 SOURCE = "source.json"  # of an external teacher: what was found when it was admitted
-TINY = 1e-12
+TINY = 1e-30  # a probability of 0 has no logarithm
 
 
 def stages(config: Config) -> list[str]:
@@ -52,6 +52,21 @@ def fold_stages(config: Config) -> list[str]:
 def externals(config: Config) -> dict[str, ExternalOptions]:
     """Return what was brought along, by stage."""
     return {f"teacher/external-{i}": each for i, each in enumerate(config.teacher.external)}
+
+
+def is_portable(study: Study) -> bool:
+    """Whether a study's teacher can be exported as one release: torch networks, or one ONNX file.
+
+    An ONNX file can where its graph takes any number of windows, which is seen when it is admitted.
+    """
+    brought = externals(study.config)
+    if all(options.kind in {"checkpoint", "bundle"} for options in brought.values()):
+        return True
+    kinds = [options.kind for options in brought.values()]
+    if kinds != ["onnx"] or fold_stages(study.config):
+        return False
+    (stage,) = brought
+    return admitted(study, stage).get("portable", False)
 
 
 def parts(study: Study, cohort: Cohort) -> list[list[Case]]:
@@ -179,7 +194,7 @@ class Teachers:
         mean = self._mean(
             stages(self._config) if by is None else tuple(by), sample, on_network_grid
         )
-        return logits_of(mean, self._config.activation)
+        return logits_of(mean, self._config.activation, least=TINY)
 
     def probabilities(self, sample: Sample) -> np.ndarray:
         """Return the mean probability of all teachers on the image's own grid."""

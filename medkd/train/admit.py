@@ -20,7 +20,7 @@ from medkd.data.check import Cohort
 from medkd.data.samples import Sample, load_samples
 from medkd.errors import DataError
 from medkd.models.cost import parameters
-from medkd.models.external import channel_matrix, open_external
+from medkd.models.external import channel_matrix, open_external, portable_graph
 from medkd.options import ExternalOptions
 from medkd.predict.teachers import (
     SOURCE,
@@ -99,6 +99,9 @@ class _Examination:
             "parameters": parameters(member.network) if member.network else None,
             "files": self._digest(),
         }
+        if self._options.kind == "onnx" and member.network:
+            shape = (self._config.preprocess.channels, *self._config.preprocess.window)
+            found["portable"] = portable_graph(member.network, shape) is not None
         write_atomic(folder / SOURCE, json.dumps(found, indent=1))
 
     def _said_of_itself(self) -> tuple[tuple[str, ...], tuple[str, ...] | None]:

@@ -9,7 +9,8 @@ from medkd.config import load
 from medkd.errors import ConfigError, DataError
 from medkd.export.onnx import export_onnx
 from medkd.models.checkpoint import Checkpoint, save_checkpoint
-from medkd.models.external import OnnxNetwork, Reordered, channel_matrix, open_external
+from medkd.models.external import Reordered, channel_matrix, open_external
+from medkd.models.graph import OnnxNetwork
 from medkd.models.zoo import build_model
 from medkd.options import ExternalOptions, NamedOptions
 from medkd.types import Activation, Task
@@ -72,26 +73,11 @@ class TestOnnx:
         opened = open_external(options("onnx"), path, config)
         torch.testing.assert_close(opened.network(image), network(image), atol=1e-4, rtol=1e-4)
 
-    def test_probabilities_become_log_probabilities(self, tmp_path, network, image):
-        export_onnx(nn.Sequential(network, nn.Softmax(1)), tmp_path / "p.onnx", shape=(1, 16, 16))
-        said = OnnxNetwork(tmp_path / "p.onnx")(image)
-        expected = network(image).log_softmax(1)
-        torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-3)
-
     def test_a_release_beside_it_says_what_it_expects(self, path, config):
         said = {"classes": CLASSES, "preprocess": {"channels": 1, "intensity": "unit"}}
         (path.parent / "manifest.json").write_text(json.dumps(said))
         with pytest.raises(DataError, match=r"expects preprocess\.intensity: unit"):
             open_external(options("onnx"), path, config)
-
-    def test_another_window_is_refused_with_its_shape(self, path):
-        with pytest.raises(DataError, match=r"takes images of .*, not \[1, 1, 24, 24\]"):
-            OnnxNetwork(path)(torch.zeros(1, 1, 24, 24))
-
-    def test_what_is_no_graph_is_refused(self, tmp_path):
-        (tmp_path / "no.onnx").write_text("no")
-        with pytest.raises(DataError, match="ONNX Runtime cannot load it"):
-            OnnxNetwork(tmp_path / "no.onnx")
 
 
 class TestBundle:

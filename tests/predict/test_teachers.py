@@ -1,10 +1,21 @@
+import json
+
 import numpy as np
 import pytest
 
+from medkd.config import load
 from medkd.data.preprocess import from_grid
 from medkd.data.samples import load_samples
 from medkd.predict.infer import predict_logits
-from medkd.predict.teachers import Teachers, fold_stages, frozen_teacher, softened_by, tempered
+from medkd.predict.teachers import (
+    Teachers,
+    fold_stages,
+    frozen_teacher,
+    is_portable,
+    softened_by,
+    tempered,
+)
+from medkd.study import Study
 from medkd.track.tracker import NullTracker
 from medkd.train.run import train_teacher
 
@@ -45,3 +56,22 @@ def test_tempering_is_the_softmax_of_logits_over_the_temperature():
     p = np.exp(logits) / np.exp(logits).sum(axis=0)
     expected = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=0)
     np.testing.assert_allclose(tempered(p, 2.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "beside_its_own", "portable"),
+    [
+        ([], True, True),
+        (["checkpoint", "bundle"], True, True),
+        (["onnx"], True, False),
+        (["onnx", "onnx"], False, False),
+        (["probabilities"], False, False),
+    ],
+)
+def test_torch_networks_can_be_exported_together(make_config, kinds, beside_its_own, portable):
+    brought = json.dumps([{"kind": kind, "path": "somewhere"} for kind in kinds])
+    overrides = [f"teacher.external={brought}"]
+    overrides += [] if beside_its_own else ["teacher.model=null", "teacher.train=null"]
+    path = make_config(dims=2)
+    study = Study(load(path, overrides=overrides), config_path=path)
+    assert is_portable(study) == portable

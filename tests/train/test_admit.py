@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from medkd.config import load
 from medkd.data import nifti
@@ -11,15 +13,17 @@ from medkd.data.reader import read_label
 from medkd.data.reading import label_of
 from medkd.errors import DataError, StudyError
 from medkd.evaluate.run import evaluate
-from medkd.export.release import export
+from medkd.export.onnx import export_onnx
+from medkd.export.release import export, export_all
 from medkd.predict.teachers import SOURCE, admitted
 from medkd.study import Study
 from medkd.track.tracker import NullTracker
 from medkd.train import admit as admit_module
 from medkd.train.admit import admit
 from medkd.train.run import distill, train_baseline, train_teacher
-from medkd.train.soften import open_soft_targets, soften
+from medkd.train.soften import open_soft_targets, soften, verify
 from medkd.types import Role
+from tests.conftest import SIZE
 
 CLASSES = 3
 
@@ -79,6 +83,41 @@ def test_a_study_runs_on_saved_probabilities_alone(make, tmp_path):
     assert any(
         "on 2 of the training split, whose soft targets are in fold" in n for n in report.notes
     )
+    assert str(tmp_path) not in report.model_dump_json()
+
+
+class ByBrightness(nn.Module):
+    """A segmenter whose channels are the dark core, the background and the bright ball."""
+
+    def __init__(self):
+        super().__init__()
+        self.shades = nn.Conv2d(1, CLASSES, 1)
+        with torch.no_grad():
+            self.shades.weight[:] = 20 * torch.tensor([0.0, 1, 2]).reshape(-1, 1, 1, 1)
+            self.shades.bias[:] = 20 * torch.tensor([0, -0.25, -0.95])
+
+    def forward(self, image):
+        low, high = image.amin((2, 3), keepdim=True), image.amax((2, 3), keepdim=True)
+        return self.shades((image - low) / (high - low).clamp_min(1e-6))
+
+
+def test_an_onnx_file_teaches_and_is_released_and_measured(make, tmp_path):
+    export_onnx(ByBrightness(), tmp_path / "model.onnx", shape=(1, SIZE, SIZE))
+    brought = {"kind": "onnx", "path": str(tmp_path / "model.onnx"), "patients": []}
+    study, cohort = make(dims=2, classes=["core", "background", "ball"], **brought)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    assert verify(study, cohort, cases=2) < 0.05
+    train_baseline(study, cohort, tracker=NullTracker())
+    distill(study, cohort, tracker=NullTracker())
+    assert len(export_all(study, cohort)) == 3
+    report = evaluate(study, cohort)
+    teacher = report.roles[Role.TEACHER]
+    assert teacher.headline["dice"].value > 0.8
+    assert (teacher.parameters, teacher.macs) == (6, 3 * SIZE**2)
+    assert teacher.latency.network_ms.p50 > 0
+    (gate,) = report.gates
+    assert gate.passed is False  # any student has more than six parameters
     assert str(tmp_path) not in report.model_dump_json()
 
 

@@ -155,14 +155,14 @@ def test_a_killed_run_goes_on_with_the_cases_that_have_none(make_study, monkeypa
 def test_answers_that_are_no_numbers_are_refused_with_their_case(make_study, monkeypatch):
     study, cohort = make_study(dims=2)
     train_teacher(study, cohort, tracker=NullTracker())
-    predict = teachers_module.predict_log_probabilities
+    predict = teachers_module.predict_logits
 
     def overflow(*args, **options):
         said = predict(*args, **options)
         said[0, 3, 3] = np.nan
         return said
 
-    monkeypatch.setattr(teachers_module, "predict_log_probabilities", overflow)
+    monkeypatch.setattr(teachers_module, "predict_logits", overflow)
     first = cohort.split.train[0]
     with pytest.raises(
         DataError, match=rf"{first}: teacher/fold-0 answers with values that are no"
