@@ -56,7 +56,7 @@ def leakage(report: Report) -> Table:
 
 def card(report: Report) -> Table:
     """Return the data card; what nobody filled in stands out."""
-    stated = {
+    stated: dict[str, Any] = {
         key: "not stated by the data set" if value is None and key in UNTOLD else value
         for key, value in (report.card or {}).items()
         if key != PROSE
