@@ -26,6 +26,7 @@ from medkd.track.pages import (
     IMAGES_TAG,
     KEY_LIMIT,
     VIEW,
+    WORKFLOW,
     experiment_note,
     experiment_tags,
     key_of,
@@ -328,7 +329,8 @@ def views(uri: str) -> dict[str, str]:
     _settle_environment()
     client = require("mlflow", extra="train").MlflowClient(tracking_uri=uri)
     return {
-        found.name: f"#/experiments/{found.experiment_id}/runs?viewStateShareKey={VIEW}"
+        found.name: f"#/experiments/{found.experiment_id}/runs"
+        f"?workflowType={WORKFLOW}&viewStateShareKey={VIEW}"
         for found in client.search_experiments(filter_string="name LIKE 'medkd/%'")
     }
 

@@ -20,10 +20,17 @@ KEY_LIMIT = 250  # characters of a name
 # The view that ``medkd ui`` names: a row a model, the best Dice (or AUROC) first. MLflow keeps a
 # shared view as a tag of the experiment, and lists nested runs on a par once they are sorted.
 VIEW = "medkd"
+# what classical training is called in the address of a page; else MLflow shows what it has for
+# language models, and calls the models of runs "agent versions"
+WORKFLOW = "machine_learning"
 _VIEW_COLUMNS = (
     *("dice", "auroc", "nsd", "hd95_mm", "balanced_accuracy", "sensitivity", "ece"),
     *("latency_p50_ms", "network_ms", "parameters", "peak_memory_mib"),
 )
+
+# The charts on top of that view; MLflow adds one of its own for each further metric.
+_SECTION = "medkd"
+_AXES = ("learning_rate", "steps")  # what most sweeps change; more do not fit on a chart
 
 _GUIDE = """
 Each study is a run with a nested run for the teacher, the baseline (the student's network, trained
@@ -38,8 +45,9 @@ on labels alone), the student (distilled) and every further release.
 
 def experiment_tags(study: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a new experiment: its kind, and the view that ranks its runs."""
+    ranked_by = study.get("ranked_by", "final/dice")
     view = {
-        "orderByKey": f"metrics.`{study.get('ranked_by', 'final/dice')}`",
+        "orderByKey": f"metrics.`{ranked_by}`",
         "orderByAsc": False,
         "searchFilter": "",
         "startTime": "ALL",
@@ -51,9 +59,34 @@ def experiment_tags(study: Mapping[str, str]) -> dict[str, str]:
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
+        "isDirty": True,  # or the charts give way to those that MLflow makes of metrics
+        "isAccordionReordered": True,  # or their section is sorted by its name
+        "compareRunSections": [
+            {"uuid": _SECTION, "name": "test split", "display": True, "isReordered": False}
+        ],
+        "compareRunCharts": _charts(ranked_by),
     }
     kind = {"mlflow.experimentKind": "custom_model_development"}
     return kind | {f"mlflow.sharedViewState.{VIEW}": json.dumps(view)}
+
+
+def _charts(ranked_by: str) -> list[dict[str, Any]]:
+    """Return the charts of runs: the figure, figure against latency, and options with figure."""
+
+    def axis(key: str) -> dict[str, str]:
+        return {"key": key, "type": "METRIC"}
+
+    time = "final/latency_p50_ms"
+    kinds: list[dict[str, Any]] = [
+        {"type": "BAR", "metricKey": ranked_by, "runsCountToCompare": 20},
+        {"type": "SCATTER", "xaxis": axis(time), "yaxis": axis(ranked_by)},
+        {"type": "PARALLEL", "selectedParams": [*_AXES], "selectedMetrics": [ranked_by]},
+    ]
+    shared = {"metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
+    return [
+        {"uuid": f"{_SECTION}-{number}", "runsCountToCompare": 100, **shared, **kind}
+        for number, kind in enumerate(kinds)
+    ]
 
 
 def experiment_note(verdicts: Iterable[tuple[str, str]]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from medkd.config import Config
@@ -335,7 +336,7 @@ def _parameters(config: Config, name: str, model: nn.Module, cases: int) -> dict
     values = {
         "model": described.name,
         **{f"model.{key}": value for key, value in described.options.items()},
-        **_that_shape_weights(train),
+        **_telling(train, exclude={"workers"}),
         "parameters": parameters(model),
         "macs": macs(model, window),
         "training_cases": cases,
@@ -346,7 +347,19 @@ def _parameters(config: Config, name: str, model: nn.Module, cases: int) -> dict
 
 
 def _distillation(options: DistillOptions) -> dict[str, Any]:
-    values = options.model_dump(exclude={"losses", "store"})
+    values = _telling(options, exclude={"losses", "store"})
     for loss in options.losses:
-        values |= {f"{loss.label}.{key}": value for key, value in loss if key != "name"}
-    return {f"distill.{key}": value for key, value in values.items() if value is not None}
+        said = _telling(loss, exclude={"name"})
+        values |= {f"{loss.label}.{key}": value for key, value in said.items()}
+    return {f"distill.{key}": value for key, value in values.items()}
+
+
+def _telling(options: BaseModel, *, exclude: set[str]) -> dict[str, Any]:
+    """Return options but for what is off: switches at their default, and nought that nobody set."""
+    defaults = {name: field.default for name, field in type(options).model_fields.items()}
+    return {
+        name: value
+        for name, value in options
+        if name not in exclude and value is not None
+        if value != defaults.get(name) or (value and not isinstance(value, bool))
+    }

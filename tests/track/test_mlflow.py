@@ -278,11 +278,18 @@ def test_an_experiment_has_a_view_that_ranks_models(folder, student, uri, stored
     client, _ = stored(uri)
     experiment = client.get_experiment_by_name(name)
     assert f"/{experiment.experiment_id}/" in path
+    assert "workflowType=machine_learning" in path, "else MLflow shows its pages of language models"
     key = path.partition("viewStateShareKey=")[2]
     view = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])
     assert view["orderByKey"] == "metrics.`final/dice`"
     assert view["orderByKey"] in view["selectedColumns"]
     assert "metrics.`final/latency_p50_ms`" in view["selectedColumns"]
+    sections = {section["uuid"] for section in view["compareRunSections"]}
+    bar, scatter, parallel = view["compareRunCharts"]
+    assert {chart["metricSectionId"] for chart in (bar, scatter, parallel)} == sections
+    assert bar["metricKey"] == scatter["yaxis"]["key"] == "final/dice"
+    assert parallel["selectedMetrics"] == ["final/dice"]
+    assert view["isDirty"]
 
 
 def test_the_ui_is_for_local_stores():

@@ -6,6 +6,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path, PurePath
 
 import pytest
@@ -31,7 +33,16 @@ HOSTILE = (
     "<img src=http://evil.invalid/a.png onerror=alert(1)><script>alert(2)</script>"
     "{{7*7}} ![a](http://evil.invalid/b.png)\n\x1b[31m=cmd()" + "x" * 9000
 )
-LONGEST_MS = 60_000  # that a page may take on a busy machine
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    *("data.phantoms.shape=[28,28,16]", "data.phantoms.cases=32", "latency.queries=4"),
+    *("preprocess.window=[32,32,16]", "teacher.model.filters=[8,16,32]", "distill.warmup_steps=0"),
+    *("teacher.train.steps=10", "teacher.train.validate_every=5"),
+    *("student.train.steps=10", "student.train.validate_every=5"),
+    *("evaluate.stress_cases=0", "export.variants=[onnx]"),
+)
+FIRST_SECTIONS = ("test split", "final")  # of charts; then MLflow's own of each group of metrics
+LONGEST_MS = 180_000  # that a page may take on a busy machine
 LOOPBACK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
@@ -99,11 +110,13 @@ def page(browser, site, request):
     tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     tab.on("request", lambda request: asked.append(request.url))
     tab.set_default_timeout(LONGEST_MS)
-    yield tab
-    if folder := os.environ.get("MEDKD_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        tab.screenshot(path=Path(folder) / f"{request.node.name}.png")
-    tab.close()
+    try:
+        yield tab
+        if folder := os.environ.get("MEDKD_SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tab.screenshot(path=Path(folder) / f"{request.node.name}.png")
+    finally:
+        tab.close()  # or its charts keep drawing
     assert dialogs == []
     assert [url for url in asked if not url.startswith((site[0], "data:", "blob:"))] == []
 
@@ -145,3 +158,51 @@ def test_an_overlay_is_visible(page, site):
     picture = page.locator("img[src^='blob:'], img[src*='worst-1']").first
     picture.wait_for()
     assert picture.evaluate("img => [img.naturalWidth, img.naturalHeight]") == [96, 48]
+
+
+@pytest.fixture(scope="module")
+def whole(site, tmp_path_factory):
+    """Two phantom studies of one experiment, run from end to end; its id and the runs by name."""
+    uri, root = site[0], tmp_path_factory.mktemp("whole")
+    for seed in (0, 1):
+        values = [*SMALL, f"study.root={root}", f"study.seed={seed}", f"study.name=p{seed}"]
+        values += ["study.experiment=phantoms", f"student.train.learning_rate={0.006 / (seed + 1)}"]
+        sets = [word for value in values for word in ("--set", value)]
+        command = [sys.executable, "pipelines/segmentation.py", "configs/phantom_3d.yaml", *sets]
+        told = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=ROOT, env=told, check=True, capture_output=True)
+        assert sync(root / f"p{seed}", uri=uri).pending == 0
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("medkd/phantoms").experiment_id
+    runs = client.search_runs([experiment])
+    return experiment, {run.info.run_name: run.info.run_id for run in runs}
+
+
+def test_the_first_charts_are_of_the_test_split(page, site, whole):
+    page.goto(f"{site[0]}/{views(site[0])['medkd/phantoms']}&compareRunsMode=CHART")
+    first, second = (page.get_by_text(re.compile(rf"^{name}$")).first for name in FIRST_SECTIONS)
+    first.wait_for()
+    second.wait_for()
+    assert first.bounding_box()["y"] < second.bounding_box()["y"]
+
+
+def test_students_are_compared_by_what_was_changed(page, site, whole):
+    experiment, runs = whole
+    both = f'["{runs["p0 student"]}","{runs["p1 student"]}"]'
+    page.goto(f'{site[0]}/#/compare-runs?runs={both}&experiments=["{experiment}"]')
+    page.get_by_text("Parallel Coordinates Plot").first.wait_for()
+    chosen = page.locator(".du-bois-light-select-selection-item-content")
+    chosen.first.wait_for()
+    assert {"learning_rate", "seed"} <= set(chosen.all_inner_texts())
+    page.get_by_text("learning_rate").first.wait_for()
+
+
+def test_every_role_has_its_model(page, site, whole):
+    experiment, _ = whole
+    page.goto(f"{site[0]}/#/experiments/{experiment}/models?workflowType=machine_learning")
+    for role in DICE:
+        models = page.get_by_text(f"phantoms-{role}", exact=True)
+        models.nth(1).wait_for()
+        assert models.count() == 2, "one a study"
