@@ -348,6 +348,33 @@ def test_a_network_with_batch_norm_trains_channels_last_to_the_same_answer(
     torch.testing.assert_close(model.eval()(image), plain.eval()(image), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("channels", "last"), [(4, False), (8, True)])
+def test_few_channels_into_a_strided_convolution_of_one_voxel_stay_first(run, channels, last):
+    layouts = []
+
+    class Strided(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv3d(2, channels, 1)
+            self.norm = nn.BatchNorm3d(channels)
+            self.last = nn.Conv3d(channels, 3, 1, stride=2)
+
+        def forward(self, image):
+            return self.last(self.norm(self.first(image))).mean(dim=(2, 3, 4))
+
+    def watch(model, batch, number):
+        weight = next(p for p in model.parameters() if p.ndim == 5)
+        layouts.append(weight.is_contiguous(memory_format=torch.channels_last_3d))
+        return step(model, batch, number)
+
+    fit(
+        Strided(),
+        OPTIONS,
+        replace(run, batches=volumes, step=watch, validate=lambda _: {"dice": 0}),
+    )
+    assert layouts == [last] * OPTIONS.steps
+
+
 class Adapted(nn.Module):
     """A step with parameters of its own."""
 
