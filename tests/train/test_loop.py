@@ -370,7 +370,7 @@ def test_few_channels_into_a_strided_convolution_of_one_voxel_stay_first(run, ch
     fit(
         Strided(),
         OPTIONS,
-        replace(run, batches=volumes, step=watch, validate=lambda _: {"dice": 0}),
+        replace(run, batches=volumes, step=watch, validate=lambda _: {"dice": 0.0}),
     )
     assert layouts == [last] * OPTIONS.steps
 
