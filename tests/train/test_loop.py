@@ -355,7 +355,7 @@ def test_few_channels_into_a_strided_convolution_of_one_voxel_stay_first(run, ch
     class Strided(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first = nn.Conv3d(3, channels, 1)
+            self.first = nn.Conv3d(3, channels, 3, padding=1)
             self.norm = nn.BatchNorm3d(channels)
             self.last = nn.Conv3d(channels, 3, 1, stride=2)
 
