@@ -5,7 +5,8 @@ pass; intensity changes touch the image alone.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,7 @@ def _volumes(
     options: AugmentOptions, grid: PreprocessOptions, keys: list[str], *, exclusive: bool
 ) -> Augment:
     from monai import transforms as mt
-    from monai.data.meta_obj import set_track_meta
 
-    set_track_meta(False)  # the device does the geometry; here metadata would only cost time
     flips = mt.Compose(
         [
             mt.RandFlipd(keys, prob=0.5, spatial_axis=axis, allow_missing_keys=True)
@@ -73,11 +72,25 @@ def _volumes(
         for number, step in enumerate((flips, affine, intensity, bias)):
             step.set_random_state(seed=derive_seed(seed, number))
         bend = _displacement(options, grid.window, np.random.default_rng(derive_seed(seed, "bend")))
-        moved = intensity(_moved(flips(patch), affine, bend, exclusive=exclusive))
-        moved["image"] = _lifted(bias, np.asarray(moved["image"]))
+        with _without_metadata():
+            moved = intensity(_moved(flips(patch), affine, bend, exclusive=exclusive))
+            moved["image"] = _lifted(bias, np.asarray(moved["image"]))
         return {key: np.asarray(value) for key, value in moved.items()}
 
     return augment
+
+
+@contextmanager
+def _without_metadata() -> Iterator[None]:
+    """Let MONAI carry no affines: a patch has no place in space any more, and they cost time."""
+    from monai.data.meta_obj import get_track_meta, set_track_meta
+
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def _affine(options: AugmentOptions, grid: PreprocessOptions) -> Any:  # noqa: ANN401

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from monai.data import get_track_meta
 from monai.transforms import RandAffine
 
 from medkd.data.augment import augmentation
@@ -278,3 +279,8 @@ print([call for call in calls if call in ("socket.connect", "socket.getaddrinfo"
         [sys.executable, "-c", code], env=inherited, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_augmenting_leaves_monai_as_it_was(patch):
+    make((16, 20, 12), **SPATIAL | INTENSITY)(patch((16, 20, 12)), 0)
+    assert get_track_meta()  # whether images keep their affines

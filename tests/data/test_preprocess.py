@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.data import MetaTensor
 from monai.transforms import NormalizeIntensity, Orientation, Resize, Spacing
 from scipy import ndimage
 
@@ -25,15 +25,6 @@ ORIENTATIONS = [
     for codes in itertools.product(*axes)
 ]
 WINDOW = (8, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def _metadata():
-    """Let MONAI know of affines, which training switches off for the whole process."""
-    before = get_track_meta()
-    set_track_meta(True)
-    yield
-    set_track_meta(before)
 
 
 def options(**values):

@@ -17,7 +17,9 @@ def test_a_segmentation_is_a_seg_and_a_classification_an_sr(
     volume, source = read(folder), Source.read(sorted(folder.iterdir()))
     answers = {
         release_3d: Prediction(mask=np.zeros(volume.shape, np.uint8)),
-        release_classes: Prediction(probabilities=np.array([0.25, 0.75]), confidence={"bright": 1}),
+        release_classes: Prediction(
+            probabilities=np.array([0.25, 0.75]), confidence={"bright": 1.0}
+        ),
     }
     made = {
         release: as_dicom(answer, volume, source, load(release).manifest)
@@ -35,6 +37,6 @@ def test_images_that_nothing_can_refer_to_get_neither(release_classes, write_ser
     volume, source = read(folder), Source.read(sorted(folder.iterdir()))
     for header in source.headers:
         del header.StudyInstanceUID
-    answer = Prediction(probabilities=np.array([0.25, 0.75]), confidence={"bright": 1})
+    answer = Prediction(probabilities=np.array([0.25, 0.75]), confidence={"bright": 1.0})
     with pytest.raises(DataError, match="no DICOM SR can refer to these images"):
         as_dicom(answer, volume, source, load(release_classes).manifest)
