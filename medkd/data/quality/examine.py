@@ -97,19 +97,21 @@ def examine(
     config: Config | None = None,
     *,
     labels: Mapping[str, int] | None = None,
-    overlap: Literal["refuse", "last"] = "refuse",
+    overlap: Literal["refuse", "last", "keep"] = "refuse",
 ) -> Examined:
     """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
 
     Without a config, which says what to expect, it is read and not judged; ``labels`` are then the
-    structures of a SEG or RTSTRUCT, and the values they get; ``overlap`` is as of the options.
+    structures of a SEG or RTSTRUCT, and the values they get; ``overlap`` is as of the options, or
+    keeps the channels of a label map, each a structure of the values 1, 2, ….
     """
     findings: list[Finding] = []
     known: dict[str, Any] = {}
     file = case.image
     try:
         options = options_of(case, config)
-        options = options if config else options.model_copy(update={"overlap": overlap})
+        if overlap == "last":
+            options = options.model_copy(update={"overlap": overlap})
         for file in case.images:
             _there(file)
         names = config.preprocess.modalities if config else ()
@@ -124,9 +126,9 @@ def examine(
             label = (
                 label_of(case, config)
                 if config
-                else label_on_image(case, labels or {}, options.of(names[0]) if names else options)
+                else label_on_image(case, labels or {}, options, overlapping=overlap == "keep")
             )
-            known["voxels"] = voxels = _counted(label.array, config)
+            known["voxels"] = voxels = _counted(label.array, _apart(label.array, config))
             known["answer"] = _digest_of(label.array)
             findings += _of_grid(case, image, label)
             findings += _of_numbers(case, set(voxels), config) if config else ()
@@ -218,19 +220,26 @@ def _intensities(array: np.ndarray) -> Intensities:
     )
 
 
-def _counted(label: np.ndarray, config: Config | None) -> dict[int, int]:
-    if config and config.data.overlapping:
-        return _counted_apart(label, config)
+def _apart(label: np.ndarray, config: Config | None) -> Sequence[int]:
+    """Return the values of the structures that have a channel each; none in a label map."""
+    if config:
+        return config.label_values if config.data.overlapping else ()
+    return range(1, len(label) + 1) if len(label) > 1 else ()
+
+
+def _counted(label: np.ndarray, apart: Sequence[int]) -> dict[int, int]:
+    if apart:
+        return _counted_apart(label, apart)
     values, counts = np.unique(label, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _counted_apart(label: np.ndarray, config: Config) -> dict[int, int]:
+def _counted_apart(label: np.ndarray, values: Sequence[int]) -> dict[int, int]:
     """Count the voxels of structures that may overlap, by their values; 0 is of none of them."""
     of_none = int(np.count_nonzero(~label.any(axis=0)))
     counts = {0: of_none} | {
         value: int(np.count_nonzero(channel == 1))
-        for value, channel in zip(config.label_values, label, strict=True)
+        for value, channel in zip(values, label, strict=True)
     }
     return {value: count for value, count in counts.items() if count}
 

@@ -29,6 +29,7 @@ class Fingerprint:
         highs: percentile 99.5 of each image.
         shares: of all labelled voxels, or of all cases, by class name; the background among them.
         thinnest: the edge in voxels of a cube as large as the smallest structure of a median case.
+        overlapping: whether structures keep the voxels they share.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Fingerprint:
     highs: np.ndarray
     shares: dict[str, float]
     thinnest: float
+    overlapping: bool = False
 
     @property
     def dims(self) -> int:
@@ -55,7 +57,11 @@ class Fingerprint:
 
 
 def fingerprint(
-    cases: Mapping[str, Case], examined: Mapping[str, Examined], labels: Mapping[str, int]
+    cases: Mapping[str, Case],
+    examined: Mapping[str, Examined],
+    labels: Mapping[str, int],
+    *,
+    overlapping: bool = False,
 ) -> Fingerprint:
     """Return the fingerprint of the cases that can be read.
 
@@ -88,6 +94,7 @@ def fingerprint(
         highs=np.array([each.high for each in spread]),
         shares=_of_voxels(read, labels) if is_segmentation else _of_cases(cases, labels),
         thinnest=_thinnest(read, labels),
+        overlapping=overlapping,
     )
 
 

@@ -33,6 +33,7 @@ from medkd.types import Case, Task
 
 PATIENT_COLUMNS = ("patient", "subject", "participant", "person", "group")
 OVERLAP = "preprocess.reading.overlap"  # is the remedy of structures that share voxels
+CHANNELS = "data.overlapping"  # is that of labels with a channel each
 COVERED = 0.9  # of the cases have to be in a table that is taken for theirs
 
 
@@ -95,9 +96,15 @@ def _started(layout: Layout, data: Path, config: Path) -> Started:
     if any(OVERLAP in finding.line for seen in examined.values() for finding in seen.findings):
         layout = _nested(layout, cases)
         examined = _examined(list(cases.values()), layout.labels, overlap="last")
+    elif any(CHANNELS in finding.line for seen in examined.values() for finding in seen.findings):
+        layout = replace(layout, overlapping=True)
+        examined = _examined(list(cases.values()), layout.labels, overlap="keep")
+        layout = replace(layout, labels=_of_channels(layout.labels, examined))
     labels = dict(layout.labels) or _labels(layout.task, examined)
     rows, known = _with_patients(rows, cases, examined)
-    found = fingerprint({row.case: _case(row) for row in rows}, examined, labels)
+    found = fingerprint(
+        {row.case: _case(row) for row in rows}, examined, labels, overlapping=layout.overlapping
+    )
     folder = config.parent
     folder.mkdir(parents=True, exist_ok=True)
     if not is_npz(layout):
@@ -127,12 +134,21 @@ def _examined(
     cases: Sequence[Case],
     labels: Mapping[str, int],
     *,
-    overlap: Literal["refuse", "last"] = "refuse",
+    overlap: Literal["refuse", "last", "keep"] = "refuse",
 ) -> dict[str, Examined]:
     with ThreadPoolExecutor() as pool:
         seen = pool.map(partial(examine, labels=labels, overlap=overlap), cases)
         shown = progress(seen, "read", total=len(cases))
         return dict(zip([case.id for case in cases], shown, strict=True))
+
+
+def _of_channels(named: Mapping[str, int], examined: Mapping[str, Examined]) -> dict[str, int]:
+    """Number the channels of labels by the values that name them, if that is what they are."""
+    values = {value for found in examined.values() for value in found.voxels if value}
+    rising = sorted(named, key=named.__getitem__)
+    if len(rising) < max(values, default=0):
+        rising = [f"structure_{value}" for value in range(1, max(values) + 1)]
+    return {name: number for number, name in enumerate(rising, start=1)}
 
 
 def _labels(task: Task, examined: Mapping[str, Examined]) -> dict[str, int]:

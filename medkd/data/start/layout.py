@@ -49,6 +49,9 @@ class Layout:
         source: the file that lists the cases, where there is one.
         modalities: names of the channels, where they are several measurements.
         has_overlaps: whether structures share voxels, which the later in ``labels`` keep.
+        overlapping: whether structures keep the voxels they share.
+        includes: of a label map, the structures that lie in others.
+        ignore: the value of voxels nobody has judged.
     """
 
     name: str
@@ -61,3 +64,6 @@ class Layout:
     source: Path | None = None
     modalities: tuple[str, ...] = ()
     has_overlaps: bool = False
+    overlapping: bool = False
+    includes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ignore: int | None = None

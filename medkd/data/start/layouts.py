@@ -7,12 +7,12 @@ for a folder that is none of its own, and refuses one that is but cannot be used
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medkd.data.reader import NIFTI, SUFFIXES, stem, suffix
-from medkd.data.start import dicom_tree
+from medkd.data.start import dicom_tree, regions
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
 from medkd.types import Task
@@ -96,7 +96,7 @@ def _decathlon(folder: Path) -> Layout | None:
         name="Decathlon",
         task=Task.SEGMENTATION,
         rows=tuple(rows),
-        labels=_inverted(told.get("labels", {})),
+        **_structures(told),
         modality=", ".join(map(str, _values(told.get("modality")))),
         modalities=_modalities(told.get("modality")),
         licence=str(told.get("licence") or told.get("license") or ""),
@@ -109,23 +109,15 @@ def _values(tree: object) -> list[Any]:
     return list(tree.values()) if isinstance(tree, dict) else []
 
 
-def _inverted(labels: object) -> dict[str, int]:
-    """Return names and values of ``{"1": "liver"}`` (Decathlon) or ``{"liver": 1}`` (nnU-Net)."""
-    found = {}
-    for key, value in labels.items() if isinstance(labels, dict) else ():
-        if isinstance(value, list):
-            raise DataError(
-                f"dataset.json: label {key!r} stands for several values {value}; medkd learns "
-                f"classes that exclude one another, so give each region a value of its own"
-            )
-        name, number = (value, key) if str(key).isdigit() else (key, value)
-        if str(number).isdigit() and int(number) > 0:
-            found[_named(str(name))] = int(number)
-    return found
-
-
-def _named(text: str) -> str:
-    return re.sub(r"\W+", "_", text.strip().lower()).strip("_") or "structure"
+def _structures(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``dataset.json`` says of the label maps, as attributes of a layout."""
+    said = regions.read(told.get("labels", {}))
+    return {
+        "labels": said.labels,
+        "overlapping": bool(said.includes),
+        "includes": said.includes,
+        "ignore": said.ignore,
+    }
 
 
 def _nnunet(folder: Path) -> Layout | None:
@@ -144,7 +136,7 @@ def _nnunet(folder: Path) -> Layout | None:
         name="nnU-Net raw",
         task=Task.SEGMENTATION,
         rows=tuple(rows),
-        labels=_inverted(told.get("labels", {})),
+        **_structures(told),
         modality=", ".join(map(str, channels.values())),
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),
@@ -168,7 +160,7 @@ def _modalities(named: object) -> tuple[str, ...]:
     if not isinstance(named, dict) or len(named) < 2:
         return ()
     order = sorted(named, key=lambda key: (len(str(key)), str(key)))
-    names = [_named(str(named[key])) for key in order]
+    names = [regions.named(str(named[key])) for key in order]
     taken = {"case", "image", "label", "patient", "split"}
     return tuple(
         f"{name}_{number}" if names.count(name) > 1 or name in taken else name
@@ -225,7 +217,7 @@ def _dseg_names(folder: Path) -> dict[str, int]:
         for line in lines:
             told = dict(zip(header, line, strict=False))
             if told.get("index", "").isdigit() and int(told["index"]) > 0 and told.get("name"):
-                names[_named(told["name"])] = int(told["index"])
+                names[regions.named(told["name"])] = int(told["index"])
     return names
 
 
@@ -297,9 +289,9 @@ def _classes(folder: Path) -> Layout | None:
     names = sorted({inside.name for _, inside, files in of_class if files})
     if len(names) < 2:
         return None
-    labels = {_named(name): number for number, name in enumerate(names)}
+    labels = {regions.named(name): number for number, name in enumerate(names)}
     rows = [
-        Row(stem(image), image, labels[_named(inside.name)], part=part)
+        Row(stem(image), image, labels[regions.named(inside.name)], part=part)
         for part, inside, files in of_class
         for image in files
     ]

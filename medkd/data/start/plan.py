@@ -168,6 +168,8 @@ def _levels(window: np.ndarray) -> int:
 
 def _weights(data: Fingerprint) -> Choice:
     """Weight classes by the inverse root of their share, where one is rare."""
+    if data.overlapping:
+        return Choice(None, "each structure is a question of its own")
     shares = {name: share for name, share in data.shares.items() if share}
     rarest = min(shares, key=shares.__getitem__)
     unit = "voxels" if data.task is Task.SEGMENTATION else "cases"

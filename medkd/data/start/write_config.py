@@ -89,9 +89,17 @@ def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str
     who = "" if is_npz(layout) else f"  patient: patient # {patients}\n"
     if any(SERIES in row.attributes for row in layout.rows):
         who += f"  series: {SERIES} # folders hold several\n"
+    shared = ""
+    if layout.overlapping:
+        why = "each a question of its own" if layout.includes else "a channel of each in a label"
+        shared += f"  overlapping: true # {why}\n"
+    if layout.includes:
+        shared += f"  includes: {_flow({k: list(v) for k, v in layout.includes.items()})}\n"
+    if layout.ignore is not None:
+        shared += f"  ignore: {layout.ignore} # voxels nobody has judged\n"
     return (
         f"data:\n  root: {_flow(str(root))}\n  source: {_flow(source)}\n{who}"
-        f"  labels: {_flow(dict(labels))}{told}\n  split: {_flow(split)} # {why}\n"
+        f"  labels: {_flow(dict(labels))}{told}\n{shared}  split: {_flow(split)} # {why}\n"
     )
 
 

@@ -229,8 +229,8 @@ class Spool:
         place = self.folder / "failed" / answer.stem
         with self._lock:
             place.mkdir(mode=0o700, exist_ok=True)
+            write_atomic(place / REASON, json.dumps({"reason": reason}))
             answer.replace(place / answer.name)
-        write_atomic(place / REASON, json.dumps({"reason": reason}))
 
     def purge(self, *, keep_s: float, remember_s: float) -> None:
         """Remove what has been answered, sent or failed for so long.

@@ -77,6 +77,32 @@ def nnunet_two(folder):
     second_channel(folder)
 
 
+def nnunet_regions(folder):
+    """Let the core be of the ball too; and in a corner of each label nobody has judged."""
+    from medkd.data import nifti
+
+    nnunet(folder)
+    for path in (folder / "labelsTr").iterdir():
+        label = nifti.read(path)
+        label.array[0, :2, :2] = 3
+        nifti.write(path, label.array[0].astype(np.uint8), affine=label.affine)
+    told = json.loads((folder / "dataset.json").read_text())
+    told["labels"] = {"background": 0, "ball": [1, 2], "core": 2, "ignore": 3}
+    told["regions_class_order"] = [1, 2]
+    (folder / "dataset.json").write_text(json.dumps(told))
+
+
+def decathlon_masks(folder):
+    """Labels of a channel a structure."""
+    from medkd.data import nifti
+
+    decathlon(folder)
+    for path in (folder / "labelsTr").iterdir():
+        label = nifti.read(path)
+        masks = np.stack([label.array[0] >= 1, label.array[0] == 2], axis=-1)
+        nifti.write(path, masks.astype(np.uint8), affine=label.affine)
+
+
 def decathlon_two(folder):
     """Two modalities in one 4D file a case."""
     from medkd.data import nifti
@@ -145,7 +171,9 @@ def parted(folder):
 MAKERS = {
     "Decathlon": decathlon,
     "Decathlon, two modalities": decathlon_two,
+    "Decathlon, a mask each": decathlon_masks,
     "nnU-Net raw": nnunet,
+    "nnU-Net raw, regions": nnunet_regions,
     "nnU-Net raw, two channels": nnunet_two,
     "BIDS derivative": bids,
     "MedMNIST": medmnist,

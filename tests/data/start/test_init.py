@@ -16,6 +16,7 @@ from medkd.train.run import train_baseline
 LAYOUTS = [
     *("Decathlon", "nnU-Net raw", "BIDS derivative", "MedMNIST", "images and masks", "flat"),
     *("class folders", "parted", "Decathlon, two modalities", "nnU-Net raw, two channels"),
+    *("nnU-Net raw, regions", "Decathlon, a mask each"),
 ]
 SHORT = ["steps=2", "batch=2", "workers=0", "validate_every=1"]
 
@@ -51,6 +52,20 @@ def test_modalities_are_named_in_config_and_datalist(lay_out, tmp_path, layout, 
     assert (options.channels, options.modalities) == (2, names)
     header = (tmp_path / "s/cases.csv").read_text().partition("\n")[0].split(",")
     assert header[: 1 + len(columns)] == ["case", *columns]
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "includes", "ignore"),
+    [
+        ("nnU-Net raw, regions", ["ball", "core"], {"ball": ("core",)}, 3),
+        ("Decathlon, a mask each", ["ball", "core_of_it"], {}, None),
+    ],
+)
+def test_structures_that_share_voxels_keep_them(lay_out, tmp_path, layout, names, includes, ignore):
+    made = init(lay_out(layout, tmp_path / "data"), tmp_path / "s")
+    data = load(made.config).data
+    assert (data.overlapping, list(data.labels), data.ignore) == (True, names, ignore)
+    assert data.includes == includes
 
 
 def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):

@@ -107,8 +107,8 @@ def test_series_that_share_a_folder_are_told_apart_by_a_column(data_root, tmp_pa
 REFUSED = {
     "nothing": ({}, "no data set that medkd knows"),
     "regions": (
-        {"channel_names": {"0": "T1"}, "labels": {"whole": [1, 2]}, "training": None},
-        "stands for several values",
+        {"channel_names": {"0": "T1"}, "labels": {"whole": [1, 2, 3]}, "training": None},
+        "has 3 values of its own",
     ),
     "no image": ({"training": [{"label": "a"}]}, "names no image"),
 }
