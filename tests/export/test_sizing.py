@@ -54,6 +54,7 @@ def test_an_efficientnet_has_variants(make_config):
     assert offered[0].options == {"variant": "efficientnet-b0"}
 
 
+@pytest.mark.slow
 def test_the_widest_within_the_budget_is_chosen(make_study, monkeypatch):
     study, cohort = make_study("student.budget={latency_ms: 10, threads: 1}", dims=2)
     times = iter([4.0, 9.0, 11.0, 12.0])

@@ -60,6 +60,7 @@ def run(command, folder):
     return [torch.load(folder / name, weights_only=True) for name in ("weights.pt", "curve.pt")]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_same_batches(tmp_path):
     results = []
     for name, command in (("one", [sys.executable]), ("two", TORCHRUN)):
