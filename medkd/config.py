@@ -37,7 +37,7 @@ from medkd.options import (
     TrainOptions,
 )
 from medkd.registry import did_you_mean
-from medkd.types import UNLABELLED, Activation, Task, Variant
+from medkd.types import NO_FINDING, SEPARATOR, UNLABELLED, Activation, Task, Variant
 
 
 class Config(Options):
@@ -70,12 +70,14 @@ class Config(Options):
     @model_validator(mode="after")
     def _labels_fit_the_task(self) -> "Config":
         values = sorted(self.data.labels.values())
-        if self.task is Task.CLASSIFICATION and values != list(range(len(values))):
+        is_class = self.task is Task.CLASSIFICATION and not self.data.overlapping
+        if is_class and values != list(range(len(values))):
             raise ValueError(f"data.labels: class indices must be 0, 1, 2, …; got {values}")
         if self.task is Task.SEGMENTATION and values[:1] <= [0]:
             raise ValueError("data.labels: 0 is the background and is not listed")
         if self.data.ignore is not None and self.task is Task.CLASSIFICATION:
-            raise ValueError("data.ignore: a class is of the whole image; leave its label empty")
+            remedy = "leave its label empty" if is_class else "data.annotated names those judged"
+            raise ValueError(f"data.ignore: a class is of the whole image; {remedy}")
         if self.data.ignore in values:
             raise ValueError(f"data.ignore: {self.data.ignore} is one of data.labels")
         return self
@@ -85,7 +87,7 @@ class Config(Options):
         column, data = self.data.annotated, self.data
         if column is None:
             return self
-        if self.task is Task.CLASSIFICATION:
+        if self.task is Task.CLASSIFICATION and not data.overlapping:
             raise ValueError("data.annotated: a class is of the whole image; leave its label empty")
         if data.source == "phantom" or data.source.endswith(".npz"):
             raise ValueError(f"data.annotated: the source {data.source} has no such column")
@@ -114,19 +116,41 @@ class Config(Options):
             if data.includes:
                 raise ValueError("data.includes: is for structures that overlap; set overlapping")
             return self
-        if self.task is Task.CLASSIFICATION:
-            raise ValueError("data.overlapping: a classifier's classes exclude each other here")
         if list(data.labels.values()) != sorted(data.labels.values()):
             raise ValueError(
                 "data.labels: with overlapping, name the structures by rising value; that is the "
                 "order of the channels in labels and masks"
             )
+        if self.task is Task.CLASSIFICATION:
+            return self
         if data.ignore == 1:
             raise ValueError("data.ignore: with overlapping, 1 says that a voxel is of a structure")
         if self.preprocess.reading.overlap != "refuse":
             raise ValueError("preprocess.reading.overlap: with data.overlapping voxels are shared")
         if self.dims == 2 and Variant.BUNDLE in self.export.variants:
             raise ValueError("export.variants: a bundle writes pictures, which hold one structure")
+        return self
+
+    @model_validator(mode="after")
+    def _findings_can_be_listed(self) -> "Config":
+        if not self.has_findings:
+            return self
+        names, values = list(self.data.labels), list(self.data.labels.values())
+        if values != list(range(1, len(values) + 1)):
+            raise ValueError(
+                f"data.labels: with overlapping, findings have the values 1, 2, 3, …, none of them "
+                f"0: an image without any has none; got {values}"
+            )
+        if strange := [n for n in names if SEPARATOR in n or n.lower() in NO_FINDING]:
+            raise ValueError(
+                f"data.labels: {strange}: in the datalist `{SEPARATOR}` separates findings, and "
+                f"{' or '.join(NO_FINDING)} says that there is none; name them otherwise"
+            )
+        if self.data.includes:
+            raise ValueError(
+                "data.includes: is for the regions of label maps; name each finding of an image in "
+                "its label"
+            )
         return self
 
     @model_validator(mode="after")
@@ -279,6 +303,10 @@ class Config(Options):
             calibration.add("boundary_ece")
             return calibration | whole | counted | {f"{f}/{c}" for f in single for c in classes}
         rates = {"sensitivity", "specificity"}
+        if self.data.overlapping:
+            single = {"auroc", "average_precision", "sensitivity"}
+            of_each = single | {"specificity", "ece"}
+            return calibration | single | {f"{f}/{c}" for f in of_each for c in self.classes}
         single = {"auroc", "balanced_accuracy", "average_precision", "sensitivity"}
         return calibration | single | {f"{f}/{c}" for f in rates for c in self.classes}
 
@@ -286,7 +314,8 @@ class Config(Options):
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the network's channels; background first.
 
-        Where structures may overlap there is none: what is no structure is nothing.
+        Where structures may overlap, or findings occur together, there is none: what is no
+        structure is nothing.
         """
         named = tuple(sorted(self.data.labels, key=self.data.labels.__getitem__))
         return ("background", *named) if self._has_background else named
@@ -297,6 +326,16 @@ class Config(Options):
         if self.task is Task.CLASSIFICATION:
             return ()
         return self.classes[1:] if self._has_background else self.classes
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What a label may leave open: structures, or findings; not classes that exclude others."""
+        return self.classes if self.has_findings else self.structures
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether an image may be of several classes, or of none, each a question of its own."""
+        return self.task is Task.CLASSIFICATION and self.data.overlapping
 
     @property
     def activation(self) -> Activation:

@@ -100,10 +100,11 @@ class DataOptions(Options):
     # where cases have several modalities, a column of each: series_t1, series_flair
     burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
     labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
-    overlapping: bool = False  # a voxel may be of several structures: each is asked by itself
+    # a voxel may be of several structures, an image have several findings: each asked by itself
+    overlapping: bool = False
     includes: dict[str, tuple[str, ...]] = {}  # of a label map: those that lie in a structure too
     ignore: Count | None = None  # value of voxels nobody has judged: not learned from, not scored
-    annotated: str | None = None  # the column of structures that a case's label covers; empty: all
+    annotated: str | None = None  # the column of what a case's label covers; empty: all
     codes: dict[str, CodeOptions] = {}  # by class name; releases carry them
     split: SplitOptions = SplitOptions()
     memory_gib: Positive | None = None  # of preprocessed cases, more go to disk; null: half of all

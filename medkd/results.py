@@ -96,10 +96,12 @@ class Conformal(Result):
 
     Attributes:
         promised: the share of a structure that the mask of all voxels above its threshold finds,
-            on average over images; or how often the set of classes above it holds the truth.
-        thresholds: of the calibrated probability, by structure; of a classifier, one for all
-            classes.
-        cases: it was calibrated on; of the structure that the fewest labels cover.
+            on average over images; or how often the set of classes above it holds the truth; or
+            how many of those who have a finding are above it.
+        thresholds: of the calibrated probability, by structure or finding; of classes that exclude
+            each other, one for all.
+        cases: it was calibrated on; of the structure that the fewest labels cover, or the finding
+            that the fewest have.
     """
 
     promised: float
@@ -142,7 +144,7 @@ class VariantResult(Result):
 
 
 class CaseScores(Result):
-    """The figures of one test case, and the structures it missed or invented.
+    """The figures of one test case, and the structures or findings it missed or invented.
 
     ``volumes_ml`` are the answer's and the reference's by structure (areas in cm² in 2D);
     ``lesions`` count, by structure: lesions of the reference, those found, those claimed, those of
@@ -308,10 +310,12 @@ class Promise(Result):
     """A promise that was made on the validation split, and how it is kept on the test split.
 
     Attributes:
-        of: the structure whose voxels are found; None for sets of possible classes.
-        promised: mean share of the structure found, or share of the sets that hold the truth.
+        of: the structure whose voxels are found, or the finding; None for sets of possible classes.
+        promised: mean share of the structure found, or share of the sets that hold the truth, or of
+            those who have the finding, in whom it is not ruled out.
         kept: what the test split shows.
-        price: size of the mask as a multiple of the reference's, or number of classes in a set.
+        price: size of the mask as a multiple of the reference's, or number of classes in a set, or
+            share of those without the finding in whom it is not ruled out.
         threshold: of the probability; 0 where there were too few cases to promise anything.
         calibrated_on: cases of the validation split.
     """
@@ -495,6 +499,11 @@ class Report(Result):
     environment: dict[str, Any]
     digests: dict[str, str]
     notes: tuple[str, ...]  # what a reader must know, e.g. in-fold soft targets
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether a case may be of several classes, or of none, each a question of its own."""
+        return self.task is Task.CLASSIFICATION and self.activation is Activation.SIGMOID
 
 
 def read_report(path: Path) -> Report:

@@ -15,6 +15,8 @@ import numpy as np
 
 GRID_TOLERANCE_MM = 1e-2  # two grids closer than this are one
 Temperature = float | tuple[float, ...]  # of all classes, or one a class
+SEPARATOR = "|"  # of the findings of one image in a table
+NO_FINDING = ("none", "no finding")  # in their place: none was found, whatever the case of letters
 UNLABELLED = 255  # class index, of every voxel or of the image, where nobody has given a label
 
 
@@ -85,18 +87,20 @@ class Case:
     Attributes:
         id: unique in the datalist.
         image: the image file; of the first modality, where each has its own.
-        label: the label map's file (segmentation), the class index (classification), or None: such
-            a case is distilled from its soft target alone.
+        label: the label map's file (segmentation), the class index (classification), the names of
+            the findings that are there (classification of several at once), or None: such a case is
+            distilled from its soft target alone.
         patient: cases of one patient never part company in a split.
         attributes: further columns of the datalist (site, sex, age, scanner, ...).
         further: the files of the other modalities, on the grid of ``image``.
-        annotated: the structures that the label map covers; None: all of them. Where it holds the
-            background, there may be a structure that it does not cover.
+        annotated: the structures that the label map covers, or the findings that were judged; None:
+            all of them. Where a map holds the background, there may be a structure that it does not
+            cover.
     """
 
     id: str
     image: Path
-    label: Path | int | None
+    label: Path | int | tuple[str, ...] | None
     patient: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     further: tuple[Path, ...] = ()

@@ -75,6 +75,26 @@ def overlap(folder):
     write_table(folder / "cases.csv", rows)
 
 
+def find(folder):
+    """Let images of ``write_cases`` have findings: large or not, and marked in a corner or not.
+
+    In each part there are images with and without each of the two.
+    """
+    from medkd.data import images
+
+    with (folder / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):
+        found = ["large"] if number % 2 else []
+        if number // 2 % 2 == number % 2:
+            found.append("marked")
+            picture = images.read(folder / row["image"]).array[0].astype(np.uint8)
+            picture[:4, :4] = 255
+            images.write(folder / row["image"], picture)
+        row["label"] = "|".join(found) or "none"
+    write_table(folder / "cases.csv", rows)
+
+
 def disclose(folder):
     """Let ids, dates and file names of cases of ``write_cases`` tell who the patients are."""
     with (folder / "cases.csv").open(newline="") as file:
@@ -142,12 +162,14 @@ def make_config(tmp_path_factory):
     def make(*, dims=3, task="segmentation", disclosing=False, overlapping=False):
         root = tmp_path_factory.mktemp("tiny")
         write_cases(root / "data", dims=dims, task=task)
-        if overlapping and task == "segmentation":
-            overlap(root / "data")
+        if overlapping:
+            (overlap if task == "segmentation" else find)(root / "data")
         if disclosing:
             disclose(root / "data")
         values = tiny_values(root, dims=dims, task=task)
         values["data"] |= {"root": str(root)} | ({"overlapping": True} if overlapping else {})
+        if overlapping and task == "classification":
+            values["data"]["labels"] = {"large": 1, "marked": 2}
         path = root / "tiny.yaml"
         path.write_text(yaml.safe_dump(values))
         return path

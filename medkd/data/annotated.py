@@ -20,18 +20,21 @@ def covered(case: Case, config: Config) -> Bool[np.ndarray, " classes"]:
     """Return which of ``config.classes`` a case's label tells apart; the background always is."""
     told = np.ones(len(config.classes), bool)
     if case.annotated is not None:
-        first = len(config.classes) - len(config.structures)
-        told[first:] = [name in case.annotated for name in config.structures]
+        first = len(config.classes) - len(config.questions)
+        told[first:] = [name in case.annotated for name in config.questions]
     return told
 
 
 def covered_structures(case: Case, config: Config) -> Bool[np.ndarray, " structures"]:
-    """Return which of ``config.structures`` a case's label covers."""
-    return covered(case, config)[len(config.classes) - len(config.structures) :]
+    """Return which of ``config.questions``, structures or findings, a case's label covers."""
+    return covered(case, config)[len(config.classes) - len(config.questions) :]
 
 
 def as_judged(masks: np.ndarray, case: Case, config: Config) -> np.ndarray:
-    """Return masks of structures that may overlap, ``UNLABELLED`` where the label covers none."""
+    """Return masks of structures that may overlap, ``UNLABELLED`` where the label covers none.
+
+    Or the findings of an image.
+    """
     told = covered_structures(case, config)
     if told.all():
         return masks

@@ -14,7 +14,7 @@ from medkd.data.reader import stem
 from medkd.errors import DataError
 from medkd.options import DataOptions
 from medkd.study import Study, sha256
-from medkd.types import Case, Task
+from medkd.types import NO_FINDING, SEPARATOR, Case, Task
 
 Row = dict[str, str]
 GENERATED = "data"  # the stage that holds cases medkd has written itself
@@ -45,8 +45,8 @@ def read_datalist(study: Study) -> list[Case]:
     if data.annotated and data.annotated not in rows[0]:
         raise DataError(
             f"{_table_path(data) if data.table else source}: no column {data.annotated!r} (has "
-            f"{', '.join(rows[0])}), which data.annotated names; it lists the structures that a "
-            f"case's label covers, and is empty where that is all of them"
+            f"{', '.join(rows[0])}), which data.annotated names; it lists the structures or "
+            f"findings that a case's label covers, and is empty where that is all of them"
         )
     cases = [_case(row, study.config, source) for row in rows]
     _refuse_duplicates(cases, source)
@@ -73,11 +73,15 @@ def _source(study: Study) -> Path:
         raise DataError(f"{path}: no such file; data.root and data.source name it")
     if path.suffix == ".npz":
         if not study.is_complete(GENERATED):
-            medmnist.read(path, classes=data.labels)  # what is unsound leaves nothing behind
+            # what is unsound leaves nothing behind
+            medmnist.read(path, classes=data.labels, several=data.overlapping)
         inputs = {"labels": data.labels, "content": sha256(path)}
-        return _generated(
-            study, inputs, lambda folder: medmnist.unpack(path, folder, classes=data.labels)
-        )
+        inputs |= {"overlapping": True} if data.overlapping else {}
+
+        def unpack(folder: Path) -> None:
+            medmnist.unpack(path, folder, classes=data.labels, several=data.overlapping)
+
+        return _generated(study, inputs, unpack)
     return path
 
 
@@ -124,7 +128,7 @@ def _entry(entry: Any, number: int, modalities: Sequence[str]) -> Row:  # noqa: 
     files: list[Any] = named if isinstance(named, list) else [named]
     if not files or not all(isinstance(file, str) and file for file in files):
         raise _MalformedError(f'entry {number} names no file under "image"')
-    row = {"image": files[0], "label": str(entry.get("label") or "")}
+    row = {"image": files[0], "label": _listed(entry.get("label"))}
     if not isinstance(named, list):
         return {"case": stem(Path(files[0])), **row}
     if len(files) != len(modalities):
@@ -135,6 +139,13 @@ def _entry(entry: Any, number: int, modalities: Sequence[str]) -> Row:  # noqa: 
     told = modality_of(Path(files[0]), modalities)
     case = told[0] if told else stem(Path(files[0]))
     return {"case": case, **row, **dict(zip(modalities, files, strict=True))}
+
+
+def _listed(label: Any) -> str:  # noqa: ANN401
+    """Write a label as a table holds it: a file, a class, or the findings of a list."""
+    if isinstance(label, list):
+        return SEPARATOR.join(map(str, label)) or NO_FINDING[0]
+    return "" if label is None else str(label)
 
 
 def _table(path: Path, data: DataOptions, modalities: Sequence[str]) -> list[Row]:
@@ -257,15 +268,18 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
         patient=row[config.data.patient],
         attributes={k: v for k, v in row.items() if k not in reserved},
         further=tuple(source.parent / row[name] for name in modalities[1:] if name in row),
-        annotated=_annotated(row, config.data, source),
+        annotated=_annotated(row, config, source),
     )
 
 
-def _annotated(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple[str, ...] | None:
-    """Return the structures that a label covers, in the order of ``data.labels``; None for all."""
+def _annotated(row: Mapping[str, str], config: Config, source: Path) -> tuple[str, ...] | None:
+    """Return what a label covers, structures or findings, in the order of ``data.labels``; None for all."""
+    data = config.data
     text = row[data.annotated] if data.annotated else ""
     if not text or not row["label"]:
         return None
+    if config.task is Task.CLASSIFICATION:
+        text = text.replace(SEPARATOR, ";")
     parts = text.split(";") if ";" in text or text in data.labels else text.split()
     named = {part.strip() for part in parts} - {""}
     if unknown := sorted(named - data.labels.keys()):
@@ -280,12 +294,16 @@ def _annotated(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple
     )
 
 
-def _label(row: Mapping[str, str], config: Config, source: Path) -> Path | int | None:
+def _label(
+    row: Mapping[str, str], config: Config, source: Path
+) -> Path | int | tuple[str, ...] | None:
     text = row["label"]
     if not text:
         return None
     if config.task is Task.SEGMENTATION:
         return source.parent / text
+    if config.data.overlapping:
+        return _findings(row, config.data, source)
     if text in config.data.labels:
         return config.data.labels[text]
     if text.lstrip("-").isdigit() and int(text) in config.data.labels.values():
@@ -294,6 +312,20 @@ def _label(row: Mapping[str, str], config: Config, source: Path) -> Path | int |
         f"{source}: case {row['case']} has label {text!r}; data.labels declares "
         f"{dict(config.data.labels)}"
     )
+
+
+def _findings(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple[str, ...]:
+    """Return the findings that a label names, in the order of ``data.labels``."""
+    if row["label"].lower() in NO_FINDING:
+        return ()
+    named = {part.strip() for part in row["label"].split(SEPARATOR)}
+    if unknown := sorted(named - data.labels.keys()):
+        raise DataError(
+            f"{source}: case {row['case']}: its label {row['label']!r} names {unknown}; data.labels "
+            f"declares {', '.join(data.labels)} (separate findings by `{SEPARATOR}`; write "
+            f"{NO_FINDING[0]} where there is none, and nothing where nobody has looked)"
+        )
+    return tuple(name for name in data.labels if name in named)
 
 
 def _refuse_duplicates(cases: list[Case], source: Path) -> None:

@@ -1,7 +1,7 @@
 """Labels: from what a label file holds to what is learned and scored.
 
 Classes that exclude each other are indices ``[*space]``. Structures that may overlap are
-``[structures, *space]``, 0 or 1 each. In both, ``UNLABELLED`` is what nobody has judged.
+``[structures, *space]``, 0 or 1 each, and so are the findings of an image, ``[findings]``. In all, ``UNLABELLED`` is what nobody has judged.
 """
 
 from collections.abc import Iterator
@@ -39,6 +39,19 @@ def truth_of(label: Volume, case: Case, config: Config) -> np.ndarray:
     """
     truth = class_indices(without_channel(label.array, config), config)
     return as_judged(truth, case, config) if config.data.overlapping else truth
+
+
+def class_of(case: Case, config: Config) -> np.ndarray:
+    """Return the class of an image ``[1]``, or its findings ``[findings]``, 0 or 1 each.
+
+    ``UNLABELLED`` stands for what nobody has judged.
+    """
+    if not config.data.overlapping:
+        return np.array([UNLABELLED if case.label is None else case.label])
+    if not isinstance(case.label, tuple):
+        return np.full(len(config.classes), UNLABELLED, np.uint8)
+    there = np.array([name in case.label for name in config.classes], np.uint8)
+    return as_judged(there, case, config)
 
 
 def without_channel(label: np.ndarray, config: Config) -> np.ndarray:

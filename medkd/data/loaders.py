@@ -83,14 +83,17 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         is_map = sample.label.ndim > 1
         patch["label"] = _crop(sample.label, start, window) if is_map else sample.label
         if sample.soft is not None:
-            patch["soft"] = self._soft(sample.soft, start) if is_map else np.exp(sample.soft[:])
+            patch["soft"] = self._soft(sample.soft, start) if is_map else self._said(sample.soft[:])
         return patch
 
     def _soft(self, soft: Sliceable, start: Sequence[int]) -> np.ndarray:
         """Cut probabilities; what lies outside is surely background."""
         window, overlapping = self._config.preprocess.window, self._config.data.overlapping
         cut = _crop(soft, start, window, outside=-np.inf, first=None if overlapping else 0.0)
-        return sigmoid(cut) if overlapping else np.exp(cut)
+        return self._said(cut)
+
+    def _said(self, logits: np.ndarray) -> np.ndarray:
+        return sigmoid(logits) if self._config.data.overlapping else np.exp(logits)
 
     def _start(self, which: int, rng: np.random.Generator) -> tuple[int, ...]:
         """Corner of the patch; negative where the image is smaller than the window."""
@@ -112,7 +115,7 @@ def batches(
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
     ``image`` float32, ``label`` int64 without the channel axis (uint8 with one of structures where
-    they may overlap), ``valid`` bool without it; where the samples have them, ``soft``, the
+    they may overlap, or of findings), ``valid`` bool without it; where the samples have them, ``soft``, the
     teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover some
     structures only, ``covered``, ``[batch, classes]`` bool.
     """

@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,16 @@ import numpy as np
 from medkd.data import images, nifti
 from medkd.data.npz import read_arrays
 from medkd.errors import DataError
+from medkd.types import NO_FINDING, SEPARATOR
 
 PARTS = {"train": "train", "val": "validation", "test": "test"}  # key in the file: split
 COLUMNS = ("case", "image", "label", "patient", "split")
 Arrays = dict[str, np.ndarray]
 
 
-def unpack(npz_path: Path, folder: Path, *, classes: Mapping[str, int]) -> None:
+def unpack(
+    npz_path: Path, folder: Path, *, classes: Mapping[str, int], several: bool = False
+) -> None:
     """Write ``images/<split>_<index>`` and ``cases.csv`` for a MedMNIST classification file.
 
     2D images become PNG, 3D images NIfTI with the identity as affine: MedMNIST tells no spacing.
@@ -27,33 +30,37 @@ def unpack(npz_path: Path, folder: Path, *, classes: Mapping[str, int]) -> None:
     Args:
         npz_path: as ``read`` takes it.
         folder: where the files go; made if need be.
-        classes: class name to the value it has in the labels.
+        classes: as ``read`` takes them.
+        several: likewise.
 
     Raises:
         DataError: as ``read`` does.
     """
-    arrays = read(npz_path, classes=classes)
+    arrays = read(npz_path, classes=classes, several=several)
+    names = sorted(classes, key=classes.__getitem__) if several else None
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         table.writeheader()
-        table.writerows(_write_images(arrays, folder))
+        table.writerows(_write_images(arrays, folder, names))
 
 
-def read(npz_path: Path, *, classes: Mapping[str, int]) -> Arrays:
+def read(npz_path: Path, *, classes: Mapping[str, int], several: bool = False) -> Arrays:
     """Return a file's arrays by name, all of them sound.
 
     Args:
         npz_path: uint8 ``train_images``, ``val_images``, ``test_images`` of ``[N, H, W]``,
-            ``[N, H, W, 3]`` or ``[N, D, H, W]``, and ``*_labels`` of ``[N, 1]``.
-        classes: class name to the value it has in the labels.
+            ``[N, H, W, 3]`` or ``[N, D, H, W]``, and ``*_labels`` of ``[N, 1]``, or of
+            ``[N, findings]``, 0 or 1.
+        classes: class name to the value it has in the labels; finding to its column, from 1.
+        several: whether an image may have several findings.
 
     Raises:
         DataError: missing, truncated or no MedMNIST file, or a label that ``classes`` lacks; all
             problems of the content in one pass.
     """
     arrays = read_arrays(npz_path, wanted=lambda key: key in _known_keys())
-    problems = [f"{npz_path}: {text}" for text in _problems(arrays, classes)]
+    problems = [f"{npz_path}: {text}" for text in _problems(arrays, classes, several=several)]
     if problems:
         raise DataError.of(problems)
     return arrays
@@ -63,14 +70,15 @@ def _known_keys() -> list[str]:
     return [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
 
 
-def _problems(arrays: Arrays, classes: Mapping[str, int]) -> Iterator[str]:
+def _problems(arrays: Arrays, classes: Mapping[str, int], *, several: bool) -> Iterator[str]:
     for key in _known_keys():
         if key not in arrays:
             yield f"no key {key}; a MedMNIST file has {', '.join(_known_keys())}"
         elif key.endswith("_images"):
             yield from _problems_of_images(arrays[key], key)
         else:
-            yield from _problems_of_labels(arrays[key], key, classes)
+            of_labels = _problems_of_findings if several else _problems_of_labels
+            yield from of_labels(arrays[key], key, classes)
     for part in PARTS:
         counts = [len(arrays.get(f"{part}_{kind}", ())) for kind in ("images", "labels")]
         if counts[0] != counts[1] and {f"{part}_images", f"{part}_labels"} <= arrays.keys():
@@ -87,8 +95,8 @@ def _problems_of_images(array: np.ndarray, key: str) -> Iterator[str]:
 def _problems_of_labels(array: np.ndarray, key: str, classes: Mapping[str, int]) -> Iterator[str]:
     if array.ndim != 2 or array.shape[1] != 1:
         yield (
-            f"{key} has shape {array.shape}; labels are [N, 1], one class per image (images of "
-            f"several classes at once are not classified yet)"
+            f"{key} has shape {array.shape}; labels are [N, 1], one class per image (where images "
+            f"have several findings at once, set data.overlapping: true)"
         )
         return
     strange = sorted(set(array.ravel().tolist()) - set(classes.values()))
@@ -96,7 +104,19 @@ def _problems_of_labels(array: np.ndarray, key: str, classes: Mapping[str, int])
         yield f"{key} holds {strange[:5]}; data.labels declares {dict(classes)}"
 
 
-def _write_images(arrays: Arrays, folder: Path) -> Iterator[dict[str, object]]:
+def _problems_of_findings(array: np.ndarray, key: str, classes: Mapping[str, int]) -> Iterator[str]:
+    if array.ndim != 2 or array.shape[1] != len(classes):
+        yield (
+            f"{key} has shape {array.shape}; with data.overlapping labels are [N, findings], and "
+            f"data.labels names {len(classes)} findings: give each column a name"
+        )
+    elif strange := sorted(set(array.ravel().tolist()) - {0, 1}):
+        yield f"{key} holds {strange[:5]}; a finding is there, 1, or not, 0"
+
+
+def _write_images(
+    arrays: Arrays, folder: Path, findings: Sequence[str] | None
+) -> Iterator[dict[str, object]]:
     first_with: dict[bytes, str] = {}
     for part, split in PARTS.items():
         for index, image in enumerate(arrays[f"{part}_images"]):
@@ -104,8 +124,15 @@ def _write_images(arrays: Arrays, folder: Path) -> Iterator[dict[str, object]]:
             name = f"images/{case}{_write(folder / 'images' / case, image)}"
             pixels = hashlib.sha256(image.tobytes()).digest()
             patient = first_with.setdefault(pixels, case)
-            label = int(arrays[f"{part}_labels"][index, 0])
+            label = _label(arrays[f"{part}_labels"][index], findings)
             yield dict(zip(COLUMNS, (case, name, label, patient, split), strict=True))
+
+
+def _label(row: np.ndarray, findings: Sequence[str] | None) -> int | str:
+    """Return a class, or findings as a datalist names them."""
+    if findings is None:
+        return int(row[0])
+    return SEPARATOR.join(np.array(findings)[row == 1]) or NO_FINDING[0]
 
 
 def _write(stem: Path, image: np.ndarray) -> str:

@@ -57,8 +57,15 @@ def read_probabilities(
     return _proven(volume.array.astype(np.float32), path, exclusive=exclusive)
 
 
-def read_class_probabilities(path: Path, *, classes: Sequence[str]) -> dict[str, np.ndarray]:
+def read_class_probabilities(
+    path: Path, *, classes: Sequence[str], exclusive: bool = True
+) -> dict[str, np.ndarray]:
     """Return the probabilities ``[classes]`` of each case of a CSV, by case id.
+
+    Args:
+        path: of the CSV.
+        classes: its columns that are read, in order.
+        exclusive: whether they sum to 1; findings that may come together do not.
 
     Raises:
         DataError: a column is missing, or a row does not hold probabilities.
@@ -75,7 +82,8 @@ def read_class_probabilities(path: Path, *, classes: Sequence[str]) -> dict[str,
         values = np.array([[float(row[name]) for name in classes] for row in rows], np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}; each class needs a number in every row") from None
-    return dict(zip([row["case"] for row in rows], _proven(values.T, path).T, strict=True))
+    proven = _proven(values.T, path, exclusive=exclusive).T
+    return dict(zip([row["case"] for row in rows], proven, strict=True))
 
 
 def saved_files(folder: Path, case_id: str) -> list[Path]:
@@ -152,7 +160,7 @@ def _proven_apart(probabilities: np.ndarray, path: Path) -> np.ndarray:
     low, high = float(probabilities.min()), float(probabilities.max())
     if not (low >= -SUM_TOLERANCE and high <= 1 + SUM_TOLERANCE):
         raise DataError(
-            f"{path}: values from {low:.3g} to {high:.3g}; save the probability of each structure, "
+            f"{path}: values from {low:.3g} to {high:.3g}; save the probability of each class, "
             f"not its logit"
         )
     return probabilities.clip(0, 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from medkd.config import Config, expand
 from medkd.data.annotated import as_judged
-from medkd.data.labels import class_indices, structure_masks, without_channel
+from medkd.data.labels import class_indices, class_of, structure_masks, without_channel
 from medkd.data.preprocess import Grid, preprocess, to_grid
 from medkd.data.quality.examine import files_of
 from medkd.data.reading import image_of, label_of, options_of
@@ -50,12 +50,12 @@ class Sample:
         case: where it comes from.
         image: ``[channels, *space]`` float32.
         label: ``[1, *space]`` class index per voxel, or ``[1]`` the class of the image; of
-            structures that may overlap ``[structures, *space]``, 0 or 1; ``UNLABELLED`` where there
-            is none.
+            structures that may overlap ``[structures, *space]``, 0 or 1, and of findings
+            ``[findings]``; ``UNLABELLED`` where there is none.
         grid: how it lies in the image's own grid.
         places: of each foreground class that occurs, some of its voxels ``[voxels, dims]``.
         soft: the teacher's log-probabilities ``[classes, *space]`` (or ``[classes]``), or None; of
-            structures that may overlap the logarithms of their odds.
+            structures that may overlap, and of findings, the logarithms of their odds.
         asked: the weights of the teachers that may speak of it while the student trains, or None.
     """
 
@@ -122,6 +122,8 @@ class _Loading:
         if self._config.data.overlapping:
             made_from.append(["overlapping", self._config.data.includes, case.annotated])
         made_from.append(options_of(case, self._config).model_dump())  # which series of a folder
+        if self._config.task is Task.CLASSIFICATION:
+            made_from.append(case.label)  # which is in no file
         named = [path for path in (*case.images, case.label) if isinstance(path, Path)]
         return digest(*made_from, *([sha256(file) for file in files_of(path)] for path in named))
 
@@ -130,8 +132,7 @@ def _sample(case: Case, config: Config) -> Sample:
     image, grid = preprocess(image_of(case, config), config.preprocess)
     image = np.ascontiguousarray(image)  # as patches are cut from it
     if config.task is Task.CLASSIFICATION:
-        index = UNLABELLED if case.label is None else case.label
-        return Sample(case=case, image=image, label=np.array([index]), grid=grid)
+        return Sample(case=case, image=image, label=class_of(case, config), grid=grid)
     if case.label is None:
         channels = len(config.structures) if config.data.overlapping else 1
         label = np.full((channels, *image.shape[1:]), UNLABELLED, np.uint8)

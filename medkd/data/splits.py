@@ -89,7 +89,7 @@ def strata_of(
     """Return the stratum of each patient: what its labels cover and hold, and attributes asked for.
 
     Args:
-        cases: labelled ones say what they hold by their class.
+        cases: labelled ones say what they hold by their class or findings.
         by: attributes, or ``volume_ml/STRUCTURE``; numbers of many values are cut into thirds.
         volumes_ml: of the structures that a case's label map holds, by case id.
     """
@@ -100,6 +100,7 @@ def strata_of(
     for case in sorted(cases, key=lambda case: case.id):
         first.setdefault(case.patient, case)
         holds[case.patient] |= volumes_ml.get(case.id, {}).keys()
+        holds[case.patient] |= set(case.label) if isinstance(case.label, tuple) else set()
         covers[case.patient] |= set(case.annotated or ())
     said = {
         patient: str(case.label)

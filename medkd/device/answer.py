@@ -21,7 +21,7 @@ from medkd.errors import DataError, MedkdError
 from medkd.extras import require
 from medkd.progress import console, progress
 from medkd.study import write_atomic
-from medkd.types import Activation, Runtime, Task, Volume
+from medkd.types import NO_FINDING, SEPARATOR, Activation, Runtime, Task, Volume
 
 Row = dict[str, str | float]
 TABLE, SUMMARY = "probabilities.csv", "summary.json"
@@ -230,14 +230,21 @@ class _Run:
 
 
 def row(manifest: Manifest, name: str, prediction: Prediction) -> Row:
-    """Return one row of the table of class probabilities."""
+    """Return one row of the table of class probabilities.
+
+    What was found is written as a datalist's label: ``effusion|nodule``, or ``none``.
+    """
     assert prediction.probabilities is not None
     values = [float(p) for p in prediction.probabilities]
-    ((likeliest, confidence),) = prediction.confidence.items()
     said: Row = {"image": name, **dict(zip(manifest.classes, values, strict=True))}
-    said |= {"prediction": likeliest, "confidence": confidence}
+    if manifest.has_findings:
+        said["prediction"] = SEPARATOR.join(prediction.confidence) or NO_FINDING[0]
+    else:
+        ((likeliest, confidence),) = prediction.confidence.items()
+        said |= {"prediction": likeliest, "confidence": confidence}
     if manifest.conformal:
-        said["conformal_set"] = " ".join(prediction.possible)
+        between = SEPARATOR if manifest.has_findings else " "
+        said["conformal_set"] = between.join(prediction.possible)
     if prediction.finding:
         said["guard"] = prediction.finding.verdict
     return said

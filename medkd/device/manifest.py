@@ -38,10 +38,13 @@ class Manifest(BaseModel):
         preprocess: from the image's grid to the network's; window and overlap.
         postprocess: rules that tidy the mask.
         activation: what makes probabilities of the network's output; by a sigmoid structures may
-            overlap, there is no background among the classes, and a mask has a channel of each.
+            overlap, there is no background among the classes, and a mask has a channel of each; or
+            an image may have several findings, or none.
         temperature: the network's output is divided by it before the activation; where there is one
             a class, a softmax's log-probabilities are.
         conformal: thresholds of the calibrated probabilities that keep a promise.
+        operating_points: the calibrated probability from which each finding counts as found, chosen
+            on the study's validation cases; one half where there is none.
         model: name and options of the network.
         parameters: number of trainable values.
         macs: multiply-accumulates of one window.
@@ -68,6 +71,7 @@ class Manifest(BaseModel):
     activation: Activation = Activation.SOFTMAX
     temperature: Temperature
     conformal: Conformal | None = None
+    operating_points: dict[str, float] = {}
     model: dict[str, Any]
     parameters: int
     macs: int
@@ -76,6 +80,11 @@ class Manifest(BaseModel):
     licence: str | None = None
     guard: Guard | None = None
     files: dict[str, str]
+
+    @property
+    def has_findings(self) -> bool:
+        """Whether an image may be of several classes, or of none, each a question of its own."""
+        return self.task is Task.CLASSIFICATION and self.activation is Activation.SIGMOID
 
     @property
     def structures(self) -> tuple[str, ...]:

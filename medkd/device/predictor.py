@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medkd.data.activation import decided, softmax, tempered
+from medkd.data.activation import decided, tempered
 from medkd.data.activation import probabilities as activated
 from medkd.data.postprocess import postprocess, postprocess_apart
 from medkd.data.preprocess import Grid, from_grid, preprocess
@@ -32,11 +32,12 @@ class Prediction:
             grid if asked for.
         finding: what the guard says of the image, where the release has one.
         confidence: calibrated; of each structure that was found, the mean probability of the
-            voxels given to it; of a classification, that of the likeliest class.
+            voxels given to it; of a classification, that of the likeliest class, or of each finding
+            that was found.
         conformal_ml: where the release makes a promise, the volume of all voxels that may be of
             a structure; the mask of those finds the promised share of it. Only in 3D.
         possible: where the release makes a promise, the classes of which one is right as often as
-            was promised.
+            was promised; or the findings that are not ruled out.
         stages_ms: how long each step took.
     """
 
@@ -108,7 +109,10 @@ class Predictor:
     def _classes(self, array: np.ndarray, clock: "Clock") -> Prediction:
         logits = self._engine(array[None])[0]
         clock.lap("network")
-        p = softmax(tempered(logits, self.manifest.temperature, self.manifest.activation))
+        activation = self.manifest.activation
+        p = activated(tempered(logits, self.manifest.temperature, activation), activation)
+        if self.manifest.has_findings:
+            return self._findings(p)
         classes, promise = self.manifest.classes, self.manifest.conformal
         best = int(p.argmax())
         possible: tuple[str, ...] = ()
@@ -119,6 +123,17 @@ class Predictor:
             )
         confidence = {classes[best]: float(p[best])}
         return Prediction(probabilities=p, confidence=confidence, possible=possible)
+
+    def _findings(self, p: np.ndarray) -> Prediction:
+        """Say which findings are there, each by its own threshold, and which are not ruled out."""
+        said = dict(zip(self.manifest.classes, map(float, p), strict=True))
+        points, promise = self.manifest.operating_points, self.manifest.conformal
+        found = {name: value for name, value in said.items() if value >= points.get(name, 0.5)}
+        kept = promise.thresholds if promise else {}
+        possible = tuple(
+            name for name, value in said.items() if name in kept and value >= kept[name]
+        )
+        return Prediction(probabilities=p, confidence=found, possible=possible)
 
     def _segment(
         self, array: np.ndarray, grid: Grid, clock: "Clock", *, with_probabilities: bool

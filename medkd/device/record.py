@@ -64,12 +64,14 @@ def _of_mask(volume: Volume, prediction: Prediction, manifest: Manifest) -> dict
 def _of_classes(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
     assert prediction.probabilities is not None
     values = [float(p) for p in prediction.probabilities]
-    assert math.isclose(sum(values), 1, abs_tol=1e-3)
-    said: dict[str, Any] = {
-        "prediction": next(iter(prediction.confidence)),
-        "confidence": next(iter(prediction.confidence.values())),
-        "probabilities": dict(zip(manifest.classes, values, strict=True)),
-    }
+    if manifest.has_findings:
+        said: dict[str, Any] = {"prediction": list(prediction.confidence)}
+        said["operating_points"] = manifest.operating_points
+    else:
+        assert math.isclose(sum(values), 1, abs_tol=1e-3)
+        ((likeliest, confidence),) = prediction.confidence.items()
+        said = {"prediction": likeliest, "confidence": confidence}
+    said["probabilities"] = dict(zip(manifest.classes, values, strict=True))
     if manifest.conformal:
         said["conformal"] = {
             "promised": manifest.conformal.promised,

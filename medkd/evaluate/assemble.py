@@ -142,7 +142,7 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
             f"{without} of {len(train)} training cases have no label: the student alone learned "
             f"from them, by the teacher's soft targets."
         )
-    notes += _partly_annotated(cohort)
+    notes += _partly_annotated(cohort, by_image=not config.structures)
     if config.teacher.model and config.teacher.folds == 1:
         notes.append(
             "Soft targets are in fold: the teacher was trained on the cases it softened. With "
@@ -155,7 +155,7 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
         )
     if cohort.mended:
         notes.append(_mended(cohort))
-    if config.data.overlapping:
+    if config.data.overlapping and config.structures:
         notes.append(
             "Structures may overlap, so each is a question of its own: calibration counts a voxel "
             "once a structure, and pictures draw the smaller structure over the larger."
@@ -165,13 +165,23 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
     if options.patience is None and options.minutes is None:
         shared.append(f"number of steps ({options.steps})")
     notes.append(f"Student and baseline share {', '.join(shared)}; one seed.")
+    if config.has_findings:
+        notes.append(
+            "An image may have several findings, or none, so each is a question of its own: their "
+            "probabilities do not sum to 1, calibration counts an image once a finding, and figures "
+            "of all findings are means over findings. A finding counts as found at its operating "
+            "point, in the releases as well."
+        )
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")
     return tuple(notes)
 
 
-def _partly_annotated(cohort: Cohort) -> list[str]:
-    """Say how many labels cover some of the structures alone, and what follows for the figures."""
+def _partly_annotated(cohort: Cohort, *, by_image: bool) -> list[str]:
+    """Say how many labels cover some of the structures alone, and what follows for the figures.
+
+    Or some of the findings, where labels are of whole images.
+    """
     counts = {
         part: sum(case.annotated is not None for case in cohort.of(ids))
         for part, ids in vars(cohort.split).items()
@@ -179,6 +189,12 @@ def _partly_annotated(cohort: Cohort) -> list[str]:
     if not any(counts.values()):
         return []
     listed = ", ".join(f"{count} of {part}" for part, count in counts.items())
+    if by_image:
+        return [
+            f"Labels that tell of some findings alone: {listed}. A finding is learned from, "
+            f"calibrated and scored on the images in which it was judged, and figures of all "
+            f"findings are means over findings."
+        ]
     return [
         f"Labels that cover some structures alone: {listed}. A structure is scored on the cases "
         f"whose label covers it, and figures of all structures are means over structures; "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.labels import class_indices, flattened, of_judged_voxels, truth_of
+from medkd.data.labels import class_indices, class_of, flattened, of_judged_voxels, truth_of
 from medkd.data.reading import image_of, label_of
 from medkd.evaluate.answers import Answer
 from medkd.evaluate.layers import draw_layers, uncertainty
@@ -16,7 +16,7 @@ from medkd.evaluate.overlays import DIFFERS, draw_answers, draw_overlay
 from medkd.evaluate.score import Scores
 from medkd.results import CaseScores, Layers, Overlay
 from medkd.study import write_atomic
-from medkd.types import Case, Role, Task
+from medkd.types import UNLABELLED, Case, Role, Task
 
 FOLDER = "overlays"
 FILE = "overlays.json"
@@ -72,7 +72,7 @@ def chosen(cases: Sequence[CaseScores], figure: str, config: Config) -> list[tup
 
 
 def _is_failure(case: CaseScores, *, limit: float) -> bool:
-    """A missed or invented structure, a Dice below the limit, or a wrong class."""
+    """A missed or invented structure or finding, a Dice below the limit, or a wrong class."""
     if case.misses or case.false_alarms:
         return True
     return case.figures.get("dice", 1.0) < limit or case.figures.get("correct", 1.0) == 0
@@ -125,7 +125,11 @@ def _draw_answers(
 def _probabilities(
     case: Case, answers: Mapping[Role, Answer], config: Config
 ) -> Iterator[tuple[str, Any]]:
-    yield "reference", np.eye(len(config.classes))[int(str(case.label))]
+    truth = class_of(case, config)
+    if config.data.overlapping:  # nothing is drawn of what nobody has judged
+        yield "reference", np.where(truth == UNLABELLED, np.nan, truth)
+    else:
+        yield "reference", np.eye(len(config.classes))[truth[0]]
     for role in (Role.TEACHER, Role.STUDENT):
         probabilities = answers[role](case).probabilities
         assert probabilities is not None

@@ -1,22 +1,26 @@
 """Promises: thresholds chosen on the validation split, and how they are kept on the test split.
 
 A mask of all voxels whose probability passes the threshold finds, on average over images, at least
-the promised share of a structure; a set of all classes that pass it holds the truth as often.
+the promised share of a structure; a set of all classes that pass it holds the truth as often; and
+of the images that have a finding as many pass the threshold at which it is not ruled out.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data.annotated import covered_structures
-from medkd.data.labels import structure_masks, truth_of
+from medkd.data.labels import class_of, structure_masks, truth_of
 from medkd.data.reading import label_of
 from medkd.evaluate.answers import Answer
+from medkd.metrics.classification import by_class
 from medkd.metrics.conformal import (
     THRESHOLDS,
     answer_sets,
     missed_shares,
+    presence_threshold,
     risk_threshold,
     set_threshold,
 )
@@ -29,10 +33,15 @@ from medkd.types import UNLABELLED, Case, Task
 def promises(
     answer: Answer, validation: Sequence[Case], test: Sequence[Case], config: Config, *, name: str
 ) -> tuple[Promise, ...]:
-    """Make and check the promises of one role: one a structure, or one for the sets of classes."""
+    """Make and check the promises of one role: one a structure or finding, or one for all classes.
+
+    The latter is for the sets of classes.
+    """
     shown = [progress(cases, f"promises {name}", total=len(cases)) for cases in (validation, test)]
     if config.task is Task.SEGMENTATION:
         return tuple(_masks(answer, shown[0], test, shown[1], config))
+    if config.data.overlapping:
+        return tuple(_findings(answer, shown[0], test, shown[1], config))
     return (_sets(answer, shown[0], test, shown[1], config),)
 
 
@@ -82,6 +91,30 @@ def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
     return rows
 
 
+def _findings(
+    answer: Answer,
+    validation: Iterable[Case],
+    test: Sequence[Case],
+    shown: Iterable[Case],
+    config: Config,
+) -> Iterator[Promise]:
+    """Promise that those who have a finding keep it; the price is how many others do."""
+    known, labels = _classified(answer, validation, config)
+    p, truth = _classified(answer, shown, config)
+    at = partial(presence_threshold, coverage=config.evaluate.promised)
+    for index, threshold in enumerate(by_class(at, known, labels)):
+        passed = (p[:, index] >= threshold).astype(np.float64)
+        kept, price = (np.where(truth[:, index] == value, passed, np.nan) for value in (1, 0))
+        yield Promise(
+            of=config.classes[index],
+            promised=config.evaluate.promised,
+            kept=_mean(kept, test, config),
+            price=_mean(price, test, config),
+            threshold=float(threshold),
+            calibrated_on=int((labels[:, index] == 1).sum()),
+        )
+
+
 def _sets(
     answer: Answer,
     validation: Iterable[Case],
@@ -89,23 +122,26 @@ def _sets(
     shown: Iterable[Case],
     config: Config,
 ) -> Promise:
-    known, labels = _classified(answer, validation)
-    threshold = set_threshold(known, labels, coverage=config.evaluate.promised)
-    probabilities, truth = _classified(answer, shown)
+    known, labels = _classified(answer, validation, config)
+    threshold = set_threshold(known, labels[:, 0], coverage=config.evaluate.promised)
+    probabilities, truth = _classified(answer, shown, config)
     sets = answer_sets(probabilities, threshold=threshold)
     return Promise(
         of=None,
         promised=config.evaluate.promised,
-        kept=_mean(sets[np.arange(len(truth)), truth].astype(np.float64), test, config),
+        kept=_mean(sets[np.arange(len(truth)), truth[:, 0]].astype(np.float64), test, config),
         price=_mean(sets.sum(axis=1).astype(np.float64), test, config),
         threshold=threshold,
         calibrated_on=len(labels),
     )
 
 
-def _classified(answer: Answer, cases: Iterable[Case]) -> tuple[np.ndarray, np.ndarray]:
-    said = [(answer(case).probabilities, case.label) for case in cases]
-    return np.stack([p for p, _ in said if p is not None]), np.array([label for _, label in said])
+def _classified(
+    answer: Answer, cases: Iterable[Case], config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities ``[cases, classes]``, and labels ``[cases, 1]`` or of findings alike."""
+    said = [(answer(case).probabilities, class_of(case, config)) for case in cases]
+    return np.stack([p for p, _ in said if p is not None]), np.stack([label for _, label in said])
 
 
 def _mean(values: np.ndarray, cases: Sequence[Case], config: Config) -> Interval:

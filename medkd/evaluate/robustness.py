@@ -8,7 +8,13 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data.annotated import covered_structures
-from medkd.data.labels import class_indices, of_judged_voxels, structure_masks, truth_of
+from medkd.data.labels import (
+    class_indices,
+    class_of,
+    of_judged_voxels,
+    structure_masks,
+    truth_of,
+)
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of, label_of
 from medkd.device.guard import Guard, describe
@@ -20,9 +26,8 @@ from medkd.metrics.statistics import bootstrap_mean
 from medkd.progress import progress
 from medkd.results import GuardResult, Interval, StressCurve
 from medkd.seeding import derive_seed
-from medkd.types import Case, Role, Task, Volume
+from medkd.types import UNLABELLED, Case, Role, Task, Volume
 
-Truth = np.ndarray | int  # as ``truth_of`` gives it, or the class
 Flag = Callable[[Volume], bool]  # whether the guard flags an image
 
 
@@ -126,25 +131,34 @@ class _Bench:
         }
         return _Run(figures, float(np.mean(flags)))
 
-    def _worse(self, case: Case, stress: Stress | None, strength: float) -> tuple[Volume, Truth]:
+    def _worse(
+        self, case: Case, stress: Stress | None, strength: float
+    ) -> tuple[Volume, np.ndarray]:
         volume, truth = image_of(case, self.config), _truth(case, self.config)
         if stress is None:
             return volume, truth
         seed = self.config.study.seed
-        if stress.name == "rotation" and isinstance(truth, np.ndarray):
+        if stress.name == "rotation" and self.config.task is Task.SEGMENTATION:
             truth = turned(truth, strength, dims=volume.dims)
         return stressed(volume, stress, strength, seed=seed, case=case.id), truth
 
-    def _value(self, prediction: Prediction, truth: Truth, told: np.ndarray) -> float:
-        if isinstance(truth, int):
-            assert prediction.probabilities is not None
-            return float(prediction.probabilities.argmax() == truth)
+    def _value(self, prediction: Prediction, truth: np.ndarray, told: np.ndarray) -> float:
+        if prediction.mask is None:
+            judged = truth != UNLABELLED
+            return float((self._classes_of(prediction) == truth)[judged].mean())
         assert prediction.mask is not None
         answer = class_indices(prediction.mask, self.config)
         answer, truth = of_judged_voxels(answer, truth, reference=truth)
         masks = (structure_masks(each, self.config) for each in (answer, truth))
         pairs = zip(*masks, told, strict=True)
         return float(np.mean([dice(said, there) for said, there, is_told in pairs if is_told]))
+
+    def _classes_of(self, prediction: Prediction) -> np.ndarray:
+        """Return the class that was answered ``[1]``, or the findings ``[findings]``, 0 or 1."""
+        assert prediction.probabilities is not None
+        if self.config.data.overlapping:
+            return np.array([name in prediction.confidence for name in self.config.classes])
+        return prediction.probabilities.argmax(keepdims=True)
 
 
 def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:
@@ -153,8 +167,7 @@ def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:
     return [cases[index] for index in chosen]
 
 
-def _truth(case: Case, config: Config) -> Truth:
+def _truth(case: Case, config: Config) -> np.ndarray:
     if isinstance(case.label, Path):
         return truth_of(label_of(case, config), case, config)
-    assert case.label is not None
-    return case.label
+    return class_of(case, config)

@@ -10,17 +10,32 @@ import numpy as np
 from medkd.config import Config
 from medkd.data import phi
 from medkd.data.annotated import covered, covered_structures, in_label_terms
-from medkd.data.labels import class_indices, of_judged_voxels, structure_masks, truth_of
+from medkd.data.labels import (
+    class_indices,
+    class_of,
+    of_judged_voxels,
+    structure_masks,
+    truth_of,
+    without_channel,
+)
 from medkd.data.reading import label_of
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import Answer
 from medkd.metrics import overlap
 from medkd.metrics.boundary import boundary_band
-from medkd.metrics.calibration import CalibrationBins, PooledCalibration, count_calibration
+from medkd.metrics.calibration import (
+    CalibrationBins,
+    PooledCalibration,
+    count_calibration,
+    ece_of,
+)
 from medkd.metrics.classification import (
     auroc,
+    auroc_of,
     average_precision,
+    average_precision_of,
     balanced_accuracy,
+    by_class,
     sensitivity,
     specificity,
     threshold_at_specificity,
@@ -32,7 +47,7 @@ from medkd.metrics.surface import assd, hd95, nsd, surface_distances
 from medkd.metrics.volume import agreement, volume_ml
 from medkd.progress import progress
 from medkd.results import Agreement, CaseScores, Interval, Reliability
-from medkd.types import Case
+from medkd.types import UNLABELLED, Case
 
 CALIBRATION = ("ece", "adaptive_ece", "static_ece", "brier", "nll")
 Statistic = Callable[[np.ndarray], float]  # a figure of the cases at these indices
@@ -129,31 +144,77 @@ def score_classification(
     salt: bytes,
     name: str,
 ) -> Scores:
-    """Score class probabilities; the operating point is chosen on the validation split."""
-    p, labels = _probabilities(answer, cases, f"evaluate {name}")
-    p_val, labels_val = _probabilities(answer, validation, f"operating point {name}")
-    answers = p.argmax(axis=1)
+    """Score class probabilities; the operating points are chosen on the validation split.
+
+    A finding is scored on the cases in which it was judged; figures of all findings are means over
+    findings, not over cases.
+    """
+    p, labels = _probabilities(answer, cases, config, f"evaluate {name}")
+    known = _probabilities(answer, validation, config, f"operating point {name}")
+    at = partial(threshold_at_specificity, specificity=config.evaluate.specificity)
+    points = by_class(at, known[0], _by_question(known[1], config))
     figures = _Figures(cases, config)
-    figures.statistic("auroc", lambda i: auroc(p[i], labels[i]))
+    (_findings if config.data.overlapping else _classes)(figures, p, labels, points, config)
+    whole = [name for name in figures.statistics if "/" not in name]
+    bins = [_one_case(row, label, config) for row, label in zip(p, labels, strict=True)]
+    figures.calibration(bins)
+    if not config.data.overlapping:
+        scored = _classified_cases(cases, p, labels, salt)
+        return figures.scores((*whole, *CALIBRATION), scored, bins, _wrong(scored))
+    scored = _found_cases(cases, p, labels, points, config, salt)
+    failures = {
+        "misses": sum(len(case.misses) for case in scored),
+        "false_alarms": sum(len(case.false_alarms) for case in scored),
+    }
+    return figures.scores((*whole, *CALIBRATION), scored, bins, failures | _wrong(scored))
+
+
+def _classes(
+    figures: "_Figures", p: np.ndarray, labels: np.ndarray, points: np.ndarray, config: Config
+) -> None:
+    """Take the figures of classes that exclude each other."""
+    index, answers = labels[:, 0], p.argmax(axis=1)
+    figures.statistic("auroc", lambda i: auroc(p[i], index[i]))
     figures.statistic(
         "balanced_accuracy",
-        lambda i: balanced_accuracy(answers[i], labels[i], classes=len(config.classes)),
+        lambda i: balanced_accuracy(answers[i], index[i], classes=len(config.classes)),
     )
-    figures.statistic("average_precision", lambda i: average_precision(p[i], labels[i]))
-    for index, class_name in enumerate(config.classes):
-        threshold = threshold_at_specificity(
-            p_val[:, index], labels_val == index, specificity=config.evaluate.specificity
-        )
-        for figure, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
-            at = partial(_of_class, rate, threshold, p[:, index], labels == index)
-            figures.statistic(f"{figure}/{class_name}", at)
+    figures.statistic("average_precision", lambda i: average_precision(p[i], index[i]))
+    _rates(figures, p, labels, points, config)
     figures.statistic("sensitivity", figures.statistics[f"sensitivity/{config.classes[-1]}"])
-    bins = [_one_case(row[:, None], int(label)) for row, label in zip(p, labels, strict=True)]
-    figures.calibration(bins)
-    failures = {"failures": int((answers != labels).sum())}
-    headline = ("auroc", "balanced_accuracy", "average_precision", "sensitivity", *CALIBRATION)
-    scored = _classified_cases(cases, p, labels, config, salt)
-    return figures.scores(headline, scored, bins, failures)
+
+
+def _findings(
+    figures: "_Figures", p: np.ndarray, labels: np.ndarray, points: np.ndarray, config: Config
+) -> None:
+    """Take the figures of findings, of each by itself and the mean of all."""
+    margins = p - points
+    found = partial(sensitivity, threshold=0.0)
+    of_all = {
+        "auroc": partial(_mean_by_class, auroc_of, p, labels),
+        "average_precision": partial(_mean_by_class, average_precision_of, p, labels),
+        "sensitivity": partial(_mean_by_class, found, margins, labels),
+    }
+    for figure, statistic in of_all.items():
+        figures.statistic(figure, statistic)
+    of_each = {"auroc": auroc_of, "average_precision": average_precision_of, "ece": ece_of}
+    for number, name in enumerate(config.classes):
+        for figure, function in of_each.items():
+            at = partial(_of_class, function, p[:, number], labels[:, number] == 1)
+            figures.statistic(f"{figure}/{name}", at)
+    _rates(figures, p, labels, points, config)
+
+
+def _rates(
+    figures: "_Figures", p: np.ndarray, labels: np.ndarray, points: np.ndarray, config: Config
+) -> None:
+    """Take sensitivity and specificity of each class or finding at its operating point."""
+    truth = _by_question(labels, config)
+    for number, name in enumerate(config.classes):
+        for figure, rate in (("sensitivity", sensitivity), ("specificity", specificity)):
+            function = partial(rate, threshold=float(points[number]))
+            at = partial(_of_class, function, p[:, number], truth[:, number] == 1)
+            figures.statistic(f"{figure}/{name}", at)
 
 
 def _near_boundary(label: np.ndarray, spacing_mm: Sequence[float], config: Config) -> np.ndarray:
@@ -224,21 +285,31 @@ def _case_scores(
 
 
 def _probabilities(
-    answer: Answer, cases: Sequence[Case], description: str
+    answer: Answer, cases: Sequence[Case], config: Config, description: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities ``[cases, classes]``, and labels ``[cases, 1]`` or of findings alike."""
     rows = [answer(case).probabilities for case in progress(cases, description, total=len(cases))]
-    labels = [case.label for case in cases]
-    return np.stack([row for row in rows if row is not None]), np.array(labels)
+    labels = [class_of(case, config) for case in cases]
+    return np.stack([row for row in rows if row is not None]), np.stack(labels)
+
+
+def _by_question(labels: np.ndarray, config: Config) -> np.ndarray:
+    """Return ``[cases, classes]``: 1 where it is that class, or has that finding, 0 where not."""
+    if config.data.overlapping:
+        return labels
+    return (labels == np.arange(len(config.classes))).astype(np.uint8)
 
 
 def _of_class(
-    rate: Callable[..., float],
-    threshold: float,
-    scores: np.ndarray,
-    positive: np.ndarray,
-    indices: np.ndarray,
+    figure: Callable[..., float], scores: np.ndarray, positive: np.ndarray, indices: np.ndarray
 ) -> float:
-    return rate(scores[indices], positive[indices], threshold=threshold)
+    return figure(scores[indices], positive[indices])
+
+
+def _mean_by_class(
+    figure: Callable[..., float], scores: np.ndarray, labels: np.ndarray, indices: np.ndarray
+) -> float:
+    return float(by_class(figure, scores[indices], labels[indices]).mean())
 
 
 def _pooled_rate(counts: np.ndarray, figure: str, indices: np.ndarray) -> float:
@@ -255,10 +326,10 @@ def _mean_of_means(values: np.ndarray, told: np.ndarray, indices: np.ndarray) ->
 
 def _covered(cases: Sequence[Case], config: Config) -> dict[str, np.ndarray]:
     """Return which cases' labels cover each structure; nothing where all cover all."""
-    if not config.structures:
+    if not config.questions:
         return {}
     told = np.array([covered_structures(case, config) for case in cases])
-    return {} if told.all() else dict(zip(config.structures, told.T, strict=True))
+    return {} if told.all() else dict(zip(config.questions, told.T, strict=True))
 
 
 def _measured(figure: str, told: Mapping[str, np.ndarray], *, cases: int) -> np.ndarray:
@@ -279,14 +350,18 @@ def _agreement(cases: Sequence[CaseScores]) -> dict[str, Agreement]:
     return found
 
 
-def _one_case(probabilities: np.ndarray, label: int) -> CalibrationBins:
-    bins = CalibrationBins()
-    bins.update(probabilities, np.array([label]))
+def _one_case(probabilities: np.ndarray, label: np.ndarray, config: Config) -> CalibrationBins:
+    bins, truth = CalibrationBins(), without_channel(label[:, None], config)
+    count_calibration(bins, probabilities[:, None], truth, config.activation)
     return bins
 
 
+def _wrong(cases: Sequence[CaseScores]) -> dict[str, int]:
+    return {"failures": sum(case.figures["correct"] == 0 for case in cases)}
+
+
 def _classified_cases(
-    cases: Sequence[Case], p: np.ndarray, labels: np.ndarray, config: Config, salt: bytes
+    cases: Sequence[Case], p: np.ndarray, labels: np.ndarray, salt: bytes
 ) -> tuple[CaseScores, ...]:
     return tuple(
         CaseScores(
@@ -297,7 +372,39 @@ def _classified_cases(
                 "probability_of_truth": float(row[label]),
             },
         )
-        for case, row, label in zip(cases, p, labels, strict=True)
+        for case, row, label in zip(cases, p, labels[:, 0], strict=True)
+    )
+
+
+def _found_cases(
+    cases: Sequence[Case],
+    p: np.ndarray,
+    labels: np.ndarray,
+    points: np.ndarray,
+    config: Config,
+    salt: bytes,
+) -> tuple[CaseScores, ...]:
+    """Describe each case by the findings that were judged, at their operating points."""
+    there, judged, said = labels == 1, labels != UNLABELLED, p >= points
+    of_truth = np.where(there, p, 1 - p)
+
+    def named(chosen: np.ndarray) -> tuple[str, ...]:
+        return tuple(
+            name for name, is_chosen in zip(config.classes, chosen, strict=True) if is_chosen
+        )
+
+    return tuple(
+        CaseScores(
+            case=phi.key(case.id, salt=salt),
+            patient=phi.key(case.patient, salt=salt, kind="patient"),
+            figures={
+                "correct": float((said[i] == there[i])[judged[i]].all()),
+                "probability_of_truth": float(of_truth[i, judged[i]].mean()),
+            },
+            misses=named(there[i] & ~said[i]),
+            false_alarms=named(judged[i] & ~there[i] & said[i]),
+        )
+        for i, case in enumerate(cases)
     )
 
 

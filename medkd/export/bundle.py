@@ -231,9 +231,7 @@ def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[st
         return _postprocessing_apart(config, temperature=temperature)
     softmax = _on("pred", "Lambdad", func=f"$lambda x: {_calibrated(config, temperature)}")
     if config.task is Task.CLASSIFICATION:
-        meta = "image_meta_dict"  # holds the file's name
-        saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", meta_keys=meta)
-        return [softmax, _on("image", "FromMetaTensord"), saved]
+        return [softmax, *_saved_row()]
     inverted = _inverted()
     values = list(config.label_values)
     labels = _on(
@@ -248,16 +246,33 @@ def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[st
 
 
 def _postprocessing_apart(config: Config, *, temperature: Temperature) -> list[dict[str, Any]]:
-    """Return what asks for each structure by itself; the mask has a channel of each."""
-    assert config.dims == 3
-    values = temperature if isinstance(temperature, float) else _by_class(temperature, axes=3)
-    return [
+    """Return what asks for each structure by itself; the mask has a channel of each.
+
+    Or for each finding, whose probabilities need not sum to 1.
+    """
+    is_map = config.task is Task.SEGMENTATION
+    axes = config.dims if is_map else 0
+    values = temperature if isinstance(temperature, float) else _by_class(temperature, axes=axes)
+    sigmoid = [
         _on("pred", "Lambdad", func=f"$lambda x: x / {values}"),
         _on("pred", "Activationsd", sigmoid=True),
+    ]
+    if not is_map:
+        return [*sigmoid, *_saved_row()]
+    assert config.dims == 3
+    return [
+        *sigmoid,
         _inverted(),
         _on("pred", "AsDiscreted", threshold=0.5),
         _saved(config, kind="uint8"),
     ]
+
+
+def _saved_row() -> list[dict[str, Any]]:
+    """Return what writes the probabilities of an image into a row of a table."""
+    meta = "image_meta_dict"  # holds the file's name
+    saved = _on("pred", "SaveClassificationd", output_dir="@output_dir", meta_keys=meta)
+    return [_on("image", "FromMetaTensord"), saved]
 
 
 def _inverted() -> dict[str, Any]:

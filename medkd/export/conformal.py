@@ -1,15 +1,25 @@
-"""Conformal: the thresholds of a release's promise, by its own answers to the validation cases."""
+"""Conformal: a release's thresholds, by its own answers to the validation cases.
+
+Those that keep a promise, and those from which findings count as found.
+"""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data.annotated import covered_structures
-from medkd.data.labels import structure_masks, truth_of
+from medkd.data.labels import class_of, structure_masks, truth_of
 from medkd.data.reading import image_of, label_of
 from medkd.device.predictor import Predictor
-from medkd.metrics.conformal import missed_shares, risk_threshold, set_threshold
+from medkd.metrics.classification import by_class, threshold_at_specificity
+from medkd.metrics.conformal import (
+    missed_shares,
+    presence_threshold,
+    risk_threshold,
+    set_threshold,
+)
 from medkd.progress import progress
 from medkd.results import Conformal
 from medkd.types import Case, Task
@@ -31,8 +41,10 @@ def conformal_thresholds(
     said = [_told(predictor, case, config) for case in shown]
     promised = config.evaluate.promised
     if config.task is Task.CLASSIFICATION:
-        labels = np.array([int(str(case.label)) for case in validation])
-        thresholds = {SET: set_threshold(np.stack(said), labels, coverage=promised)}
+        labels = np.stack([class_of(case, config) for case in validation])
+        if config.has_findings:
+            return _of_findings(np.stack(said), labels, config)
+        thresholds = {SET: set_threshold(np.stack(said), labels[:, 0], coverage=promised)}
     else:
         shares = np.stack(said)
         told = np.array([covered_structures(case, config) for case in validation])
@@ -44,6 +56,31 @@ def conformal_thresholds(
             promised=promised, thresholds=thresholds, cases=int(told.sum(axis=0).min())
         )
     return Conformal(promised=promised, thresholds=thresholds, cases=len(validation))
+
+
+def _of_findings(p: np.ndarray, labels: np.ndarray, config: Config) -> Conformal:
+    promised = config.evaluate.promised
+    found = by_class(partial(presence_threshold, coverage=promised), p, labels)
+    thresholds = {name: float(t) for name, t in zip(config.classes, found, strict=True)}
+    having = (labels == 1).sum(axis=0)
+    return Conformal(promised=promised, thresholds=thresholds, cases=int(having.min()))
+
+
+def operating_points(
+    predictor: Predictor, validation: Sequence[Case], config: Config
+) -> dict[str, float]:
+    """Return the probability from which each finding counts as found, at ``evaluate.specificity``.
+
+    Nothing of classes or structures: one is the likeliest, or more likely there than not.
+    """
+    if not config.has_findings:
+        return {}
+    shown = progress(validation, "operating points", total=len(validation))
+    said = np.stack([_told(predictor, case, config) for case in shown])
+    labels = np.stack([class_of(case, config) for case in validation])
+    at = partial(threshold_at_specificity, specificity=config.evaluate.specificity)
+    points = by_class(at, said, labels)
+    return {name: float(point) for name, point in zip(config.classes, points, strict=True)}
 
 
 def _told(predictor: Predictor, case: Case, config: Config) -> np.ndarray:

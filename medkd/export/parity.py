@@ -4,6 +4,7 @@ Both look at the validation cases through the same windows: they differ by the n
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from medkd.data.labels import of_judged_voxels, structure_masks, without_channel
 from medkd.data.samples import Sample
 from medkd.device.window import Network, predict_windows
 from medkd.metrics.calibration import CalibrationBins, count_calibration
+from medkd.metrics.classification import by_class, threshold_at_specificity
 from medkd.metrics.overlap import dice
 from medkd.metrics.statistics import bootstrap_difference
 from medkd.metrics.temperature import fit_drawn
@@ -111,7 +113,7 @@ class _Tally:
         self._rng = np.random.default_rng(derive_seed(config.study.seed, "parity"))
         self.difference = self.size = 0.0
         self.same = self.voxels = 0
-        self.figures: list[float] = []
+        self._figures: list[float] = []
         self._drawn: list[tuple[np.ndarray, np.ndarray, Case]] = []
 
     def add(self, logits: np.ndarray, expected: np.ndarray, sample: Sample, *, of: int) -> None:
@@ -123,7 +125,8 @@ class _Tally:
         self.size = max(self.size, float(np.abs(expected).max()))
         self.same += int((answer == decided(expected, activation)).sum())
         self.voxels += answer.size
-        self.figures.append(self._figure(answer, label, sample.case, self._config))
+        if not self._config.has_findings:
+            self._figures.append(self._figure(answer, label, sample.case, self._config))
         truth = sample.label.reshape(len(sample.label), -1).T  # a question a column
         judged = np.flatnonzero((truth != UNLABELLED).any(axis=1))
         drawn = self._rng.permutation(judged)[: max(1, VOXELS // of)]
@@ -154,6 +157,22 @@ class _Tally:
             temperature=fitted,
             ece=self.ece(fitted),
         )
+
+    @property
+    def figures(self) -> list[float]:
+        """Return the figure of each case.
+
+        Of findings, the share that is told right at the network's own operating points, which a
+        release has as well: a rare one is seldom given a probability of a half.
+        """
+        if not self._config.has_findings:
+            return self._figures
+        logits = np.nan_to_num(np.concatenate([said for said, _, _ in self._drawn]))
+        labels = np.concatenate([told for _, told, _ in self._drawn])
+        at = partial(threshold_at_specificity, specificity=self._config.evaluate.specificity)
+        is_right = (logits >= by_class(at, logits, labels)) == (labels == 1)
+        judged = labels != UNLABELLED
+        return ((is_right & judged).sum(axis=1) / judged.sum(axis=1)).tolist()
 
     def _temperature(self, *, by_class: bool) -> Temperature:
         return fit_drawn(

@@ -27,7 +27,7 @@ from medkd.device.predictor import Predictor
 from medkd.distill.teacher import FrozenTeacher
 from medkd.errors import ReleaseError, TrainingError
 from medkd.export import bundle, openvino
-from medkd.export.conformal import conformal_thresholds
+from medkd.export.conformal import conformal_thresholds, operating_points
 from medkd.export.guard import guard_of
 from medkd.export.onnx import export_onnx, verify_onnx
 from medkd.export.parity import compare, in_torch, why_refused
@@ -185,6 +185,8 @@ class _Release:
         }
         if config.data.overlapping:
             given["overlapping"] = config.data.includes
+            if config.has_findings:
+                given["specificity"] = config.evaluate.specificity
         if self.variant is Variant.INT8:
             given["calibration"] = config.export.calibration_cases
             steps = config.export.retrain_steps
@@ -266,8 +268,9 @@ class _Release:
         )
         predictor = Predictor(manifest, judged.form.engines[first])
         cases = self.cohort.of(self.cohort.split.validation)
-        conformal = conformal_thresholds(predictor, cases, config)
-        _seal(folder, manifest.model_copy(update={"conformal": conformal}))
+        found = {"conformal": conformal_thresholds(predictor, cases, config)}
+        points = {"operating_points": operating_points(predictor, cases, config)}
+        _seal(folder, manifest.model_copy(update=found | points))
 
     @property
     def _may_lose(self) -> float:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Integer
 
 from medkd.types import UNLABELLED, Activation
 
+BINS = 15  # of equal width
 _FINE = 64  # narrow bins in each equal one
 _HALVINGS = 16  # of the last narrow bin, towards confidence 1, where most voxels of a volume are
 _LEAST_PROBABILITY = float(np.finfo(np.float32).eps)  # a surely wrong voxel costs 16 nats, not inf
@@ -45,7 +46,7 @@ class CalibrationBins:
         (0.25, 2)
     """
 
-    def __init__(self, *, bins: int = 15) -> None:
+    def __init__(self, *, bins: int = BINS) -> None:
         if bins < 1:
             raise ValueError(f"bins must be at least 1, got {bins}")
         self._bins = bins
@@ -256,6 +257,18 @@ def count_calibration(
         bins.update_independent(probabilities, known, counted)
     else:
         bins.update(probabilities, known, counted, told=told)
+
+
+def ece_of(scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"]) -> float:
+    """Return the ECE of the probability of one class, as ``class_ece``; NaN without a case.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if scores.shape != positive.shape:
+        raise ValueError(f"one boolean a score: {scores.shape} and {positive.shape}")
+    index, bins = _equal_index(scores, BINS), np.empty((3, BINS))
+    return _gap(_totals(index, scores, positive, bins)) / len(scores) if len(scores) else np.nan
 
 
 def _gap(totals: np.ndarray) -> float:

@@ -1,14 +1,18 @@
-"""Figures of a classifier, from its probabilities and the true classes.
+"""Figures of a classifier, from its probabilities and the true classes, or of findings.
 
 A figure that needs a class no case belongs to is undefined, and NaN: a mean over the other classes
 would look like the same figure and be another.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
+from scipy.stats import rankdata
+
+from medkd.types import UNLABELLED
 
 
 def auroc(
@@ -56,6 +60,71 @@ def average_precision(
     if probabilities.shape[1] == 2:
         return float(binary_average_precision(scores[:, 1], target))
     return float(multiclass_average_precision(scores, target, num_classes=scores.shape[1]))
+
+
+def auroc_of(scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"]) -> float:
+    """Return the area under the ROC curve of one finding; NaN where all cases have it, or none.
+
+    It is the share of pairs of a case with and one without it that are told apart; ties count half
+    (Mann and Whitney 1947).
+
+    Raises:
+        ValueError: the shapes differ or a score is not finite.
+
+    Example:
+        >>> auroc_of(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+        0.875
+    """
+    _check_scores(scores, positive)
+    pairs = int(positive.sum()) * int((~positive).sum())
+    if not pairs:
+        return math.nan
+    least = positive.sum() * (positive.sum() + 1) / 2
+    return float((rankdata(scores)[positive].sum() - least) / pairs)
+
+
+def average_precision_of(
+    scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"]
+) -> float:
+    """Return the area under the precision-recall curve of one finding, by steps.
+
+    Returns:
+        A value in [0, 1], the share of the finding for chance; NaN where no case has it.
+
+    Raises:
+        ValueError: the shapes differ or a score is not finite.
+
+    Example:
+        >>> average_precision_of(np.array([0.2, 0.4, 0.8]), np.array([True, False, True])).__round__(3)
+        0.833
+    """
+    _check_scores(scores, positive)
+    if not positive.any():
+        return math.nan
+    order = np.argsort(-scores, kind="stable")
+    ranked, found = scores[order], np.cumsum(positive[order])
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores
+    precision, gained = found[ends] / (ends + 1), np.diff(found[ends], prepend=0)
+    return float((precision * gained).sum() / found[-1])
+
+
+def by_class(
+    figure: Callable[[np.ndarray, np.ndarray], float],
+    probabilities: Float[np.ndarray, " cases classes"],
+    labels: Integer[np.ndarray, " cases classes"],
+) -> Float[np.ndarray, " classes"]:
+    """Return a figure of each class or finding by itself, over the cases in which it was judged.
+
+    Args:
+        figure: of scores and of who has it, such as ``auroc_of``.
+        probabilities: of each, or other scores that rise with them.
+        labels: 1 where it is there, 0 where it is not, or ``UNLABELLED``.
+    """
+    found = [
+        figure(p[truth != UNLABELLED], truth[truth != UNLABELLED] == 1)
+        for p, truth in zip(probabilities.T, labels.T, strict=True)
+    ]
+    return np.array(found, np.float64)
 
 
 def confusion_matrix(

@@ -44,6 +44,24 @@ def set_threshold(
     return float(of_truth[allowed - 1]) if allowed else 0.0
 
 
+def presence_threshold(
+    scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"], *, coverage: float
+) -> float:
+    """Return the least probability at which one finding is not ruled out.
+
+    Of new cases that have it, at least ``coverage`` keep it (as ``set_threshold``, among the cases
+    of one class; Sadinle, Lei, Wasserman, JASA 2019). Where too few have it to promise that, the
+    threshold is 0 and it is never ruled out.
+
+    Raises:
+        ValueError: ``coverage`` is out of range.
+    """
+    if not positive.any():
+        return 0.0
+    having = scores[positive]
+    return set_threshold(having[:, None], np.zeros(len(having), np.int64), coverage=coverage)
+
+
 def answer_sets(
     probabilities: Float[np.ndarray, "cases classes"], *, threshold: float
 ) -> Bool[np.ndarray, "cases classes"]:

@@ -21,7 +21,7 @@ from medkd.errors import ConfigError, DataError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.graph import OnnxNetwork
 from medkd.options import ExternalOptions
-from medkd.types import Activation, Task
+from medkd.types import Activation
 
 PREPROCESSING = ("channels", "orientation", "spacing_mm", "size", "intensity")
 
@@ -167,7 +167,7 @@ def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
     """Return the 0/1 matrix ``[classes of the study, channels]`` that sorts a teacher's channels.
 
     A structure that the study does not know counts as background; where structures may overlap it
-    is left out.
+    is left out, as a finding is.
 
     Raises:
         ConfigError: a class of the study is not among the channels, or a classifier has more.
@@ -176,7 +176,7 @@ def channel_matrix(classes: Sequence[str], config: Config) -> np.ndarray:
     wanted = [name.lower() for name in config.classes]
     missing = [name for name in wanted if name not in said]
     more = [name for name in said if name not in wanted]
-    if missing or (more and config.task is Task.CLASSIFICATION):
+    if missing or (more and not config.questions):
         raise ConfigError(
             f"teacher.external: its channels are {', '.join(classes)}; the study's classes are "
             f"{', '.join(config.classes)}; list the channels in order under classes, by the "

@@ -21,7 +21,7 @@ def predict_logits(
 ) -> np.ndarray:
     """Return log-probabilities ``[classes, *space]``, or ``[classes]`` for classification.
 
-    Of structures that may overlap, they are the logarithms of the odds.
+    Of structures that may overlap, and of findings, they are the logarithms of the odds.
 
     Args:
         model: in evaluation mode, on its device.
@@ -50,7 +50,8 @@ def _view(
 ) -> torch.Tensor:
     axes = [axis + 2 for axis in flip_axes]
     if config.task is Task.CLASSIFICATION:
-        return model(batch.flip(axes)).float().log_softmax(dim=1)
+        logits = model(batch.flip(axes)).float()
+        return logits.log_softmax(dim=1) if config.activation is Activation.SOFTMAX else logits
     logits = sliding_window_inference(
         batch.flip(axes),
         roi_size=config.preprocess.window,

@@ -112,7 +112,8 @@ class SavedAnswers:
 
     @cached_property
     def _by_case(self) -> dict[str, np.ndarray]:
-        return read_class_probabilities(self._path, classes=self._classes)
+        exclusive = self._config.activation is Activation.SOFTMAX
+        return read_class_probabilities(self._path, classes=self._classes, exclusive=exclusive)
 
     def missing(self, cases: Iterable[Case]) -> list[str]:
         """Return what is wrong with the files of these cases, before any is read."""

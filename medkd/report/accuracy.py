@@ -139,8 +139,12 @@ def promises(report: Report) -> Table:
                 Cell(plain(promise.threshold)),
             ]
             rows.append((role_cell(result.role), *cells))
-    is_mask = any(p.of for found in report.promises.values() for p in found)
-    price = "Size of the mask, times the reference" if is_mask else "Classes in a set"
+    is_of_parts = any(p.of for found in report.promises.values() for p in found)
+    price = "Classes in a set"
+    if is_of_parts:
+        of_findings = "Share of the others in whom it is not ruled out"
+        of_masks = "Size of the mask, times the reference"
+        price = of_findings if report.has_findings else of_masks
     caption = "Thresholds were chosen on the validation split; below each figure its 95 % interval."
     return Table(caption, heads("Model", "Promised", "Kept", price, "Threshold"), tuple(rows))
 
@@ -162,11 +166,13 @@ def _intervals(report: Report, result: RoleResult, figures: Sequence[str]) -> li
 
 def _failure(report: Report, kind: str) -> str:
     limit = report.config.get("evaluate", {}).get("dice_failure")
+    part = "findings" if report.has_findings else "structures"
+    wrong = "Cases with a wrong finding" if report.has_findings else "Cases given a wrong class"
     failed = f"Cases with Dice below {text(limit)}" if limit is not None else "Failed cases"
     words = {
-        "misses": "Missed structures",
-        "false_alarms": "Invented structures",
-        "failures": failed if report.task is Task.SEGMENTATION else "Cases given a wrong class",
+        "misses": f"Missed {part}",
+        "false_alarms": f"Invented {part}",
+        "failures": failed if report.task is Task.SEGMENTATION else wrong,
     }
     return words.get(kind, sentence(kind))
 

@@ -12,7 +12,7 @@ from medkd.types import Activation, Role, Task
 
 PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}  # by how a file begins
 NONE = "\N{EN DASH}"
-SLIPS = "Missed or invented"  # of structures
+SLIPS = "Missed or invented"  # of structures, or findings
 
 
 # Okabe and Ito 2008, in the order of the structures; the marks differ in pattern as well
@@ -47,7 +47,7 @@ class Picture:
 def per_case(report: Report) -> Table:
     """Return every test case, the student's worst first."""
     results = [result for result in roles_of(report) if result.cases]
-    figures, may_slip = case_figures(results), report.task is Task.SEGMENTATION
+    figures, may_slip = case_figures(results), _may_slip(report)
     scores = [{case.case: case for case in result.cases} for result in results]
     rows = []
     for case in _worst_first(results, figures):
@@ -87,6 +87,11 @@ def case_figures(results: Sequence[RoleResult]) -> list[str]:
     return [key for key in keys if "/" not in key] or keys
 
 
+def _may_slip(report: Report) -> bool:
+    """Whether answers are of parts that can be missed: structures, or findings."""
+    return report.task is Task.SEGMENTATION or report.has_findings
+
+
 def _layers(overlay: Overlay, folder: Path) -> dict[str, str]:
     paths = overlay.layers.paths if overlay.layers else {}
     sources = {name: _source(paths[name], folder) for name in LAYERS if name in paths}
@@ -99,7 +104,7 @@ def _of_case(report: Report, case: str) -> Table:
     found = [next(c for c in r.cases if c.case == case) for r in results]
     keys = in_order([key for scores in found for key in scores.figures if key != "correct"])
     chosen = [key for key in keys if key.partition("/")[0] == keys[0].partition("/")[0]]
-    may_slip = report.task is Task.SEGMENTATION
+    may_slip = _may_slip(report)
     rows = [
         (
             role_cell(r.role),

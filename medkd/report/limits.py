@@ -160,7 +160,9 @@ def _shared_failures(report: Report) -> str:
     if Role.TEACHER not in failed or Role.STUDENT not in failed:
         return "The report does not tell."
     is_map = report.task is Task.SEGMENTATION
-    done = "missed or invented a structure" if is_map else "named a wrong class"
+    part = "structure" if is_map else "finding"
+    may_slip = is_map or report.has_findings
+    done = f"missed or invented a {part}" if may_slip else "named a wrong class"
     if not failed[Role.STUDENT]:
         return f"The student nowhere {done}; its least good cases are in item 18."
     alone = failed[Role.STUDENT] - failed[Role.TEACHER]

@@ -66,10 +66,14 @@ def front_matter(report: Report) -> dict[str, Any]:
         **_licence(report),
         "library_name": "medkd",
         "pipeline_tag": tag,
-        "tags": ["medical-imaging", "knowledge-distillation", "onnx", str(report.task)],
+        "tags": ["medical-imaging", "knowledge-distillation", "onnx", *_kind(report)],
         "metrics": [metric["type"] for metric in metrics],
         "model-index": [{"name": study, "results": [index] if metrics else []}],
     }
+
+
+def _kind(report: Report) -> tuple[str, ...]:
+    return (str(report.task), *(["multi-label"] if report.has_findings else []))
 
 
 def _licence(report: Report) -> dict[str, str]:

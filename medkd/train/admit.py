@@ -19,6 +19,7 @@ from medkd.data.annotated import covered, in_terms_of
 from medkd.data.check import Cohort
 from medkd.data.samples import Sample, load_samples
 from medkd.errors import DataError
+from medkd.metrics.classification import auroc_of, by_class
 from medkd.models.cost import parameters
 from medkd.models.external import channel_matrix, open_external, portable_graph
 from medkd.options import ExternalOptions
@@ -34,7 +35,9 @@ from medkd.study import Study, digest, sha256, write_atomic
 from medkd.train.calibrate import fit_on_cases
 from medkd.types import UNLABELLED, Activation, Task
 
-LEAST_AGREEMENT = 0.1  # Dice with the reference; less is no answer to the same question
+LEAST_AGREEMENT = (
+    0.1  # Dice with the reference, or 2 AUROC - 1; less is no answer to the same question
+)
 CLEARLY = 0.05  # by which another order of the channels must fit better
 
 
@@ -184,7 +187,7 @@ class _Examination:
 
     def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
         """Refuse channels in another order, and answers that have nothing to do with the labels."""
-        own = _overlap(answers, samples, self._config)
+        own = _agreement(answers, samples, self._config)
         rows, columns = linear_sum_assignment(-own)
         names = self._config.structures or self._config.classes
         if own[rows, columns].mean() > np.diag(own).mean() + CLEARLY:
@@ -200,9 +203,28 @@ class _Examination:
         if np.diag(own).mean() < LEAST_AGREEMENT:
             raise DataError(
                 f"teacher.external: {self._path}: its answers for the validation cases do not fit "
-                f"their labels (mean Dice {np.diag(own).mean():.3f}); compare its preprocessing, "
+                f"their labels (mean {'2 AUROC - 1' if self._config.has_findings else 'Dice'} "
+                f"{np.diag(own).mean():.3f}); compare its preprocessing, "
                 f"orientation and classes with the study's"
             )
+
+
+def _agreement(
+    answers: Sequence[np.ndarray], samples: Sequence[Sample], config: Config
+) -> np.ndarray:
+    """Return ``_overlap``, or of findings how well each channel tells who has each of them.
+
+    That is 2 AUROC - 1, 0 for chance: a rare finding is seldom given a probability of a half.
+    """
+    if not config.has_findings:
+        return _overlap(answers, samples, config)
+    labels = np.stack([sample.label for sample in samples])
+    channels = np.stack(answers).T
+    found = [
+        by_class(auroc_of, np.repeat(channel[:, None], labels.shape[1], axis=1), labels)
+        for channel in channels
+    ]
+    return 2 * np.array(found).T - 1
 
 
 def _overlap(

@@ -87,8 +87,8 @@ def _check_losses(config: Config, student: nn.Module, teacher: nn.Module | None)
 
 
 def _channels(config: Config) -> tuple[int, ...]:
-    """The axis of structures in a label, where they may overlap."""
-    return (len(config.structures),) if config.data.overlapping else ()
+    """The axis of structures, or findings, in a label, where they may overlap."""
+    return (len(config.classes),) if config.data.overlapping else ()
 
 
 def _space(config: Config) -> tuple[int, ...]:

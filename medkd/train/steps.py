@@ -105,7 +105,7 @@ class SupervisedStep(nn.Module):
 
     def _of_labels(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Terms:
         if self.config.activation is Activation.SIGMOID:
-            return independent(logits, batch, self.class_weights)
+            return independent(logits, batch, self.class_weights, task=self.config.task)
         return supervised(logits, batch, self.config.task, self.class_weights)
 
     def _deep_loss(self, logits: Tensor, batch: dict[str, Tensor], number: int) -> Tensor:

@@ -11,7 +11,7 @@ from medkd.data.activation import decided
 from medkd.data.annotated import covered, covered_structures, merged_log
 from medkd.data.labels import of_judged_voxels, structure_masks, without_channel
 from medkd.data.samples import Sample
-from medkd.metrics.classification import auroc
+from medkd.metrics.classification import auroc, auroc_of, by_class
 from medkd.metrics.overlap import dice
 from medkd.predict.infer import predict_logits
 from medkd.train.calibrate import fit_on_cases
@@ -25,11 +25,14 @@ def validation_figures(
 
     Segmentation: Dice by structure on the network's grid, averaged over the cases whose label
     covers it, then over structures.
-    Classification: AUROC. Both: NLL, averaged over voxels, then cases.
+    Classification: AUROC; of findings the mean over them, each over the cases in which it was
+    judged. All: NLL, averaged over voxels, then cases.
     """
     said = [predict_logits(model, sample.image, config) for sample in samples]
     nll = [_nll(answer, each, config) for answer, each in zip(said, samples, strict=True)]
     if config.task is Task.CLASSIFICATION:
+        if config.data.overlapping:
+            return _of_findings(np.stack(said), samples, config) | {"nll": float(np.mean(nll))}
         probabilities = np.exp(np.stack(said))
         labels = np.array([int(sample.label[0]) for sample in samples])
         return {"auroc": auroc(probabilities, labels), "nll": float(np.mean(nll))}
@@ -49,6 +52,13 @@ def fitted_temperature(
     """Return the temperature that calibrates a network on validation cases, or one a class."""
     said = (predict_logits(model, sample.image, config) for sample in samples)
     return fit_on_cases(said, samples, config, by_class=by_class)
+
+
+def _of_findings(logits: np.ndarray, samples: Sequence[Sample], config: Config) -> dict[str, float]:
+    labels = np.stack([sample.label for sample in samples])
+    each = by_class(auroc_of, logits, labels)
+    named = {f"auroc/{name}": float(v) for name, v in zip(config.classes, each, strict=True)}
+    return {"auroc": float(each.mean()), **named}
 
 
 def _mean(values: Sequence[float]) -> float:

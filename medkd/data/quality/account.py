@@ -61,7 +61,8 @@ def summary(found: Survey) -> str:
         f"\n{without} have no label: they are in train, for distillation alone" if without else ""
     )
     partly = sum(case.annotated is not None for case in found.cases.values())
-    more += f"\n{partly} labels cover some of the structures alone" if partly else ""
+    of = "findings" if found.config.has_findings else "structures"
+    more += f"\n{partly} labels cover some of the {of} alone" if partly else ""
     return f"{told} are sound: {parts}{more}"
 
 

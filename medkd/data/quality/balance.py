@@ -8,12 +8,14 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
+from medkd.data.labels import class_of
 from medkd.data.quality.examine import Examined
-from medkd.types import Case, Split, Task
+from medkd.types import UNLABELLED, Case, Split, Task
 
 MOST_GROUPS = 12  # distinct values of an attribute; more are names, numbers or dates
 SHIFTED = 0.15  # of the cases: a share that differs by more, and by more than chance
 CHANCE = 3  # standard errors
+WITHOUT = "no finding"  # of images that may have several
 DATE = re.compile(r"\d{4}-?\d\d-?\d\d.*")
 
 
@@ -48,6 +50,8 @@ def _classes(
     cases: Mapping[str, Case], examined: Mapping[str, Examined], config: Config
 ) -> dict[str, dict[str, bool]]:
     labelled = {case_id: case for case_id, case in cases.items() if case.label is not None}
+    if config.has_findings:
+        return _findings(labelled, config)
     if config.task is Task.CLASSIFICATION:
         return {
             name: {case_id: case.label == value for case_id, case in labelled.items()}
@@ -61,6 +65,17 @@ def _classes(
         }
         for name, value in config.data.labels.items()
     }
+
+
+def _findings(labelled: Mapping[str, Case], config: Config) -> dict[str, dict[str, bool]]:
+    """Return which cases have each finding, of those that were judged, and which have none."""
+    truth = {case_id: class_of(case, config) for case_id, case in labelled.items()}
+    found = {
+        name: {i: bool(told[index]) for i, told in truth.items() if told[index] != UNLABELLED}
+        for index, name in enumerate(config.classes)
+    }
+    whole = {case_id: told for case_id, told in truth.items() if (told != UNLABELLED).all()}
+    return found | {WITHOUT: {case_id: not told.any() for case_id, told in whole.items()}}
 
 
 def _attributes(cases: Mapping[str, Case], config: Config) -> dict[str, dict[str, bool]]:

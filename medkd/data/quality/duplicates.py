@@ -59,6 +59,6 @@ def _said(case: Case, first: Case, side: Mapping[str, str], what: str) -> Findin
         level = Level.ERROR
     places = tuple(f" ({part})" if part else "" for part in sides)
     message = f"case {{cases[0]}}{places[0]} has {what} case {{cases[1]}}{places[1]}"
-    if isinstance(case.label, int) and case.label != first.label:
-        message += " and another class"
+    if isinstance(case.label, int | tuple) and case.label != first.label:
+        message += " and another class" if isinstance(case.label, int) else " and other findings"
     return Finding(None, level, message, REMEDY, cases=(case.id, first.id))

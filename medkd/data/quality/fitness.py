@@ -9,10 +9,11 @@ from medkd.config import Config
 from medkd.data.annotated import covered
 from medkd.data.findings import Finding, Level
 from medkd.data.groups import misgrouped
+from medkd.data.labels import class_of
 from medkd.data.quality.examine import Examined
 from medkd.data.splits import split_folds
 from medkd.errors import DataError
-from medkd.types import Case, Split, Task
+from medkd.types import UNLABELLED, Case, Split, Task
 
 
 def unfit(
@@ -32,12 +33,15 @@ def unfit(
     for named in config.evaluate.subgroups:
         for line in misgrouped(test, named):
             yield Finding(None, Level.ERROR, line)
-    if config.task is Task.CLASSIFICATION:
-        yield from _unseen_classes(config, cases, split)
-    else:
-        yield from _unseen_structures(config, examined, split)
+    if config.questions:
         yield from _uncovered_structures(config, cases, split)
         yield from _beyond_annotation(config, cases, examined)
+    if config.task is Task.SEGMENTATION:
+        yield from _unseen_structures(config, examined, split)
+    elif config.data.overlapping:
+        yield from _one_sided_findings(config, cases, split)
+    else:
+        yield from _unseen_classes(config, cases, split)
     yield from _gaps(config)
 
 
@@ -48,6 +52,22 @@ def _unseen_classes(config: Config, cases: Mapping[str, Case], split: Split) -> 
             if value not in seen:
                 message = f"no case of class {name!r} in the {part} split"
                 yield Finding(None, Level.ERROR, message, "add cases or change data.split")
+
+
+def _one_sided_findings(
+    config: Config, cases: Mapping[str, Case], split: Split
+) -> Iterator[Finding]:
+    """Name a finding that all of a part's judged cases have, or none: nothing tells them apart."""
+    for part, ids in vars(split).items():
+        truth = np.array([class_of(cases[case_id], config) for case_id in ids])
+        for name, column in zip(config.classes, truth.T, strict=True):
+            judged = set(column[column != UNLABELLED].tolist())
+            if len(judged) == 1:
+                message = (
+                    f"{'every' if 1 in judged else 'no'} case of the {part} split has {name!r}"
+                )
+                remedy = "add cases or change data.split, or leave the finding out"
+                yield Finding(None, Level.ERROR, message, remedy)
 
 
 def _unseen_structures(
@@ -78,23 +98,32 @@ def _uncovered_structures(
 def _beyond_annotation(
     config: Config, cases: Mapping[str, Case], examined: Mapping[str, Examined]
 ) -> Iterator[Finding]:
-    """Name the labels that hold a structure which they are said not to cover."""
+    """Name the labels that hold a structure, or finding, which they are said not to cover."""
     for case in cases.values():
-        told, held = covered(case, config), examined[case.id].voxels
+        told, held = covered(case, config), _held(case, examined[case.id], config)
         beyond = [
             name
-            for name, value, is_covered in zip(
-                config.classes, config.label_values, told, strict=True
-            )
-            if value in held and not is_covered
+            for name, is_covered in zip(config.classes, told, strict=True)
+            if name in held and not is_covered
         ]
-        if beyond and isinstance(case.label, Path):
+        if beyond:
             message = (
                 f"holds {', '.join(beyond)}, and the column {config.data.annotated!r} says that it "
                 f"covers {', '.join(case.annotated or ())}"
             )
-            remedy = "name it there if it is drawn wherever it is, or else erase it from the label"
-            yield Finding(case.id, Level.ERROR, message, remedy, case.label)
+            file = case.label if isinstance(case.label, Path) else None
+            is_done = "drawn" if file else "told"
+            remedy = (
+                f"name it there if it is {is_done} wherever it is, or else erase it from the label"
+            )
+            yield Finding(case.id, Level.ERROR, message, remedy, file)
+
+
+def _held(case: Case, seen: Examined, config: Config) -> set[str]:
+    """Return the names of what a case's label holds."""
+    if isinstance(case.label, tuple):
+        return set(case.label)
+    return {name for name, value in config.data.labels.items() if value in seen.voxels}
 
 
 def _gaps(config: Config) -> Iterator[Finding]:

@@ -27,7 +27,9 @@ def statistics(
         stored=_counts(found.stored for found in read),
         orientations=_counts(found.orientation for found in read if found.orientation),
         holding={
-            name: sum(_holds(cases[case_id], found, value) for case_id, found in examined.items())
+            name: sum(
+                _holds(cases[case_id], seen, name, value) for case_id, seen in examined.items()
+            )
             for name, value in config.data.labels.items()
         },
         volume_ml=_volumes(read, config) if config.task is Task.SEGMENTATION else {},
@@ -42,7 +44,9 @@ def _counts(values: Iterator[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
 
 
-def _holds(case: Case, found: Examined, value: int) -> bool:
+def _holds(case: Case, found: Examined, name: str, value: int) -> bool:
+    if isinstance(case.label, tuple):
+        return name in case.label
     return value in found.voxels or (not found.voxels and case.label == value)
 
 

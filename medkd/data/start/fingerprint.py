@@ -29,7 +29,7 @@ class Fingerprint:
         highs: percentile 99.5 of each image.
         shares: of all labelled voxels, or of all cases, by class name; the background among them.
         thinnest: the edge in voxels of a cube as large as the smallest structure of a median case.
-        overlapping: whether structures keep the voxels they share.
+        overlapping: whether structures keep the voxels they share, or images have several findings.
     """
 
     task: Task
@@ -73,7 +73,7 @@ def fingerprint(
         reasons = [finding.line for found in examined.values() for finding in found.findings]
         raise DataError.of(["no case can be read", *reasons[:5]])
     if not any(
-        seen.voxels or isinstance(cases[name].label, int) for name, seen in examined.items()
+        seen.voxels or isinstance(cases[name].label, int | tuple) for name, seen in examined.items()
     ):
         reasons = [finding.line for found in read for finding in found.findings]
         raise DataError.of(["no label can be read, or all are empty", *reasons[:5]])
@@ -81,9 +81,9 @@ def fingerprint(
     if len(axes) > 1:
         raise DataError(f"pictures and volumes are mixed ({axes[2]} and {axes[3]}); separate them")
     spread = [found.intensities for found in read if found.intensities]
-    is_segmentation = not any(isinstance(case.label, int) for case in cases.values())
+    has_classes = any(isinstance(case.label, int | tuple) for case in cases.values())
     return Fingerprint(
-        task=Task.SEGMENTATION if is_segmentation else Task.CLASSIFICATION,
+        task=Task.CLASSIFICATION if has_classes else Task.SEGMENTATION,
         cases=len(cases),
         patients=len({case.patient for case in cases.values()}),
         channels=Counter(found.channels for found in read).most_common(1)[0][0],
@@ -92,7 +92,7 @@ def fingerprint(
         is_byte={found.stored for found in read} <= {"uint8", "bool"},
         lows=np.array([each.low for each in spread]),
         highs=np.array([each.high for each in spread]),
-        shares=_of_voxels(read, labels) if is_segmentation else _of_cases(cases, labels),
+        shares=_of_cases(cases, labels) if has_classes else _of_voxels(read, labels),
         thinnest=_thinnest(read, labels),
         overlapping=overlapping,
     )
@@ -108,8 +108,11 @@ def _of_voxels(read: list[Examined], labels: Mapping[str, int]) -> dict[str, flo
 
 
 def _of_cases(cases: Mapping[str, Case], labels: Mapping[str, int]) -> dict[str, float]:
-    counts = Counter(case.label for case in cases.values())
-    total = sum(counts[value] for value in labels.values())
+    counts: Counter[int] = Counter()
+    for case in cases.values():
+        several = case.label if isinstance(case.label, tuple) else ()
+        counts.update([case.label] if isinstance(case.label, int) else [labels[n] for n in several])
+    total = sum(isinstance(case.label, int | tuple) for case in cases.values())
     named = sorted(labels.items(), key=lambda item: item[1])
     return {name: counts[value] / max(total, 1) for name, value in named}
 

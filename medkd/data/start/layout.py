@@ -14,7 +14,7 @@ class Row:
     Attributes:
         case: its id.
         image: the image's file or DICOM folder.
-        label: the label map's file, a class index, or None.
+        label: the label map's file, a class index, findings, or None.
         patient: empty where the layout does not tell.
         part: train, validation or test, where the layout says so.
         attributes: whatever else it tells.
@@ -23,7 +23,7 @@ class Row:
 
     case: str
     image: Path
-    label: Path | int | None
+    label: Path | int | tuple[str, ...] | None
     patient: str = ""
     part: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Layout:
         source: the file that lists the cases, where there is one.
         modalities: names of the channels, where they are several measurements.
         has_overlaps: whether structures share voxels, which the later in ``labels`` keep.
-        overlapping: whether structures keep the voxels they share.
+        overlapping: whether structures keep the voxels they share, or images have several findings.
         includes: of a label map, the structures that lie in others.
         ignore: the value of voxels nobody has judged.
     """

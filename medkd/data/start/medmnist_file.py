@@ -9,36 +9,48 @@ import numpy as np
 from medkd.data import medmnist
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
+from medkd.types import NO_FINDING, SEPARATOR
 
 
 def unpacked(layout: Layout, folder: Path) -> Layout:
     """Return the layout with the cases of its file, unpacked into a folder.
 
     Raises:
-        DataError: the file is damaged, or its labels are not one class an image.
+        DataError: the file is damaged, or its labels are neither classes nor findings.
     """
     assert layout.source is not None
-    labels = _classes(layout.source)
-    medmnist.unpack(layout.source, folder, classes=labels)
+    labels, several = _named(layout.source)
+    medmnist.unpack(layout.source, folder, classes=labels, several=several)
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
         rows = [
             Row(
                 line["case"],
                 folder / line["image"],
-                int(line["label"]),
+                _findings(line["label"]) if several else int(line["label"]),
                 patient=line["patient"],
                 part=line["split"],
             )
             for line in csv.DictReader(file)
         ]
-    return replace(layout, rows=tuple(rows), labels=labels, title=layout.source.stem)
+    title = layout.source.stem
+    return replace(layout, rows=tuple(rows), labels=labels, title=title, overlapping=several)
 
 
-def _classes(path: Path) -> dict[str, int]:
-    """Name the classes by their numbers: the file does not tell their names."""
+def _findings(text: str) -> tuple[str, ...]:
+    return () if text == NO_FINDING[0] else tuple(text.split(SEPARATOR))
+
+
+def _named(path: Path) -> tuple[dict[str, int], bool]:
+    """Name classes, or findings, by their numbers, as the file does not tell their names.
+
+    Returns:
+        Values by name, and whether they are findings: then the file has a column of each.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            values = np.unique(arrays["train_labels"])
+            labels = arrays["train_labels"]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise DataError(f"{path}: truncated or not a MedMNIST npz ({error})") from None
-    return {f"class_{value}": int(value) for value in values}
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        return {f"finding_{number + 1}": number + 1 for number in range(labels.shape[1])}, True
+    return {f"class_{value}": int(value) for value in np.unique(labels)}, False

@@ -169,7 +169,8 @@ def _levels(window: np.ndarray) -> int:
 def _weights(data: Fingerprint) -> Choice:
     """Weight classes by the inverse root of their share, where one is rare."""
     if data.overlapping:
-        return Choice(None, "each structure is a question of its own")
+        kind = "structure" if data.task is Task.SEGMENTATION else "finding"
+        return Choice(None, f"each {kind} is a question of its own")
     shares = {name: share for name, share in data.shares.items() if share}
     rarest = min(shares, key=shares.__getitem__)
     unit = "voxels" if data.task is Task.SEGMENTATION else "cases"
@@ -186,6 +187,8 @@ def _of_labels(data: Fingerprint) -> Choice:
     shares = {name: share for name, share in data.shares.items() if share}
     rarest = min(shares, key=shares.__getitem__)
     least, most = shares[rarest], max(shares.values())
+    if data.task is Task.CLASSIFICATION and data.overlapping:
+        return Choice({})
     if data.task is Task.CLASSIFICATION:
         raw = {name: most / share for name, share in shares.items()}
         is_asked = least < RARE[data.task] and most >= UNEVEN * least

@@ -91,8 +91,10 @@ def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str
         who += f"  series: {SERIES} # folders hold several\n"
     shared = ""
     if layout.overlapping:
-        why = "each a question of its own" if layout.includes else "a channel of each in a label"
-        shared += f"  overlapping: true # {why}\n"
+        reason = "each a question of its own" if layout.includes else "a channel of each in a label"
+        if layout.task is Task.CLASSIFICATION:
+            reason = "an image may have several findings, or none"
+        shared += f"  overlapping: true # {reason}\n"
     if layout.includes:
         shared += f"  includes: {_flow({k: list(v) for k, v in layout.includes.items()})}\n"
     if layout.ignore is not None:

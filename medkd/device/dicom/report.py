@@ -1,5 +1,6 @@
 """Report: class probabilities as a DICOM structured report (TID 1500, Measurement Report)."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ def report(prediction: Prediction, source: Source, manifest: Manifest) -> Datase
     """Return a classification as a report about its images.
 
     The group of measurements (TID 1501) holds the likeliest class as its finding, a calibrated
-    probability for each class, the classes of the conformal set, and the guard's verdict.
+    probability for each class, the classes of the conformal set, and the guard's verdict. Where an
+    image may have several findings there is a group of each, with its own probability, whether it
+    is present at its operating point, and whether it is not ruled out.
 
     Raises:
         DataError: the source images do not have what an object that refers to them needs.
@@ -30,7 +33,7 @@ def report(prediction: Prediction, source: Source, manifest: Manifest) -> Datase
         content = hd.sr.MeasurementReport(
             observation_context=_observer(source, manifest),
             procedure_reported=hd.sr.CodedConcept(*IMAGING_STUDY),
-            imaging_measurements=[_group(prediction, source, manifest)],
+            imaging_measurements=_groups(prediction, source, manifest),
             title=codes.DCM.ImagingMeasurementReport,
             referenced_images=source.headers,
         )
@@ -64,30 +67,47 @@ def _observer(source: Source, manifest: Manifest) -> Any:  # noqa: ANN401
     )
 
 
-def _group(prediction: Prediction, source: Source, manifest: Manifest) -> Any:  # noqa: ANN401
+def _groups(prediction: Prediction, source: Source, manifest: Manifest) -> list[Any]:
+    assert prediction.probabilities is not None
+    if not manifest.has_findings:
+        likeliest = manifest.classes[int(np.argmax(prediction.probabilities))]
+        return [_group(prediction, source, manifest, of=likeliest, measured=manifest.classes)]
+    return [_group(prediction, source, manifest, of=c, measured=(c,)) for c in manifest.classes]
+
+
+def _group(
+    prediction: Prediction,
+    source: Source,
+    manifest: Manifest,
+    *,
+    of: str,
+    measured: Sequence[str],
+) -> Any:  # noqa: ANN401
+    """Return the group whose finding is one class, with the probabilities of some."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     assert prediction.probabilities is not None
     name, version = algorithm(manifest)
-    classes = {c: concept(manifest.codes.get(c), c) for c in manifest.classes}
-    likeliest = manifest.classes[int(np.argmax(prediction.probabilities))]
+    said = dict(zip(manifest.classes, map(float, prediction.probabilities), strict=True))
+    classes = {c: concept(manifest.codes.get(c), c) for c in measured}
+    kind = f"finding {of}" if manifest.has_findings else "finding"
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(
-            uid=source.uid(manifest, "finding"), identifier=f"medkd {manifest.role}"
+            uid=source.uid(manifest, kind), identifier=f"medkd {manifest.role}"
         ),
-        finding_type=classes[likeliest],
+        finding_type=classes[of],
         algorithm_id=hd.sr.AlgorithmIdentification(name=name, version=version),
         measurements=[
             hd.sr.Measurement(
-                name=classes[c],
-                value=float(p),
+                name=coded,
+                value=said[c],
                 unit=codes.UCUM.NoUnits,
                 derivation=own_concept("probability"),
             )
-            for c, p in zip(manifest.classes, prediction.probabilities, strict=True)
+            for c, coded in classes.items()
         ],
-        qualitative_evaluations=_evaluations(prediction, classes),
+        qualitative_evaluations=_evaluations(prediction, classes, manifest),
         source_images=[
             hd.sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
             for header in source.headers
@@ -104,12 +124,20 @@ def _group(prediction: Prediction, source: Source, manifest: Manifest) -> Any:  
     return group
 
 
-def _evaluations(prediction: Prediction, classes: dict[str, Any]) -> list[Any]:
+def _evaluations(
+    prediction: Prediction, classes: Mapping[str, Any], manifest: Manifest
+) -> list[Any]:
     import highdicom as hd
 
-    said = [
+    said = []
+    if manifest.has_findings:
+        (name,) = classes
+        verdict = own_concept("present" if name in prediction.confidence else "absent")
+        said.append(hd.sr.QualitativeEvaluation(own_concept("found"), verdict))
+    said += [
         hd.sr.QualitativeEvaluation(own_concept("possible"), classes[name])
         for name in prediction.possible
+        if name in classes
     ]
     if prediction.finding:
         verdict = own_concept("unlike" if prediction.finding.is_unlike else "like")

@@ -23,6 +23,9 @@ OWN = {
     "like": ("like", "Like the validated data"),
     "unlike": ("unlike", "Unlike the validated data"),
     "possible": ("conformal-set", "Possible class"),
+    "found": ("operating-point", "At the operating point"),
+    "present": ("present", "Present"),
+    "absent": ("absent", "Absent"),
 }
 # attributes of type 2 that anonymisers remove, although even an empty one must be there
 EXPECTED = (

@@ -43,7 +43,7 @@ def voxel_weights(
         if sigmoid:
             raise ValueError(
                 "class_weights: a voxel has the mean weight of its classes, which overlapping "
-                "structures do not share out; leave them out"
+                "structures do not share out, nor do findings; leave them out"
             )
         if len(classes) != teacher.shape[1]:
             raise ValueError(f"{len(classes)} class weights for {teacher.shape[1]} classes")
