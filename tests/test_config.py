@@ -323,8 +323,47 @@ def test_what_overlapping_structures_cannot_have_is_refused(values, load_values,
         load_values(values, overrides=overrides)
 
 
-def test_classes_of_an_image_and_bundles_of_pictures_do_not_overlap(make_config):
-    with pytest.raises(ConfigError, match="a classifier's classes exclude each other"):
-        load(make_config(dims=2, task="classification", overlapping=True))
+def test_an_image_may_have_several_findings_or_none(make_config):
+    config = load(
+        make_config(dims=2, task="classification", overlapping=True),
+        overrides=["data.annotated=judged", "export.variants=[bundle]"],
+    )
+    assert config.has_findings
+    assert config.classes == config.questions == ("large", "marked")
+    assert (config.structures, config.activation) == ((), Activation.SIGMOID)
+    assert {"auroc/marked", "ece/large", "specificity/large"} <= config.figures
+    assert "balanced_accuracy" not in config.figures
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["data.labels={large: 0, marked: 1}"], "findings have the values 1, 2, 3, .* got .0, 1"),
+        (["data.labels={large: 1, marked: 3}"], "findings have the values 1, 2, 3"),
+        (["data.labels={marked: 2, large: 1}"], "rising value"),
+        (["data.labels={large: 1, 'a|b': 2}"], r"\['a\|b'\]: in the datalist `\|` separates"),
+        (["data.labels={large: 1, None: 2}"], r"\['None'\]: .* says that there is none"),
+        (["data.includes={large: [marked]}"], "regions of label maps; name each finding"),
+        (["data.ignore=9"], "data.annotated names those judged"),
+        (["postprocess.fill_holes=[large]"], "a classifier gives none"),
+        (
+            ["gates=[{figure: balanced_accuracy, at_least: 0.5}]"],
+            "no figure 'balanced_accuracy'",
+        ),
+    ],
+)
+def test_what_findings_cannot_have_is_refused(make_config, overrides, reason):
+    path = make_config(dims=2, task="classification", overlapping=True)
+    with pytest.raises(ConfigError, match=reason):
+        load(path, overrides=overrides)
+
+
+def test_classes_that_exclude_each_other_are_all_judged_at_once(make_config):
+    path = make_config(dims=2, task="classification")
+    with pytest.raises(ConfigError, match=r"data\.annotated: a class is of the whole image"):
+        load(path, overrides=["data.annotated=judged"])
+
+
+def test_bundles_of_pictures_do_not_overlap(make_config):
     with pytest.raises(ConfigError, match="a bundle writes pictures, which hold one structure"):
         load(make_config(dims=2, overlapping=True), overrides=["export.variants=[bundle]"])

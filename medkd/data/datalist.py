@@ -273,7 +273,7 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
 
 
 def _annotated(row: Mapping[str, str], config: Config, source: Path) -> tuple[str, ...] | None:
-    """Return what a label covers, structures or findings, in the order of ``data.labels``; None for all."""
+    """Return the structures or findings that a label covers, in order; None for all."""
     data = config.data
     text = row[data.annotated] if data.annotated else ""
     if not text or not row["label"]:
@@ -321,8 +321,8 @@ def _findings(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple[
     named = {part.strip() for part in row["label"].split(SEPARATOR)}
     if unknown := sorted(named - data.labels.keys()):
         raise DataError(
-            f"{source}: case {row['case']}: its label {row['label']!r} names {unknown}; data.labels "
-            f"declares {', '.join(data.labels)} (separate findings by `{SEPARATOR}`; write "
+            f"{source}: case {row['case']}: its label {row['label']!r} names {unknown}; "
+            f"data.labels declares {', '.join(data.labels)} (separate findings by `{SEPARATOR}`; write "
             f"{NO_FINDING[0]} where there is none, and nothing where nobody has looked)"
         )
     return tuple(name for name in data.labels if name in named)

@@ -1,7 +1,8 @@
 """Labels: from what a label file holds to what is learned and scored.
 
 Classes that exclude each other are indices ``[*space]``. Structures that may overlap are
-``[structures, *space]``, 0 or 1 each, and so are the findings of an image, ``[findings]``. In all, ``UNLABELLED`` is what nobody has judged.
+``[structures, *space]``, 0 or 1 each, and so are the findings of an image, ``[findings]``. In all,
+``UNLABELLED`` is what nobody has judged.
 """
 
 from collections.abc import Iterator

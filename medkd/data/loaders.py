@@ -115,9 +115,9 @@ def batches(
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
     ``image`` float32, ``label`` int64 without the channel axis (uint8 with one of structures where
-    they may overlap, or of findings), ``valid`` bool without it; where the samples have them, ``soft``, the
-    teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover some
-    structures only, ``covered``, ``[batch, classes]`` bool.
+    they may overlap, or of findings), ``valid`` bool without it; where the samples have them,
+    ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover
+    some structures only, ``covered``, ``[batch, classes]`` bool.
     """
     steps = [list(dataset.indices_of(step)[share]) for step in range(first_step, options.steps)]
     loader = DataLoader(

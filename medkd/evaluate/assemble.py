@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from medkd.config import shareable
+from medkd.config import Config, shareable
 from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
@@ -155,26 +155,32 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
         )
     if cohort.mended:
         notes.append(_mended(cohort))
-    if config.data.overlapping and config.structures:
-        notes.append(
-            "Structures may overlap, so each is a question of its own: calibration counts a voxel "
-            "once a structure, and pictures draw the smaller structure over the larger."
-        )
+    notes += _of_overlap(config)
     shared = ["network", "initial weights"] + ([] if without else ["patches"])
     options = config.student.train
     if options.patience is None and options.minutes is None:
         shared.append(f"number of steps ({options.steps})")
     notes.append(f"Student and baseline share {', '.join(shared)}; one seed.")
-    if config.has_findings:
-        notes.append(
-            "An image may have several findings, or none, so each is a question of its own: their "
-            "probabilities do not sum to 1, calibration counts an image once a finding, and figures "
-            "of all findings are means over findings. A finding counts as found at its operating "
-            "point, in the releases as well."
-        )
     if config.task is Task.CLASSIFICATION:
         notes.append("Operating points were chosen on the validation split.")
     return tuple(notes)
+
+
+def _of_overlap(config: Config) -> list[str]:
+    """Say what follows from each structure, or finding, being a question of its own."""
+    if config.has_findings:
+        return [
+            "An image may have several findings, or none, so each is a question of its own: their "
+            "probabilities do not sum to 1, calibration counts an image once a finding, and "
+            "figures of all findings are means over findings. A finding counts as found from its "
+            "operating point on, in the releases as well."
+        ]
+    if config.data.overlapping:
+        return [
+            "Structures may overlap, so each is a question of its own: calibration counts a voxel "
+            "once a structure, and pictures draw the smaller structure over the larger."
+        ]
+    return []
 
 
 def _partly_annotated(cohort: Cohort, *, by_image: bool) -> list[str]:

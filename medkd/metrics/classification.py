@@ -95,8 +95,8 @@ def average_precision_of(
         ValueError: the shapes differ or a score is not finite.
 
     Example:
-        >>> average_precision_of(np.array([0.2, 0.4, 0.8]), np.array([True, False, True])).__round__(3)
-        0.833
+        >>> average_precision_of(np.array([0.2, 0.4, 0.8]), np.array([False, True, True]))
+        1.0
     """
     _check_scores(scores, positive)
     if not positive.any():

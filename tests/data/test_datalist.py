@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -346,3 +347,62 @@ def test_a_structure_that_is_not_declared_and_a_column_that_is_not_there_are_nam
         cases(ANNOTATED.replace("p2,", "p2,spleen"), annotated="drawn")
     with pytest.raises(DataError, match=r"no column 'covers' \(has image, label, patient, drawn"):
         cases(ANNOTATED, annotated="covers")
+
+
+FINDINGS = {
+    "task": "classification",
+    "overlapping": True,
+    "labels": {"effusion": 1, "pleural scar": 2, "nodule": 3},
+}
+FOUND = """image,label,patient,read
+a.png,nodule|effusion,1,
+b.png,none,2,effusion|nodule
+c.png,No Finding,3,effusion; pleural scar; nodule
+d.png,,4,effusion
+e.png,pleural scar | nodule,5,pleural scar
+"""
+
+
+class TestFindings:
+    """Images have several findings, or none."""
+
+    def test_a_label_names_them_in_any_order_or_says_that_there_is_none(self, cases):
+        found = cases(FOUND, **FINDINGS)
+        labels = [("effusion", "nodule"), (), (), None, ("pleural scar", "nodule")]
+        assert [case.label for case in found] == labels
+
+    def test_a_column_says_which_were_judged(self, cases):
+        found = cases(FOUND, annotated="read", **FINDINGS)
+        judged = [None, ("effusion", "nodule"), None, None, ("pleural scar",)]
+        assert [case.annotated for case in found] == judged
+
+    @pytest.mark.parametrize("label", ["effusion|mass", "1", "effusion|", "effusion none"])
+    def test_what_is_not_declared_is_named_with_the_case(self, cases, label):
+        message = (
+            rf"cases\.csv: case a: its label '{re.escape(label)}' names \['.*'\]; .*write none"
+        )
+        with pytest.raises(DataError, match=message):
+            cases(f"image,label,patient\na.png,{label},1\n", **FINDINGS)
+
+    def test_a_json_lists_them(self, cases):
+        labels = [["nodule", "effusion"], [], "none", None]
+        told = [{"image": f"{i}.png", "label": label} for i, label in enumerate(labels)]
+        text = json.dumps({"training": told})
+        found = cases(text, name="dataset.json", patient="case", **FINDINGS)
+        assert [case.label for case in found] == [("effusion", "nodule"), (), (), None]
+
+    def test_the_columns_of_a_medmnist_file_are_findings(self, tmp_path, make_study):
+        rng, arrays = np.random.default_rng(0), {}
+        for part in ("train", "val", "test"):
+            arrays[f"{part}_images"] = rng.integers(0, 256, (2, 8, 8), dtype=np.uint8)
+            arrays[f"{part}_labels"] = np.array([[0, 1, 1], [0, 0, 0]])
+        np.savez(tmp_path / "m.npz", **arrays)
+        data = {k: v for k, v in FINDINGS.items() if k != "task"} | {"source": "m.npz"}
+        found = read_datalist(make_study(data=data, task="classification"))
+        assert [case.label for case in found] == [("pleural scar", "nodule"), ()] * 3
+
+
+def test_class_0_of_a_json_is_a_label(cases):
+    text = json.dumps({"training": [{"image": "a.png", "label": 0}]})
+    (only,) = cases(text, name="d.json", patient="case", task="classification", **CLASSES)
+    assert only.label == 0

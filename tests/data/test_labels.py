@@ -7,6 +7,7 @@ import pytest
 from medkd.config import Config
 from medkd.data.labels import (
     class_indices,
+    class_of,
     flattened,
     in_channels,
     of_judged_voxels,
@@ -105,3 +106,25 @@ def test_in_a_picture_the_smaller_structure_lies_over_the_larger(overlapping):
 def test_exclusive_classes_have_masks_by_index(config):
     masks = list(structure_masks(np.array([0, 1, 2, 2, UNLABELLED]), config))
     assert [mask.sum() for mask in masks] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("label", "annotated", "expected"),
+    [
+        (("large",), None, [1, 0]),
+        ((), None, [0, 0]),
+        (("marked",), ("marked",), [UNLABELLED, 1]),
+        (None, None, [UNLABELLED, UNLABELLED]),
+    ],
+)
+def test_findings_are_there_or_not_or_unjudged(tmp_path, label, annotated, expected):
+    values = tiny_values(tmp_path, dims=2, task="classification")
+    values["data"] |= {"overlapping": True, "labels": {"large": 1, "marked": 2}}
+    case = replace(CASE, label=label, annotated=annotated)
+    assert class_of(case, Config.model_validate(values)).tolist() == expected
+
+
+@pytest.mark.parametrize(("label", "expected"), [(1, [1]), (None, [UNLABELLED])])
+def test_a_class_is_its_index(tmp_path, label, expected):
+    config = Config.model_validate(tiny_values(tmp_path, dims=2, task="classification"))
+    assert class_of(replace(CASE, label=label), config).tolist() == expected

@@ -129,3 +129,41 @@ def test_pneumonia_keeps_duplicates_together(tmp_path):
     assert len(rows) == 4698
     split_of = {(row["patient"], row["split"]) for row in rows}
     assert len(split_of) == len({patient for patient, _ in split_of}) < 4698
+
+
+def found(labels):
+    """Return arrays of five, three and two images whose findings are told in columns."""
+    counts = {"train": 5, "val": 3, "test": 2}
+    return arrays() | {f"{part}_labels": labels[:n].copy() for part, n in counts.items()}
+
+
+COLUMNS = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0]], np.uint8)
+
+
+def test_images_of_several_findings_name_them_by_the_columns(tmp_path):
+    unpack(
+        saved(tmp_path, found(COLUMNS)),
+        tmp_path / "out",
+        classes={"nodule": 2, "effusion": 1},
+        several=True,
+    )
+    labels = [row["label"] for row in rows_of(tmp_path / "out")]
+    assert labels[:5] == ["none", "effusion", "nodule", "effusion|nodule", "none"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("val_labels", np.zeros((3, 3), np.uint8), r"\(3, 3\); .*data.labels names 2 findings"),
+        ("val_labels", np.full((3, 2), 3), r"holds \[3\]; a finding is there, 1, or not, 0"),
+    ],
+)
+def test_columns_that_are_no_findings_are_refused(tmp_path, key, value, message):
+    path = saved(tmp_path, found(COLUMNS) | {key: value})
+    with pytest.raises(DataError, match=message):
+        unpack(path, tmp_path / "out", classes={"a": 1, "b": 2}, several=True)
+
+
+def test_several_columns_need_to_be_declared_as_findings(tmp_path):
+    with pytest.raises(DataError, match=r"set data\.overlapping: true"):
+        unpack(saved(tmp_path, found(COLUMNS)), tmp_path / "out", classes=CLASSES)

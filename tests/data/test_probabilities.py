@@ -129,5 +129,17 @@ def test_structures_that_overlap_need_not_sum_to_one(tmp_path, grid):
     found = read_probabilities(tmp_path, "c1", grid, channels=CLASSES, exclusive=False)
     np.testing.assert_allclose(found, p, atol=1e-6)
     four_axes(tmp_path, 8 * p - 4)
-    with pytest.raises(DataError, match="the probability of each structure, not its logit"):
+    with pytest.raises(DataError, match="the probability of each class, not its logit"):
         read_probabilities(tmp_path, "c1", grid, channels=CLASSES, exclusive=False)
+
+
+def test_findings_that_may_come_together_need_not_sum_to_one(tmp_path):
+    (tmp_path / "p.csv").write_text("case,nodule,effusion\na,0.75,0.5\nb,0,0\n")
+    named = ["effusion", "nodule"]
+    found = read_class_probabilities(tmp_path / "p.csv", classes=named, exclusive=False)
+    np.testing.assert_allclose(found["a"], [0.5, 0.75])
+    with pytest.raises(DataError, match="whose sum over classes"):
+        read_class_probabilities(tmp_path / "p.csv", classes=named)
+    (tmp_path / "p.csv").write_text("case,nodule,effusion\na,-3,2\n")
+    with pytest.raises(DataError, match="the probability of each class, not its logit"):
+        read_class_probabilities(tmp_path / "p.csv", classes=named, exclusive=False)

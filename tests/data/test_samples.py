@@ -118,3 +118,17 @@ def listed(path, *overrides):
     """Return a config and its cases."""
     config = load(path, overrides=overrides)
     return config, read_datalist(Study(config, path))
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_another_class_of_the_same_image_is_another_sample(make_config, overlapping):
+    path = make_config(dims=2, task="classification", overlapping=overlapping)
+    study = Study(load(path), config_path=path)
+    (case, *_) = read_datalist(study)
+    little = limited(study, 1e-9)
+    (before,) = load_samples([case], little)
+    other = ("large", "marked") if overlapping else 1
+    (after,) = load_samples([replace(case, label=other)], little)
+    assert after.label.tolist() != before.label.tolist()
+    (hidden,) = load_samples([replace(case, label=None)], little)
+    assert set(hidden.label.tolist()) == {UNLABELLED}

@@ -276,3 +276,14 @@ def test_the_volume_of_what_a_label_does_not_cover_is_not_known():
     strata = strata_of(cases, by=("volume_ml/lesion",), volumes_ml=volumes | {"c0": {"organ": 1.0}})
     assert strata["0"].endswith("/")
     assert [strata[str(n)][-1] for n in (1, 15, 29)] == ["0", "1", "2"]
+
+
+def test_a_rare_finding_has_its_share_of_every_part():
+    def found(n):
+        return tuple(f for f, rare in (("nodule", 3), ("effusion", 10)) if n % rare == 0)
+
+    cases = [case(n, n, label=found(n)) for n in range(120)]
+    split = split_cases(cases, HALF)
+    ill = {c.id for c in cases if "effusion" in c.label}
+    assert [len(ill & set(part)) for part in vars(split).values()] == [6, 3, 3]
+    assert split == split_cases(cases, HALF, strata=strata_of(cases))

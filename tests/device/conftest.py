@@ -48,6 +48,15 @@ class BrightAndDark(nn.Module):
         return torch.stack([-4 * mean + 2, 4 * mean - 2], dim=1)
 
 
+class BrightAndStriped(nn.Module):
+    """Two findings: the mean of the image, and how its left differs from its right."""
+
+    def forward(self, image):
+        mean = image.mean(dim=(1, 2, 3))
+        left, right = (half.mean(dim=(1, 2, 3)) for half in image.chunk(2, dim=3))
+        return torch.stack([6 * mean - 3, 6 * (left - right) - 3], dim=1)
+
+
 def write_release(folder, *, task, window, network, activation=Activation.SOFTMAX, **preprocess):
     """Export a network into a release folder and return it."""
     folder.mkdir()
@@ -59,7 +68,7 @@ def write_release(folder, *, task, window, network, activation=Activation.SOFTMA
         task=task,
         activation=activation,
         classes=("background", "organ", "lesion")[first:] if segmentation else ("dark", "bright"),
-        label_values=(0, 7, 255)[first:] if segmentation else (0, 1),
+        label_values=(0, 7, 255)[first:] if segmentation else (first, first + 1),
         preprocess=PreprocessOptions(window=window, **preprocess),
         temperature=1.5,
         model={"name": "tiny"},
@@ -148,6 +157,21 @@ def release_classes(tmp_path_factory):
         task=Task.CLASSIFICATION,
         window=(8, 8),
         network=BrightAndDark(),
+        orientation=None,
+        size=(8, 8),
+        intensity="unit",
+    )
+
+
+@pytest.fixture(scope="session")
+def release_findings(tmp_path_factory):
+    """A release that says whether an image is dark, bright, both or neither of them."""
+    return write_release(
+        tmp_path_factory.mktemp("release") / "findings",
+        task=Task.CLASSIFICATION,
+        window=(8, 8),
+        network=BrightAndStriped(),
+        activation=Activation.SIGMOID,
         orientation=None,
         size=(8, 8),
         intensity="unit",

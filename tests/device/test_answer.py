@@ -440,3 +440,22 @@ def test_structures_that_overlap_are_channels_of_one_file(
     assert place.with_name("a.json").exists()
     refused = answer(release, [image], tmp_path / "mask.png")
     assert "masks that may overlap are written to a name that ends" in refused.failed[image.name]
+
+
+@pytest.mark.parametrize("target", ["table.csv", "table.json"])
+def test_findings_of_a_folder_are_one_table_in_the_words_of_a_datalist(
+    release_findings, pictures, changed, tmp_path, target
+):
+    images.write(pictures / "half.png", np.tile(np.uint8([255, 64]).repeat(8), (16, 1)))
+    promise = {"promised": 0.9, "thresholds": {"dark": 0.0, "bright": 0.5}, "cases": 9}
+    answer(changed(release_findings, conformal=promise), pictures, tmp_path / target)
+    path = tmp_path / target
+    rows = json.loads(path.read_text()) if target.endswith("json") else table(path)
+    assert {row["image"]: (row["prediction"], row["conformal_set"]) for row in rows} == {
+        "bright.png": ("dark", "dark"),
+        "dark.png": ("none", "dark"),
+        "half.png": ("dark|bright", "dark|bright"),
+    }
+    sums = [float(row["dark"]) + float(row["bright"]) for row in rows]
+    assert min(sums) < 0.5
+    assert max(sums) > 1.1

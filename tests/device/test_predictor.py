@@ -226,3 +226,33 @@ def test_one_temperature_a_structure_moves_no_mask(release_overlapping_2d, chang
     logits = special.logit(one.probabilities.astype(float))
     expected = special.expit(1.5 * logits / np.array([6.0, 0.5]).reshape(2, 1, 1))
     np.testing.assert_allclose(other.probabilities, expected, atol=1e-4)
+
+
+class TestFindings:
+    """Probabilities are independent, and each finding has its own thresholds."""
+
+    def answer(self, release, left, right):
+        picture = np.full((1, 8, 8), right, np.uint8)
+        picture[..., :4] = left
+        return load(release).predict(Volume(picture, np.eye(3)))
+
+    @pytest.mark.parametrize(
+        ("left", "right", "found"),
+        [(0, 0, []), (255, 255, ["dark"]), (200, 0, ["bright"]), (255, 64, ["dark", "bright"])],
+    )
+    def test_both_neither_or_one_may_be_found(self, release_findings, left, right, found):
+        answer = self.answer(release_findings, left, right)
+        logits = np.array([6 * (left + right) / 510 - 3, 6 * (left - right) / 255 - 3])
+        np.testing.assert_allclose(answer.probabilities, 1 / (1 + np.exp(-logits / 1.5)), atol=1e-4)
+        assert list(answer.confidence) == found
+        assert answer.mask is None
+
+    def test_a_finding_is_found_from_its_operating_point_on(self, release_findings, changed):
+        release = changed(
+            release_findings,
+            operating_points={"dark": 0.1, "bright": 0.99},
+            conformal={"promised": 0.9, "thresholds": {"dark": 0.3, "bright": 0.01}, "cases": 9},
+        )
+        answer = self.answer(release, 0, 0)
+        assert answer.confidence == {"dark": pytest.approx(1 / (1 + np.e**2), abs=1e-4)}
+        assert answer.possible == ("bright",)

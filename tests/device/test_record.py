@@ -65,3 +65,16 @@ def test_of_structures_that_overlap_each_has_all_its_voxels(release_overlapping)
     said = record("a", volume, Prediction(mask=mask), load(release_overlapping).manifest)
     expected = {"organ": 4000 * 9 / 1000, "lesion": 100 * 9 / 1000}
     assert said["volumes_ml"] == pytest.approx(expected)
+
+
+def test_findings_have_probabilities_of_their_own(release_findings, changed):
+    release = changed(release_findings, operating_points={"dark": 0.5, "bright": 0.25})
+    volume, manifest = Volume(np.zeros((1, 2, 2)), np.eye(3)), load(release).manifest
+    both = Prediction(probabilities=np.array([0.75, 0.5]), confidence={"dark": 0.75, "bright": 0.5})
+    said = record("a", volume, both, manifest)
+    assert said["prediction"] == ["dark", "bright"]
+    assert said["probabilities"] == {"dark": 0.75, "bright": 0.5}
+    assert said["operating_points"] == {"dark": 0.5, "bright": 0.25}
+    neither = Prediction(probabilities=np.array([0.25, 0.125]))
+    assert record("a", volume, neither, manifest)["prediction"] == []
+    assert json.loads(json.dumps(said)) == said

@@ -91,3 +91,24 @@ def test_a_structure_is_promised_by_the_cases_whose_label_covers_it(make):
     assert (ball.calibrated_on, ball.kept.cases) == (len(cases), len(cases))
     assert (core.calibrated_on, core.kept.cases) == (len(cases) - 10, len(cases) - 10)
     assert core.kept.value >= 0.8
+
+
+def test_those_with_a_finding_keep_it_at_the_price_of_others(make_study):
+    study, cohort = make_study(
+        "evaluate.promised=0.8", dims=2, task="classification", overlapping=True
+    )
+    config, rng = study.config, np.random.default_rng(0)
+    cases = [replace(c, patient=f"p{i}") for i in range(20) for c in cohort.cases.values()]
+
+    def answer(case):
+        there = np.array([name in case.label for name in config.classes])
+        return Prediction(probabilities=np.where(there, rng.uniform(0.2, 1, 2), rng.random(2) / 2))
+
+    large, marked = promises(answer, cases, cases, config, name="student")
+    assert (large.of, marked.of) == ("large", "marked")
+    for promise in (large, marked):
+        having = sum(promise.of in case.label for case in cases)
+        assert promise.calibrated_on == promise.kept.cases == having
+        assert promise.price.cases == len(cases) - having
+        assert 0.7 <= promise.kept.value <= 0.9
+        assert promise.price.value == pytest.approx(1 - promise.threshold / 0.5, abs=0.15)

@@ -94,3 +94,18 @@ def test_few_cases_are_drawn_once_and_none_if_none_is_asked_for(cohort):
     none = config.evaluate.model_copy(update={"stress_cases": 0})
     nothing = config.model_copy(update={"evaluate": none})
     assert stress_curves({Role.STUDENT: by_brightness(config)}, cases, nothing) == ()
+
+
+def test_findings_are_judged_by_what_was_found(make_study):
+    study, cohort = make_study(
+        "evaluate.bootstrap=20", dims=2, task="classification", overlapping=True
+    )
+    cases = cohort.of(cohort.split.test)  # one is marked, one large
+
+    def answer(volume):
+        del volume
+        return Prediction(probabilities=np.array([0.3, 0.1]), confidence={"large": 0.3})
+
+    curves = stress_curves({Role.STUDENT: answer}, cases, study.config)
+    assert {curve.figure for curve in curves} == {"accuracy"}
+    assert curves[0].untouched[Role.STUDENT].value == 0.5  # none of one's, both of the other's

@@ -319,3 +319,83 @@ class TestOverlapping:
         assert scores.per_class["dice/core"].value == scores.headline["dice"].value == 1
         assert scores.headline["ece"].value == 0
         assert scores.reliability.count == (labels[0][0].size + sum(x.size for x in labels[1:]),)
+
+
+@pytest.fixture(scope="module")
+def findings(make_study):
+    """Config and cases that have findings, of which as many train as others do elsewhere."""
+    study, cohort = make_study(dims=2, task="classification", overlapping=True)
+    return study.config, list(cohort.cases.values())
+
+
+def scored_findings(findings, probabilities, *, cases=None, known=None):
+    config, given = findings
+    answers = in_turn([*probabilities, *(probabilities if known is None else known)])
+    cases = given if cases is None else cases
+    return score_classification(
+        answers, cases, config, validation=given, salt=b"salt", name="student"
+    )
+
+
+class TestFindings:
+    """An image may have several findings, or none: each is scored by itself."""
+
+    @pytest.fixture
+    def truth(self, findings):
+        config, cases = findings
+        return np.array([[name in case.label for name in config.classes] for case in cases])
+
+    def test_the_reference_itself_scores_best(self, findings, truth):
+        scores = scored_findings(findings, truth.astype(np.float32))
+        values = {name: figure.value for name, figure in scores.headline.items()}
+        best = {"auroc": 1, "average_precision": 1, "sensitivity": 1}
+        assert values == pytest.approx(dict.fromkeys(values, 0) | best, abs=1e-6)
+        assert scores.failures == {"misses": 0, "false_alarms": 0, "failures": 0}
+        assert all(case.figures["probability_of_truth"] == 1 for case in scores.cases)
+        assert {"auroc/large", "ece/marked", "specificity/large"} <= scores.per_class.keys()
+        config, _ = findings
+        measured = scores.headline.keys() | scores.per_class.keys()
+        assert measured == config.figures
+
+    def test_no_figure_calls_a_worse_answer_better(self, findings, truth):
+        good, bad = (truth.astype(np.float32) * s + (1 - s) / 2 for s in (0.8, -0.2))
+        best, worse = (scored_findings(findings, p) for p in (good, bad))
+        for name, figure in (best.headline | best.per_class).items():
+            gain = figure.value - (worse.headline | worse.per_class)[name].value
+            assert (-gain if less_is_better(name) else gain) >= 0, name
+
+    def test_each_equals_scikit_learn_and_the_mean_is_over_findings(self, findings, truth):
+        p = np.random.default_rng(0).random(truth.shape).astype(np.float32)
+        scores = scored_findings(findings, p)
+        each = [roc_auc_score(*pair) for pair in zip(truth.T, p.T, strict=True)]
+        for name, value in zip(findings[0].classes, each, strict=True):
+            assert scores.per_class[f"auroc/{name}"].value == pytest.approx(value)
+        assert scores.headline["auroc"].value == pytest.approx(np.mean(each))
+
+    def test_a_finding_is_found_at_the_operating_point_of_the_validation_split(
+        self, findings, truth
+    ):
+        low, high = np.float32([0.1, 0.3])
+        known = np.where(truth, high, low)
+        said = np.where(truth, np.float32(0.2), np.float32(0.05))
+        scores = scored_findings(findings, said, known=known)
+        assert scores.headline["sensitivity"].value == 1  # though no probability is a half
+        missed = scored_findings(findings, said / 3, known=known)
+        assert missed.failures["misses"] == truth.sum()
+        assert missed.per_class["sensitivity/large"].value == 0
+        assert missed.cases[1].misses == tuple(findings[1][1].label)
+        flipped = scored_findings(findings, 1 - said, known=known)
+        assert flipped.failures["false_alarms"] == (~truth).sum()
+
+    def test_what_was_not_judged_is_not_scored(self, findings, truth):
+        _, (first, second, *others) = findings
+        cases = [replace(first, label=(), annotated=("large",)), second, *others]
+        said = truth.astype(np.float32)
+        said[0] = [0, 1]
+        scores = scored_findings(findings, said, cases=cases, known=truth.astype(np.float32))
+        assert scores.failures == {"misses": 0, "false_alarms": 0, "failures": 0}
+        assert scores.headline["auroc"].value == 1
+        assert scores.headline["brier"].value == 0
+        assert scores.per_class["auroc/marked"].cases == len(cases) - 1
+        assert scores.measured("ece/marked").tolist() == list(range(1, len(cases)))
+        assert scores.reliability.count == (truth.size - 1,)

@@ -49,6 +49,10 @@ KINDS = {
         ["preprocess.intensity=percentile", "data.labels={ball: 1, core: 2}"],
     ),
     "classes": ({"dims": 2, "task": "classification"}, ["preprocess.intensity=unit"]),
+    "findings": (
+        {"dims": 2, "task": "classification", "overlapping": True},
+        ["preprocess.intensity=unit"],
+    ),
 }
 
 
@@ -165,8 +169,9 @@ def _read(path):
 
 
 @pytest.mark.slow
-def test_it_writes_the_class_probabilities_of_a_folder(bundles, tmp_path):
-    folder, release, cases = bundles("classes")
+@pytest.mark.parametrize("kind", ["classes", "findings"])
+def test_it_writes_the_class_probabilities_of_a_folder(bundles, kind, tmp_path):
+    folder, release, cases = bundles(kind)
     shown, out = show(cases, tmp_path / "images"), tmp_path / "out"
     monai_bundle(folder, "run", *CONFIGS, "--dataset_dir", shown[0].parent, "--output_dir", out)
     (table,) = out.glob("*.csv")

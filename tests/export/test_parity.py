@@ -155,3 +155,36 @@ def test_structures_that_overlap_are_compared_each_by_itself(make_study, tempera
     assert found["x"].agreement == pytest.approx(np.mean(same))
     assert found["x"].difference.value == pytest.approx(np.mean(differences))
     assert isinstance(found["x"].temperature, type(temperature))
+
+
+class Findings(nn.Module):
+    """Two findings by the brightness of an image."""
+
+    def __init__(self, sign=1.0):
+        super().__init__()
+        self.weight, self.sign = nn.Parameter(torch.ones(1)), sign
+
+    def forward(self, x):
+        brightest = x.amax(dim=(1, 2, 3)) - 9  # a half is never reached
+        return self.weight * torch.stack([brightest, self.sign * brightest], dim=1)
+
+
+def test_findings_are_judged_at_the_operating_point_of_each_network(make_study):
+    study, cohort = make_study(dims=2, task="classification", overlapping=True)
+    samples = load_samples(cohort.of(cohort.split.train), study.config)
+    networks = {"same": in_torch(Findings()), "turned": in_torch(Findings(sign=-1.0))}
+    found = compare(Findings(), networks, samples, study.config, temperature=1.0)
+    labels = np.stack([sample.label for sample in samples])
+    logits = np.stack([sample.image.max() - 9 for sample in samples])
+
+    def right(said, told):
+        threshold = np.nextafter(np.float32(said[told == 0].max()), np.float32(np.inf))
+        return np.mean((said >= threshold) == told)
+
+    large, marked, turned = (
+        right(said, labels[:, i]) for said, i in ((logits, 0), (logits, 1), (-logits, 1))
+    )
+    assert found["same"].trained == pytest.approx((large + marked) / 2)
+    assert found["same"].difference.value == 0
+    assert found["turned"].difference.value == pytest.approx((turned - marked) / 2)
+    assert found["same"].figure == "accuracy"

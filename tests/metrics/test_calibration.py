@@ -6,7 +6,12 @@ from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from medkd.metrics.calibration import CalibrationBins, PooledCalibration, count_calibration
+from medkd.metrics.calibration import (
+    CalibrationBins,
+    PooledCalibration,
+    count_calibration,
+    ece_of,
+)
 from medkd.types import UNLABELLED, Activation
 
 SCORES = ("ece", "mce", "brier", "nll")
@@ -275,3 +280,14 @@ def test_exclusive_classes_are_counted_where_they_are_judged():
     count_calibration(seen, p, hidden, Activation.SOFTMAX)
     expected.update(p[:, 1:], labels[1:])
     assert scores(seen) == scores(expected)
+
+
+def test_the_error_of_one_probability_is_that_of_its_class():
+    rng = np.random.default_rng(0)
+    p = rng.random((3, 200))
+    labels = (rng.random((3, 200)) < p**2).astype(np.uint8)
+    bins = CalibrationBins()
+    bins.update_independent(p, labels)
+    found = [ece_of(own, truth == 1) for own, truth in zip(p, labels, strict=True)]
+    np.testing.assert_allclose(found, bins.class_ece)
+    assert np.isnan(ece_of(p[0, :0], labels[0, :0] == 1))

@@ -9,13 +9,17 @@ from sklearn import metrics as sklearn
 
 from medkd.metrics.classification import (
     auroc,
+    auroc_of,
     average_precision,
+    average_precision_of,
     balanced_accuracy,
+    by_class,
     confusion_matrix,
     sensitivity,
     specificity,
     threshold_at_specificity,
 )
+from medkd.types import UNLABELLED
 
 
 def cases(classes, *, seed=0, n=120):
@@ -156,3 +160,33 @@ def test_thresholds_without_negatives_or_sense_are_refused():
         sensitivity(scores, np.array([0, 1]), threshold=0.5)
     with pytest.raises(ValueError, match="1 not finite"):
         specificity(np.array([0.2, np.nan]), np.zeros(2, bool), threshold=0.5)
+
+
+class TestFindings:
+    """Each finding is a question of its own, and may be judged in some cases alone."""
+
+    @given(st.integers(0, 10_000), st.sampled_from([1, 2, 8]))
+    def test_figures_equal_scikit_learn_ties_and_all(self, seed, decimals):
+        rng = np.random.default_rng(seed)
+        scores = rng.random(40).round(decimals)
+        positive = np.append(rng.random(38) < 0.3, [True, False])
+        assert auroc_of(scores, positive) == pytest.approx(sklearn.roc_auc_score(positive, scores))
+        assert average_precision_of(scores, positive) == pytest.approx(
+            sklearn.average_precision_score(positive, scores)
+        )
+
+    @pytest.mark.parametrize("label", [True, False])
+    def test_a_finding_that_all_have_or_none_has_no_auroc(self, label):
+        scores, positive = np.array([0.2, 0.5]), np.full(2, label)
+        assert math.isnan(auroc_of(scores, positive))
+        assert math.isnan(average_precision_of(scores, positive)) is not label
+
+    def test_each_is_measured_where_it_was_judged(self):
+        p = np.array([[0.1, 0.9], [0.9, 0.2], [0.2, 0.9]])
+        labels = np.array([[0, UNLABELLED], [1, 0], [UNLABELLED, 1]], np.uint8)
+        assert by_class(auroc_of, p, labels).tolist() == [1.0, 1.0]
+        assert by_class(lambda s, _: len(s), p, labels).tolist() == [2, 2]
+
+    def test_scores_that_are_no_numbers_are_refused(self):
+        with pytest.raises(ValueError, match="finite scores"):
+            auroc_of(np.array([np.nan, 0.5]), np.array([True, False]))

@@ -8,6 +8,7 @@ from medkd.metrics.conformal import (
     THRESHOLDS,
     answer_sets,
     missed_shares,
+    presence_threshold,
     risk_threshold,
     set_threshold,
 )
@@ -129,3 +130,25 @@ def test_what_does_not_fit_is_refused(blob):
         risk_threshold(np.zeros((0, len(THRESHOLDS))), risk=0.1)
     with pytest.raises(ValueError, match="shapes differ"):
         missed_shares(np.zeros((3, 3)), np.zeros((3, 4), bool))
+
+
+def test_those_who_have_a_finding_keep_it_as_often_as_promised():
+    rng = np.random.default_rng(0)
+
+    def drawn(cases):
+        positive = rng.random(cases) < 0.2
+        return np.where(positive, rng.beta(3, 2, cases), rng.beta(1, 6, cases)), positive
+
+    kept = []
+    for _ in range(200):
+        threshold = presence_threshold(*drawn(200), coverage=0.9)
+        scores, positive = drawn(2000)
+        kept.append((scores[positive] >= threshold).mean())
+    assert 0.9 - 0.005 <= np.mean(kept) <= 0.9 + 1 / 40
+
+
+def test_too_few_with_a_finding_promise_nothing():
+    scores, positive = np.linspace(0.1, 0.9, 20), np.arange(20) >= 12
+    assert presence_threshold(scores, positive, coverage=0.9) == 0
+    assert presence_threshold(scores, positive, coverage=0.8) == scores[12]
+    assert presence_threshold(scores, np.zeros(20, bool), coverage=0.8) == 0

@@ -189,3 +189,24 @@ class TestOverlapping:
         torch.testing.assert_close(said, network(image)[:, [1, 0]])
         matrix = channel_matrix(["background", "ball", "liver", "core"], config)
         np.testing.assert_array_equal(matrix, [[0, 1, 0, 0], [0, 0, 0, 1]])
+
+
+def test_findings_that_the_study_lacks_are_left_out_and_classes_refused(make_config):
+    findings = load(make_config(dims=2, task="classification", overlapping=True))
+    matrix = channel_matrix(["nodule", "marked", "large"], findings)
+    np.testing.assert_array_equal(matrix, [[0, 0, 1], [0, 1, 0]])
+    with pytest.raises(ConfigError, match="list the channels in order under classes"):
+        channel_matrix(["nodule", "large"], findings)
+    classes = load(make_config(dims=2, task="classification"))
+    with pytest.raises(ConfigError, match="list the channels in order under classes"):
+        channel_matrix(["nodule", "small", "large"], classes)
+
+
+def test_an_onnx_file_of_findings_answers_with_logits(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    export_onnx(nn.Sequential(network, nn.Sigmoid()), tmp_path / "p.onnx", shape=(1, 16, 16))
+    image = torch.randn(2, 1, 16, 16)
+    opened = OnnxNetwork(tmp_path / "p.onnx", Activation.SIGMOID)
+    torch.testing.assert_close(opened(image), network(image), atol=1e-3, rtol=1e-3)
+    assert opened.portable((1, 16, 16), matrix=np.eye(3)[[2, 0]]) is not None

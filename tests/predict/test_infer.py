@@ -91,3 +91,17 @@ def test_volumes_keep_their_own_size(make_config):
     answer = predict_logits(network, image(10, 20, 17), make_config(dims=3))
     assert answer.shape == (2, 10, 20, 17)
     np.testing.assert_allclose(np.exp(answer).sum(axis=0), 1, rtol=1e-5)
+
+
+def test_findings_are_logits_of_their_own_whose_probabilities_are_averaged(make_config):
+    config = make_config(task="classification")
+    data = {"overlapping": True, "labels": {"large": 1, "marked": 2}}
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveMaxPool2d(1), nn.Flatten()).eval()
+    x = image(16, 16)
+    with torch.no_grad():
+        views = [network(torch.from_numpy(v.copy())[None])[0] for v in (x, x[..., ::-1])]
+    np.testing.assert_allclose(predict_logits(network, x, config), views[0], atol=1e-5)
+    mean = torch.stack(views).sigmoid().mean(0)
+    answer = predict_logits(network, x, config, flip_axes=[1])
+    np.testing.assert_allclose(torch.from_numpy(answer).sigmoid(), mean, atol=1e-5)

@@ -26,7 +26,7 @@ from medkd.results import (
     StressCurve,
     Verdict,
 )
-from medkd.types import Role, Task
+from medkd.types import Activation, Role, Task
 
 CASES, PATIENTS = 52, 39
 SKILL = {Role.TEACHER: 0.893, Role.STUDENT: 0.884, Role.BASELINE: 0.871}
@@ -154,8 +154,24 @@ def classification(segmentation) -> Report:
 
 
 @pytest.fixture(scope="session")
+def findings(classification) -> Report:
+    """Two findings that may come together."""
+    return classification.model_copy(
+        update={
+            "study": "chest",
+            "activation": Activation.SIGMOID,
+            "roles": {role: _finder(role) for role in Role},
+            "promises": {
+                role: tuple(_promise(name, skill) for name in DISEASES)
+                for role, skill in SKILL.items()
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="session")
 def report(request):
-    """One of the two, by a parameter of the test: its task."""
+    """One of the three, by a parameter of the test: its task."""
     return request.getfixturevalue(request.param)
 
 
@@ -251,6 +267,23 @@ def _classifier(role: Role) -> RoleResult:
         cases=cases,
         failures={"failures": 5},
         **model,
+    )
+
+
+def _finder(role: Role) -> RoleResult:
+    found = _classifier(role)
+    figures = ("auroc", "average_precision", "sensitivity", "specificity", "ece")
+    first, *others = found.cases
+    missed = first.model_copy(
+        update={"figures": first.figures | {"correct": 0.0}, "misses": (DISEASES[1],)}
+    )
+    return found.model_copy(
+        update={
+            "headline": {k: v for k, v in found.headline.items() if k != "balanced_accuracy"},
+            "per_class": {f"{f}/{d}": _spread(SKILL[role]) for f in figures for d in DISEASES},
+            "cases": (missed, *others),
+            "failures": {"misses": 1, "false_alarms": 0, "failures": 1},
+        }
     )
 
 

@@ -77,3 +77,13 @@ def test_a_promise_stands_beside_what_was_kept_and_its_price(segmentation, class
     assert [row[1].below for row in table.rows[:2]] == ["anterior", "posterior"]
     assert accuracy.promises(classification).head[3].text == "Classes in a set"
     assert not accuracy.promises(segmentation.model_copy(update={"promises": {}})).rows
+
+
+def test_findings_are_missed_and_invented_and_ruled_out(findings):
+    heads = [cell.text[:-2] for cell in accuracy.failures(findings).head]
+    assert heads[1:] == ["Missed findings", "Invented findings", "Cases with a wrong finding"]
+    table = accuracy.promises(findings)
+    assert table.head[3].text == "Share of the others in whom it is not ruled out"
+    assert [row[1].below for row in table.rows[:2]] == list(findings.classes)
+    shown = [table.head[0].text for table in accuracy.per_class(findings)]
+    assert shown == ["Class"] * 5

@@ -25,7 +25,9 @@ EVIL = " ".join(
         "海馬",
     )
 )
-TASKS = pytest.mark.parametrize("report", ["segmentation", "classification"], indirect=True)
+TASKS = pytest.mark.parametrize(
+    "report", ["segmentation", "classification", "findings"], indirect=True
+)
 SCALES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "s": 1e3, "%": 0.01}
 
 

@@ -64,3 +64,11 @@ def test_a_classification_has_right_answers_and_nothing_that_is_missed(classific
     assert right
     assert {row[i].text for row in table.rows for i in right} <= {"yes", "no", cases.NONE}
     assert all(len(row) == len(table.head) for row in table.rows)
+
+
+def test_a_missed_finding_is_told_with_its_case(findings):
+    table = cases.per_case(findings)
+    assert table.head[-1].text == cases.SLIPS
+    name = findings.classes[1]
+    (told,) = {row[-1].text for row in table.rows} - {""}
+    assert told == f"teacher missed {name}; student missed {name}; baseline missed {name}"

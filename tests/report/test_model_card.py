@@ -84,3 +84,9 @@ def test_hostile_words_are_inert(segmentation):
     assert "<script" not in prose.replace("\\<", "")
     assert "](javascript" not in prose.replace("\\]", "")
     assert "\n---\n" not in prose
+
+
+def test_several_findings_at_once_are_a_tag_of_the_hub(findings, classification):
+    assert front_matter(findings)["tags"][-2:] == ["classification", "multi-label"]
+    assert front_matter(classification)["tags"][-1] == "classification"
+    assert front_matter(findings)["pipeline_tag"] == "image-classification"

@@ -319,3 +319,46 @@ class TestOverlapping:
         study, cohort = self.brought(make_config, tmp_path, order=(1, 0))
         with pytest.raises(DataError, match="core looks like ball"):
             admit(study, cohort)
+
+
+class TestFindings:
+    """A table of probabilities that need not sum to 1."""
+
+    def brought(self, make_config, path, *, columns=("large", "marked"), said=None):
+        config = make_config(dims=2, task="classification", overlapping=True)
+        entry = {"kind": "probabilities", "path": str(path), "patients": []}
+        override = f"teacher={json.dumps({'external': [entry]})}"
+        study = Study(load(config, overrides=[override]), config_path=config)
+        cohort = check(study)
+        study.begin(cohort.split)
+        rows = [f"case,{','.join(columns)}"]
+        for case in cohort.cases.values():
+            there = [name in case.label for name in study.config.classes]
+            p = said or [0.3 if is_there else 0.1 for is_there in there]  # rare: never a half
+            rows.append(",".join([case.id, *map(str, p)]))
+        path.write_text("\n".join(rows) + "\n")
+        return study, cohort
+
+    def test_a_table_is_a_teacher(self, make_config, tmp_path):
+        study, cohort = self.brought(make_config, tmp_path / "p.csv")
+        train_teacher(study, cohort, tracker=NullTracker())
+        soften(study, cohort)
+        targets = open_soft_targets(study, cohort)
+        said = {case.id: targets[case.id][...] for case in cohort.of(cohort.split.train)}
+        for case in cohort.of(cohort.split.train):
+            for index, name in enumerate(study.config.classes):
+                lowest = min(logits[index] for logits in said.values())
+                assert (said[case.id][index] > lowest + 0.5) == (name in case.label)
+
+    def test_its_columns_in_another_order_are_found_out(self, make_config, tmp_path):
+        columns = ("marked", "large")
+        study, cohort = self.brought(make_config, tmp_path / "p.csv", columns=columns)
+        labels = {"c6": ("large",), "c7": ("marked",)}
+        cases = {i: replace(c, label=labels.get(i, c.label)) for i, c in cohort.cases.items()}
+        with pytest.raises(DataError, match="large looks like marked"):
+            admit(study, replace(cohort, cases=cases))
+
+    def test_answers_that_tell_nothing_are_refused(self, make_config, tmp_path):
+        study, cohort = self.brought(make_config, tmp_path / "p.csv", said=[0.4, 0.4])
+        with pytest.raises(DataError, match=r"do not fit their labels \(mean 2 AUROC - 1 0\.000"):
+            admit(study, cohort)

@@ -4,7 +4,7 @@ from monai.losses.dice import DiceLoss
 from torch.nn import functional as F
 
 from medkd.train.independent import independent
-from medkd.types import UNLABELLED
+from medkd.types import UNLABELLED, Task
 
 
 def batch(*, seed=0):
@@ -74,3 +74,16 @@ def test_it_is_least_where_every_structure_is_right_by_itself(overlapping):
     right = 40.0 * (2 * label.float() - 1)
     assert sum(independent(right, {"label": label}).values()) < 1e-4
     assert sum(independent(-right, {"label": label}).values()) > 1
+
+
+def test_findings_are_learned_by_cross_entropy_alone_where_they_were_judged():
+    torch.manual_seed(0)
+    logits = torch.randn(4, 3)
+    label = torch.tensor([[0, 1, 0], [1, 1, UNLABELLED], [0, 0, 1], [UNLABELLED] * 3]).byte()
+    terms = independent(logits, {"label": label}, task=Task.CLASSIFICATION)
+    judged = label != UNLABELLED
+    expected = F.binary_cross_entropy_with_logits(logits[judged], label[judged].float())
+    assert terms.keys() == {"cross_entropy"}
+    torch.testing.assert_close(terms["cross_entropy"], expected)
+    nothing = torch.full_like(label, UNLABELLED)
+    assert independent(logits, {"label": nothing}, task=Task.CLASSIFICATION) == {"cross_entropy": 0}

@@ -133,3 +133,27 @@ def test_structures_that_overlap_are_scored_each_where_it_is_judged(make_study, 
     for name, value in zip(("ball", "core"), np.mean(dice, axis=0), strict=True):
         assert found[f"dice/{name}"] == pytest.approx(value)
     assert found["dice"] == pytest.approx(np.mean(dice))
+
+
+def test_findings_are_scored_each_where_it_was_judged(make_study, monkeypatch):
+    study, cohort = make_study(dims=2, task="classification", overlapping=True)
+    first, *others = load_samples(cohort.of(cohort.split.train), study.config)
+    part = np.array([UNLABELLED, first.label[1]], np.uint8)
+    samples = [replace(first, label=part), *others]
+    rng = np.random.default_rng(0)
+    said = {s.image.tobytes(): rng.normal(size=2).astype(np.float32) for s in samples}
+    monkeypatch.setattr(validate, "predict_logits", lambda _, image, __: said[image.tobytes()])
+    found = validation_figures(torch.nn.Identity(), samples, study.config)
+    assert next(iter(found)) == "auroc"
+    logits, labels = np.stack(list(said.values())), np.stack([s.label for s in samples])
+    each = [roc_auc_score(labels[1:, 0], logits[1:, 0]), roc_auc_score(labels[:, 1], logits[:, 1])]
+    assert [found["auroc/large"], found["auroc/marked"]] == pytest.approx(each)
+    assert found["auroc"] == pytest.approx(np.mean(each))
+    judged = labels != UNLABELLED
+    costs = [
+        log_loss(t[j], expit(q[j]), labels=[0, 1])
+        for t, q, j in zip(labels, logits.astype(float), judged, strict=True)
+    ]
+    assert found["nll"] == pytest.approx(np.mean(costs))
+    fitted = fitted_temperature(torch.nn.Identity(), samples, study.config, by_class=True)
+    assert len(fitted) == 2

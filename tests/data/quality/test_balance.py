@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from medkd.data.quality.balance import balance, unbalanced
-from medkd.types import Split
+from medkd.types import Split, Task
 
 
 @pytest.fixture
@@ -66,3 +66,18 @@ def test_a_structure_is_counted_among_the_labels_that_cover_it(made, config):
     organ, lesion = balance(cases, examined, split, config)
     assert organ.of == {"train": 30, "validation": 10, "test": 20}
     assert lesion.of == {"train": 30, "validation": 10, "test": 15}
+
+
+def test_findings_are_counted_where_they_were_judged_and_images_without_any(made, config):
+    cases, examined, split = made
+    labels = [("organ",), (), ("organ", "lesion")]
+    cases = {i: replace(case, label=labels[n % 3]) for n, (i, case) in enumerate(cases.items())}
+    cases |= {i: replace(cases[i], annotated=("organ",)) for i in split.test[:5]}
+    data = config.data.model_copy(update={"overlapping": True})
+    config = config.model_copy(update={"task": Task.CLASSIFICATION, "data": data})
+    organ, lesion, without = balance(cases, examined, split, config)
+    assert (organ.what, lesion.what, without.what) == ("organ", "lesion", "no finding")
+    assert organ.of == {"train": 30, "validation": 10, "test": 20}
+    assert organ.counts["train"] == 20
+    assert lesion.of["test"] == without.of["test"] == 15
+    assert without.counts["train"] == 10

@@ -57,3 +57,10 @@ def test_the_same_image_with_another_class_is_said(cohort):
 def test_different_images_are_not_duplicates(cohort):
     changes = {n: {"perceptual": NOISE[n].tobytes().hex()} for n in range(6)}
     assert found(*cohort(6, changes=changes), None) == []
+
+
+def test_the_same_image_with_other_findings_is_said(cohort):
+    cases, examined = cohort(6, changes={key: {"pixels": "x"} for key in (1, 2)})
+    labels = {"c002": ("nodule",)}
+    cases = {name: replace(case, label=labels.get(name, ())) for name, case in cases.items()}
+    assert "and other findings" in found(cases, examined)[0][1]

@@ -4,7 +4,7 @@ import pytest
 
 from medkd.data.findings import Level
 from medkd.data.quality.fitness import unfit
-from medkd.types import Split
+from medkd.types import Split, Task
 
 SPLIT = Split(("c000", "c001"), ("c002",), ("c003",))
 
@@ -58,3 +58,41 @@ def test_a_label_that_holds_what_it_does_not_cover_is_an_error(cohort, config):
     assert (error.case, error.file) == ("c001", cases["c001"].label)
     assert "holds organ, and the column" in error.message
     assert "says that it covers lesion" in error.message
+
+
+@pytest.fixture
+def findings(cohort, config):
+    """Return a maker of the errors of four cases with these findings, in the parts of SPLIT."""
+    config = with_labels(config, {"organ": 1, "lesion": 2})
+    data = config.data.model_copy(update={"overlapping": True})
+    config = config.model_copy(update={"task": Task.CLASSIFICATION, "data": data})
+
+    def make(*labels, annotated=None):
+        cases, examined = cohort(8, changes={n: {"voxels": {}} for n in range(8)})
+        named = zip(cases.items(), labels, strict=True)
+        cases = {i: replace(case, label=label) for (i, case), label in named}
+        cases = with_annotated(cases, **(annotated or {}))
+        ids = list(cases)
+        split = Split(tuple(ids[:4]), tuple(ids[4:6]), tuple(ids[6:]))
+        return [each.line for each in unfit(config, cases, examined, split)]
+
+    return make
+
+
+BOTH = ("organ", "lesion")
+
+
+def test_each_part_needs_images_with_and_without_each_finding(findings):
+    assert findings(BOTH, (), (), None, BOTH, (), BOTH, ()) == []
+    (line,) = findings(BOTH, (), (), (), BOTH, (), BOTH, ("organ",))
+    assert "every case of the test split has 'organ'" in line
+    (line,) = findings(BOTH, (), (), (), ("organ",), (), BOTH, ())
+    assert "no case of the validation split has 'lesion'" in line
+
+
+def test_a_finding_that_was_not_judged_tells_nothing(findings):
+    alone = {"c005": ("organ",)}
+    (line,) = findings(BOTH, (), (), (), BOTH, (), BOTH, (), annotated=alone)
+    assert "every case of the validation split has 'lesion'" in line
+    first, second = findings(BOTH, (), (), (), BOTH, BOTH, BOTH, (), annotated=alone)[:2]
+    assert "holds lesion, and the column" in first + second

@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 
+from medkd.config import load
+from medkd.data.check import check
 from medkd.data.reader import read_image
+from medkd.data.start.init import init
 from medkd.data.start.layout import Layout
 from medkd.data.start.medmnist_file import unpacked
 from medkd.errors import DataError
+from medkd.study import Study
+from medkd.train.check_models import check_models
 from medkd.types import Task
 
 
@@ -33,3 +38,23 @@ def test_a_damaged_file_is_refused(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"bad\.npz: truncated or not a MedMNIST npz"):
         unpacked(layout(tmp_path / "bad.npz"), tmp_path)
+
+
+def test_several_columns_are_findings_that_a_study_can_be_made_of(tmp_path):
+    rng, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 12), ("val", 4), ("test", 4)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 16, 16), np.uint8)
+        numbers = np.arange(count)
+        arrays[f"{part}_labels"] = np.stack([numbers % 2, numbers // 2 % 2], axis=1)
+    np.savez(tmp_path / "chest.npz", **arrays)
+    found = unpacked(layout(tmp_path / "chest.npz"), tmp_path / "files")
+    assert (found.labels, found.has_findings) == ({"finding_1": 1, "finding_2": 2}, True)
+    assert [row.label for row in found.rows[:4]] == [
+        (), ("finding_1",), ("finding_2",), ("finding_1", "finding_2")]  # fmt: skip
+    made = init(tmp_path / "chest.npz", tmp_path / "study")
+    config = load(made.config)
+    assert config.has_findings
+    assert made.data.shares == {"finding_1": 0.5, "finding_2": 0.5}
+    check_models(config)
+    cohort = check(Study(config, config_path=made.config))
+    assert len(cohort.split.train) == 12

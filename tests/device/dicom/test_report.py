@@ -68,3 +68,29 @@ def test_the_same_answer_has_the_same_uid(release_classes, write_series, tmp_pat
         for n in range(2)
     }
     assert len(uids) == 1
+
+
+def test_each_finding_is_an_item_of_its_own(release_findings, changed, write_series, tmp_path):
+    release = changed(release_findings, codes={"bright": PNEUMONIA})
+    folder = write_series(tmp_path / "one")
+    source, manifest = Source.read(sorted(folder.iterdir())), load(release).manifest
+    prediction = Prediction(
+        probabilities=np.array([0.25, 0.875], np.float32),
+        confidence={"bright": 0.875},
+        possible=("dark", "bright"),
+        finding=UNLIKE,
+    )
+    save(report(prediction, source, manifest), tmp_path / "sr.dcm")
+    groups = hd.sr.srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
+    said = {group.finding_type.meaning: group for group in groups}
+    assert said.keys() == {"dark", "Pneumonia"}
+    assert said["Pneumonia"].finding_type.value == "233604007"
+    for name, value, verdict in (("dark", 0.25, "Absent"), ("Pneumonia", 0.875, "Present")):
+        (measured,) = said[name].get_measurements()
+        assert (measured.name.meaning, measured.value) == (name, pytest.approx(value))
+        assert evaluations(said[name]) == {
+            ("At the operating point", verdict),
+            ("Possible class", name),
+            ("Likeness to the validated data", "Unlike the validated data"),
+        }
+    assert len({group.tracking_uid for group in groups}) == 2
