@@ -99,7 +99,8 @@ class DataOptions(Options):
     series: str | None = None  # the column of SeriesInstanceUIDs, where DICOM folders hold several;
     # where cases have several modalities, a column of each: series_t1, series_flair
     burned_in: Literal["refuse", "allow"] = "refuse"  # images that say text is burned into them
-    labels: dict[str, int]  # class name: value in the label map (0 is background), or class index
+    # name: value in the label map (0 is background), class index from 0, or finding from 1
+    labels: dict[str, int]
     # a voxel may be of several structures, an image have several findings: each asked by itself
     overlapping: bool = False
     includes: dict[str, tuple[str, ...]] = {}  # of a label map: those that lie in a structure too

@@ -322,8 +322,8 @@ def _findings(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple[
     if unknown := sorted(named - data.labels.keys()):
         raise DataError(
             f"{source}: case {row['case']}: its label {row['label']!r} names {unknown}; "
-            f"data.labels declares {', '.join(data.labels)} (separate findings by `{SEPARATOR}`; write "
-            f"{NO_FINDING[0]} where there is none, and nothing where nobody has looked)"
+            f"data.labels declares {', '.join(data.labels)} (`{SEPARATOR}` separates findings; "
+            f"write {NO_FINDING[0]} where there is none, nothing where nobody has looked)"
         )
     return tuple(name for name in data.labels if name in named)
 

@@ -158,7 +158,7 @@ class _Bench:
         assert prediction.probabilities is not None
         if self.config.data.overlapping:
             return np.array([name in prediction.confidence for name in self.config.classes])
-        return prediction.probabilities.argmax(keepdims=True)
+        return prediction.probabilities.argmax(axis=0, keepdims=True)
 
 
 def _drawn(cases: Sequence[Case], config: Config) -> list[Case]:

@@ -30,10 +30,9 @@ from medkd.metrics.calibration import (
     ece_of,
 )
 from medkd.metrics.classification import (
+    Ranking,
     auroc,
-    auroc_of,
     average_precision,
-    average_precision_of,
     balanced_accuracy,
     by_class,
     sensitivity,
@@ -188,20 +187,23 @@ def _findings(
     figures: "_Figures", p: np.ndarray, labels: np.ndarray, points: np.ndarray, config: Config
 ) -> None:
     """Take the figures of findings, of each by itself and the mean of all."""
-    margins = p - points
-    found = partial(sensitivity, threshold=0.0)
-    of_all = {
-        "auroc": partial(_mean_by_class, auroc_of, p, labels),
-        "average_precision": partial(_mean_by_class, average_precision_of, p, labels),
-        "sensitivity": partial(_mean_by_class, found, margins, labels),
+    ranked = [Ranking(*pair) for pair in zip(p.T, labels.T, strict=True)]
+    of_each = {
+        "auroc": [each.auroc for each in ranked],
+        "average_precision": [each.average_precision for each in ranked],
     }
-    for figure, statistic in of_all.items():
-        figures.statistic(figure, statistic)
-    of_each = {"auroc": auroc_of, "average_precision": average_precision_of, "ece": ece_of}
-    for number, name in enumerate(config.classes):
-        for figure, function in of_each.items():
-            at = partial(_of_class, function, p[:, number], labels[:, number] == 1)
-            figures.statistic(f"{figure}/{name}", at)
+    for figure, statistics in of_each.items():
+        figures.statistic(figure, partial(_mean, statistics))
+    found = partial(by_class, partial(sensitivity, threshold=0.0))
+    margins = p - points
+    figures.statistic("sensitivity", lambda i: float(found(margins[i], labels[i]).mean()))
+    of_each["ece"] = [
+        partial(_of_class, ece_of, said, told == 1)
+        for said, told in zip(p.T, labels.T, strict=True)
+    ]
+    for figure, statistics in of_each.items():
+        for name, statistic in zip(config.classes, statistics, strict=True):
+            figures.statistic(f"{figure}/{name}", statistic)
     _rates(figures, p, labels, points, config)
 
 
@@ -306,10 +308,8 @@ def _of_class(
     return figure(scores[indices], positive[indices])
 
 
-def _mean_by_class(
-    figure: Callable[..., float], scores: np.ndarray, labels: np.ndarray, indices: np.ndarray
-) -> float:
-    return float(by_class(figure, scores[indices], labels[indices]).mean())
+def _mean(statistics: Sequence[Statistic], indices: np.ndarray) -> float:
+    return float(np.mean([statistic(indices) for statistic in statistics]))
 
 
 def _pooled_rate(counts: np.ndarray, figure: str, indices: np.ndarray) -> float:

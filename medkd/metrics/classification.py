@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from scipy.stats import rankdata
 
 from medkd.types import UNLABELLED
 
@@ -62,50 +61,68 @@ def average_precision(
     return float(multiclass_average_precision(scores, target, num_classes=scores.shape[1]))
 
 
-def auroc_of(scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"]) -> float:
-    """Return the area under the ROC curve of one finding; NaN where all cases have it, or none.
-
-    It is the share of pairs of a case with and one without it that are told apart; ties count half
-    (Mann and Whitney 1947).
-
-    Raises:
-        ValueError: the shapes differ or a score is not finite.
+class Ranking:
+    """The cases of one finding by their scores, sorted once for any choice of cases.
 
     Example:
-        >>> auroc_of(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+        >>> scores, labels = np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1])
+        >>> Ranking(scores, labels).auroc(np.arange(4))
         0.875
     """
-    _check_scores(scores, positive)
-    pairs = int(positive.sum()) * int((~positive).sum())
-    if not pairs:
-        return math.nan
-    least = positive.sum() * (positive.sum() + 1) / 2
-    return float((rankdata(scores)[positive].sum() - least) / pairs)
+
+    def __init__(
+        self, scores: Float[np.ndarray, " cases"], labels: Integer[np.ndarray, " cases"]
+    ) -> None:
+        """Sort cases.
+
+        Args:
+            scores: finite.
+            labels: 1 where it is there, 0 where it is not, or ``UNLABELLED``: left out.
+
+        Raises:
+            ValueError: the shapes differ or a score is not finite.
+        """
+        _check_scores(scores, labels == 1)
+        self._labels = labels
+        self._distinct, self._place = np.unique(scores, return_inverse=True)
+
+    def auroc(self, indices: Integer[np.ndarray, " drawn"]) -> float:
+        """Return the area under the ROC curve; NaN where all of the cases have it, or none.
+
+        It is the share of pairs of a case with and one without it that are told apart; ties count
+        half (Mann and Whitney 1947).
+        """
+        having, lacking = self._counts(indices)
+        pairs = having.sum() * lacking.sum()
+        below = np.cumsum(lacking) - lacking / 2
+        return float((having * below).sum() / pairs) if pairs else math.nan
+
+    def average_precision(self, indices: Integer[np.ndarray, " drawn"]) -> float:
+        """Return the area under the precision-recall curve, by steps; NaN where no case has it.
+
+        The share of the cases that have it is what chance would give.
+        """
+        having, lacking = (counts[::-1] for counts in self._counts(indices))
+        found, said = np.cumsum(having), np.cumsum(having + lacking)
+        if not found[-1:].any():
+            return math.nan
+        return float((having * found / np.maximum(said, 1)).sum() / found[-1])
+
+    def _counts(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Count the cases with and without it at each distinct score, which rise."""
+        place, labels = self._place[indices], self._labels[indices]
+        places = len(self._distinct)
+        having, lacking = (np.bincount(place[labels == v], minlength=places) for v in (1, 0))
+        return having, lacking
 
 
-def average_precision_of(
-    scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"]
-) -> float:
-    """Return the area under the precision-recall curve of one finding, by steps.
-
-    Returns:
-        A value in [0, 1], the share of the finding for chance; NaN where no case has it.
+def auroc_of(scores: Float[np.ndarray, " cases"], positive: Bool[np.ndarray, " cases"]) -> float:
+    """Return the ``auroc`` of all cases of a ``Ranking``.
 
     Raises:
         ValueError: the shapes differ or a score is not finite.
-
-    Example:
-        >>> average_precision_of(np.array([0.2, 0.4, 0.8]), np.array([False, True, True]))
-        1.0
     """
-    _check_scores(scores, positive)
-    if not positive.any():
-        return math.nan
-    order = np.argsort(-scores, kind="stable")
-    ranked, found = scores[order], np.cumsum(positive[order])
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores
-    precision, gained = found[ends] / (ends + 1), np.diff(found[ends], prepend=0)
-    return float((precision * gained).sum() / found[-1])
+    return Ranking(scores, positive.astype(np.uint8)).auroc(np.arange(len(scores)))
 
 
 def by_class(

@@ -41,6 +41,7 @@ def reliability(report: Report) -> Drawing | None:
             _reliability_panel(axes[0][column], result)
             _count_panel(axes[1][column], result)
         unit = "voxels" if report.task is Task.SEGMENTATION else "cases"
+        unit = "findings judged" if report.has_findings else unit
         axes[0][0].set_ylabel("share that was right")
         axes[1][0].set_ylabel(unit)
 

@@ -8,10 +8,10 @@ from scipy import special
 from sklearn import metrics as sklearn
 
 from medkd.metrics.classification import (
+    Ranking,
     auroc,
     auroc_of,
     average_precision,
-    average_precision_of,
     balanced_accuracy,
     by_class,
     confusion_matrix,
@@ -168,18 +168,22 @@ class TestFindings:
     @given(st.integers(0, 10_000), st.sampled_from([1, 2, 8]))
     def test_figures_equal_scikit_learn_ties_and_all(self, seed, decimals):
         rng = np.random.default_rng(seed)
-        scores = rng.random(40).round(decimals)
-        positive = np.append(rng.random(38) < 0.3, [True, False])
-        assert auroc_of(scores, positive) == pytest.approx(sklearn.roc_auc_score(positive, scores))
-        assert average_precision_of(scores, positive) == pytest.approx(
-            sklearn.average_precision_score(positive, scores)
-        )
+        scores, labels = rng.random(40).round(decimals), rng.choice([0, 1, UNLABELLED], 40)
+        labels[:2] = [1, 0]
+        drawn = np.append(rng.integers(0, 40, 38), [0, 1])
+        judged = drawn[labels[drawn] != UNLABELLED]
+        found, truth = Ranking(scores, labels), labels[judged]
+        expected = sklearn.roc_auc_score(truth, scores[judged])
+        assert found.auroc(drawn) == pytest.approx(expected)
+        expected = sklearn.average_precision_score(truth, scores[judged])
+        assert found.average_precision(drawn) == pytest.approx(expected)
 
-    @pytest.mark.parametrize("label", [True, False])
+    @pytest.mark.parametrize("label", [1, 0])
     def test_a_finding_that_all_have_or_none_has_no_auroc(self, label):
-        scores, positive = np.array([0.2, 0.5]), np.full(2, label)
-        assert math.isnan(auroc_of(scores, positive))
-        assert math.isnan(average_precision_of(scores, positive)) is not label
+        found = Ranking(np.array([0.2, 0.5]), np.full(2, label))
+        assert math.isnan(found.auroc(np.arange(2)))
+        assert math.isnan(found.average_precision(np.arange(2))) is not bool(label)
+        assert math.isnan(found.average_precision(np.arange(0)))
 
     def test_each_is_measured_where_it_was_judged(self):
         p = np.array([[0.1, 0.9], [0.9, 0.2], [0.2, 0.9]])
