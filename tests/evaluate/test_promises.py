@@ -98,7 +98,7 @@ def test_those_with_a_finding_keep_it_at_the_price_of_others(make_study):
         "evaluate.promised=0.8", dims=2, task="classification", overlapping=True
     )
     config, rng = study.config, np.random.default_rng(0)
-    cases = [replace(c, patient=f"p{i}") for i in range(20) for c in cohort.cases.values()]
+    cases = [replace(c, patient=f"p{i}") for i in range(80) for c in cohort.cases.values()]
 
     def answer(case):
         there = np.array([name in case.label for name in config.classes])

@@ -39,7 +39,8 @@ def write_cases(folder):
         found = [name for name, value in FINDINGS.items() if number & value]
         images.write(folder / f"c{number}.png", picture(found, seed=number))
         row = {"image": f"c{number}.png", "label": "|".join(found) or "none", "judged": ""}
-        rows.append(row | {"patient": f"p{number}", "part": part})
+        site = "north" if number % 8 < 4 else "south"
+        rows.append(row | {"patient": f"p{number}", "part": part, "site": site})
     rows[0] |= {"label": ""}
     for number in (3, 5, 27, 39):
         named = [name for name in rows[number]["label"].split("|") if name == "bright"]
@@ -63,7 +64,7 @@ def finished(tmp_path_factory):
     values["student"]["train"] |= {"class_weights": {"striped": 2}}
     values["student"]["temperature"] = "by_class"
     values["export"] = {"variants": ["onnx", "openvino", "int8", "bundle"]}
-    values["evaluate"] |= {"stress_cases": 2, "promised": 0.6, "subgroups": ["judged"]}
+    values["evaluate"] |= {"stress_cases": 2, "promised": 0.6, "subgroups": ["site"]}
     values["evaluate"] |= {"least_in_group": 1}
     values["gates"] = [{"figure": "auroc", "each": True, "minus": "teacher", "at_least": -0.9}]
     (root / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -89,6 +90,7 @@ def test_each_finding_is_scored_by_itself_where_it_was_judged(finished):
     assert [promise.of for promise in report.promises["student"]] == list(FINDINGS)
     assert {gate.gate.split()[1] for gate in report.gates} == {"auroc/bright", "auroc/striped"}
     assert any("An image may have several findings" in note for note in report.notes)
+    assert all(group.by_role for group in report.subgroups)
     assert any("Labels that tell of some findings alone: 2 of train" in n for n in report.notes)
     page = (finished / "report.html").read_text()
     assert "Missed findings" in page
