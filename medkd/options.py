@@ -431,7 +431,7 @@ class ExportOptions(Options):
 
     What is lost is judged on the validation split, against the network as it was trained, by the
     less favourable end of the interval: of Dice, or of the share of images that are classified
-    right.
+    right, or of findings that are told right at each network's own operating points.
     """
 
     variants: tuple[Variant, ...] = (Variant.ONNX, Variant.OPENVINO, Variant.INT8)

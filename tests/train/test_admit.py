@@ -353,10 +353,9 @@ class TestFindings:
     def test_its_columns_in_another_order_are_found_out(self, make_config, tmp_path):
         columns = ("marked", "large")
         study, cohort = self.brought(make_config, tmp_path / "p.csv", columns=columns)
-        labels = {"c6": ("large",), "c7": ("marked",)}
-        cases = {i: replace(c, label=labels.get(i, c.label)) for i, c in cohort.cases.items()}
-        with pytest.raises(DataError, match="large looks like marked"):
-            admit(study, replace(cohort, cases=cases))
+        split = replace(cohort.split, validation=("c1", "c2", "c3", "c4"))  # all combinations
+        with pytest.raises(DataError, match="marked looks like large, large looks like marked"):
+            admit(study, replace(cohort, split=split))
 
     def test_answers_that_tell_nothing_are_refused(self, make_config, tmp_path):
         study, cohort = self.brought(make_config, tmp_path / "p.csv", said=[0.4, 0.4])
