@@ -48,7 +48,7 @@ def test_several_columns_are_findings_that_a_study_can_be_made_of(tmp_path):
         arrays[f"{part}_labels"] = np.stack([numbers % 2, numbers // 2 % 2], axis=1)
     np.savez(tmp_path / "chest.npz", **arrays)
     found = unpacked(layout(tmp_path / "chest.npz"), tmp_path / "files")
-    assert (found.labels, found.has_findings) == ({"finding_1": 1, "finding_2": 2}, True)
+    assert (found.labels, found.overlapping) == ({"finding_1": 1, "finding_2": 2}, True)
     assert [row.label for row in found.rows[:4]] == [
         (), ("finding_1",), ("finding_2",), ("finding_1", "finding_2")]  # fmt: skip
     made = init(tmp_path / "chest.npz", tmp_path / "study")
