@@ -10,6 +10,7 @@ from medkd.data import phi
 from medkd.data.cards import card_of
 from medkd.data.check import Cohort, labelled
 from medkd.data.datalist import tells_patients
+from medkd.data.reader import PICTURES, suffix
 from medkd.device.manifest import MANIFEST, PARITY, sha256
 from medkd.evaluate.compare import judge
 from medkd.evaluate.gallery import FILE as GALLERY
@@ -152,6 +153,12 @@ def _notes(study: Study, cohort: Cohort) -> tuple[str, ...]:
         notes.append(
             "The data set names no patients: each image counts as one, intervals are by image, and "
             "that no patient lies on two sides of the split proves nothing."
+        )
+    test = cohort.of(cohort.split.test)
+    if config.structures and any(suffix(case.image) in PICTURES for case in test):
+        notes.append(
+            "Pictures have no spacing: a pixel counts as a millimetre each way, so distances and "
+            "tolerances said to be in mm are in pixels."
         )
     if cohort.mended:
         notes.append(_mended(cohort))

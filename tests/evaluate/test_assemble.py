@@ -55,6 +55,18 @@ def test_no_patient_no_case_and_no_path_is_in_the_report(evaluated):
         assert name not in text
 
 
+def test_pictures_are_measured_in_pixels_and_the_report_says_so(evaluated):
+    study, cohort, report = evaluated
+    said = "Pictures have no spacing"
+    assert not any(note.startswith(said) for note in report.notes)
+    pictures = {
+        name: replace(case, image=case.image.with_suffix(".png"))
+        for name, case in cohort.cases.items()
+    }
+    notes = assemble._notes(study, replace(cohort, cases=pictures))
+    assert any(note.startswith(said) for note in notes)
+
+
 def test_soft_targets_in_fold_are_noted(evaluated):
     assert any(note.startswith("Soft targets are in fold") for note in evaluated[2].notes)
 
