@@ -8,7 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-data test-slow test-rest lint bench ui clean
+.PHONY: help demo test test-data test-slow test-ci lint bench ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,11 +34,13 @@ test: lint ## lint, types, architecture and the fast tests
 test-data: .venv/.dev ## tests on real data under $MEDKD_DATA
 	$(PYTEST) -m "data and not slow"
 
-test-slow: .venv/.dev ## tests that take minutes
+test-slow: .venv/.dev ## tests that take minutes each, an hour on two cores
 	$(PYTEST) -m slow --timeout 1800
 
-test-rest: .venv/.dev ## both, collected once
-	$(PYTEST) -m "slow or data" --timeout 1800
+test-ci: .venv/.dev ## those on real data, and of the slow ones what a user meets first
+	$(PYTEST) -m "data and not slow"
+	$(PYTEST) -m slow --timeout 1800 tests/test_readme.py tests/export/test_release.py \
+		tests/device/node tests/report
 
 lint: .venv/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

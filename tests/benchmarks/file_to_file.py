@@ -110,10 +110,11 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
     answer = {"monai": monai, "bare": bare}[kind](given, mask)
     for line in sys.stdin:
-        if not line.strip():
+        images = json.loads(line)
+        if not images:
             break
         start = time.perf_counter()
-        laps = answer(Path(line.rstrip("\n")))
+        laps = answer(Path(images[0]))
         laps["total"] = 1000 * (time.perf_counter() - start)
         print(json.dumps(laps), flush=True)
     print(json.dumps({"peak_memory_mib": peak_memory_mib()}), flush=True)

@@ -106,8 +106,8 @@ class Process:
         self._process.kill()
         self._process.communicate()
 
-    def ask(self, image):
-        self._process.stdin.write(f"{image}\n")
+    def ask(self, *images):
+        self._process.stdin.write(json.dumps([str(image) for image in images]) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
@@ -121,7 +121,7 @@ def in_turns(processes, image, queries):
             for name, process in running.items():
                 answer = process.ask(image)
                 laps[name] += [answer] if number >= 0 else []
-        memory = {name: process.ask("")["peak_memory_mib"] for name, process in running.items()}
+        memory = {name: process.ask()["peak_memory_mib"] for name, process in running.items()}
     return laps, memory
 
 
@@ -254,7 +254,7 @@ def test_memory_on_a_large_volume(networks, tmp_path):
         nifti.write(image, volume, affine=np.diag([spacing] * 3 + [1]))
         with medkd(networks["student"]) as process:
             laps = process.ask(image)
-            memory = process.ask("")["peak_memory_mib"]
+            memory = process.ask()["peak_memory_mib"]
         stages = ", ".join(f"{name} {value / 1000:.1f} s" for name, value in laps.items())
         print(f"  {what}: {memory:.0f} MiB; {stages}")
 
