@@ -230,7 +230,7 @@ def _once(command, image):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    process.stdin.write(f"{image}\n\n".encode())
+    process.stdin.write(f"{json.dumps([str(image)])}\n[]\n".encode())
     process.stdin.close()
     status, peak = Path(f"/proc/{process.pid}/status"), 0
     while process.returncode is None:  # what wait4 tells begins with the peak of this process
