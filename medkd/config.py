@@ -293,7 +293,7 @@ class Config(Options):
     @property
     def figures(self) -> set[str]:
         """What is measured on the test cases, with an interval; ``dice/liver`` of one class."""
-        calibration = {"ece", "adaptive_ece", "static_ece", "brier", "nll"}
+        calibration = {"ece", "adaptive_ece", "static_ece", "mce", "brier", "nll"}
         if self.task is Task.SEGMENTATION:
             whole, classes = {"dice", "nsd", "hd95_mm"}, self.structures
             single = whole | {"iou", "assd_mm", "sensitivity", "ppv"}

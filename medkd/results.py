@@ -27,6 +27,7 @@ LESS_IS_BETTER = frozenset(
         "ece",
         "adaptive_ece",
         "static_ece",
+        "mce",
         "boundary_ece",
         "brier",
         "nll",
@@ -242,6 +243,7 @@ class RoleResult(Result):
     cases: tuple[CaseScores, ...]
     reliability: Reliability
     agreement: dict[str, Agreement] = {}  # of volumes, by structure
+    confusion: tuple[tuple[int, ...], ...] = ()  # cases by true class, then by answered class
     failures: dict[str, int]  # misses, false_alarms, failures (Dice below evaluate.dice_failure)
     latency: Latency | None = None
 

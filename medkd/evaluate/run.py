@@ -189,6 +189,7 @@ class _Evaluation:
             reliability=scores.reliability,
             failures=scores.failures,
             agreement=scores.agreement,
+            confusion=scores.confusion,
             **self._cost(role),
         )
 

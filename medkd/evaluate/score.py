@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -35,6 +35,7 @@ from medkd.metrics.classification import (
     average_precision,
     balanced_accuracy,
     by_class,
+    confusion_matrix,
     sensitivity,
     specificity,
     threshold_at_specificity,
@@ -48,7 +49,7 @@ from medkd.progress import progress
 from medkd.results import Agreement, CaseScores, Interval, Reliability
 from medkd.types import UNLABELLED, Case
 
-CALIBRATION = ("ece", "adaptive_ece", "static_ece", "brier", "nll")
+CALIBRATION = ("ece", "adaptive_ece", "static_ece", "mce", "brier", "nll")
 Statistic = Callable[[np.ndarray], float]  # a figure of the cases at these indices
 
 
@@ -67,6 +68,7 @@ class Scores:
         failures: counts of misses, false alarms and failed cases.
         agreement: of volumes, by structure.
         covered: whether each case's label covers a structure, by its name; empty: all cover all.
+        confusion: cases by true class and answered class, where classes exclude each other.
     """
 
     patients: tuple[str, ...]
@@ -79,6 +81,7 @@ class Scores:
     failures: dict[str, int]
     agreement: dict[str, Agreement] = field(default_factory=dict)
     covered: dict[str, np.ndarray] = field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     def measured(self, figure: str) -> np.ndarray:
         """Return the indices of the cases of which a figure was measured."""
@@ -159,7 +162,9 @@ def score_classification(
     figures.calibration(bins)
     if not config.data.overlapping:
         scored = _classified_cases(cases, p, labels, salt)
-        return figures.scores((*whole, *CALIBRATION), scored, bins, _wrong(scored))
+        found = figures.scores((*whole, *CALIBRATION), scored, bins, _wrong(scored))
+        counts = confusion_matrix(p.argmax(axis=1), labels[:, 0], classes=len(config.classes))
+        return replace(found, confusion=tuple(map(tuple, counts.tolist())))
     scored = _found_cases(cases, p, labels, points, config, salt)
     failures = {
         "misses": sum(len(case.misses) for case in scored),
@@ -456,7 +461,7 @@ class _Figures:
         )
 
     def calibration(self, bins: Sequence[CalibrationBins]) -> None:
-        for name in ("ece", "adaptive_ece", "static_ece"):
+        for name in ("ece", "adaptive_ece", "static_ece", "mce"):
             self.statistic(name, pooled(bins, name))
         for name in ("brier", "nll"):
             self.mean(name, [getattr(b, name) for b in bins])

@@ -31,7 +31,7 @@ from medkd.results import Comparison, GateResult, Report, RoleResult
 from medkd.types import Task
 
 HEADLINE = ("dice", "nsd", "hd95_mm", "auroc", "balanced_accuracy", "sensitivity", "ece")
-CALIBRATION = ("ece", "boundary_ece", "adaptive_ece", "static_ece", "brier", "nll")
+CALIBRATION = ("ece", "boundary_ece", "adaptive_ece", "static_ece", "mce", "brier", "nll")
 
 
 def headline(report: Report) -> Table:
@@ -103,6 +103,24 @@ def per_class(report: Report) -> list[Table]:
     keys = [key for result in roles_of(report) for key in result.per_class]
     figures = in_order([key.partition("/")[0] for key in keys])
     return [_of_classes(report, figure, _classes(report, figure, keys)) for figure in figures]
+
+
+def confusion(report: Report) -> list[Table]:
+    """Return a table a role: the cases of each true class by the class they were given."""
+    head = heads("Reference", *(Cell(name, "answered") for name in report.classes))
+    return [
+        Table(
+            f"{ROLES[result.role]}: cases by their class in the reference, and by the likeliest "
+            f"class of the answer{holds(report)}.",
+            head,
+            tuple(
+                (Cell(name), *(Cell(str(count)) for count in row))
+                for name, row in zip(report.classes, result.confusion, strict=True)
+            ),
+        )
+        for result in roles_of(report)
+        if result.confusion
+    ]
 
 
 def failures(report: Report) -> Table:

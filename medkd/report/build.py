@@ -148,6 +148,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "sample": accuracy.sample(report),
         "comparisons": accuracy.comparisons(report),
         "per_class": accuracy.per_class(report),
+        "confusion": accuracy.confusion(report),
         "failures": accuracy.failures(report),
         "calibration": accuracy.calibration(report),
         "promises": accuracy.promises(report),

@@ -50,6 +50,7 @@ FIGURES = {
     "boundary_ece": Wording("ECE near boundaries"),
     "adaptive_ece": Wording("Adaptive ECE"),
     "static_ece": Wording("Static ECE"),
+    "mce": Wording("MCE"),
     "brier": Wording("Brier score"),
     "nll": Wording("NLL"),
 }

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from medkd.data import nifti
 from medkd.data.labels import class_indices, truth_of
@@ -210,6 +210,8 @@ class TestClassification:
             balanced_accuracy_score(labels, p.argmax(axis=1))
         )
         assert headline["nll"] == pytest.approx(-np.log(p[range(len(p)), labels]).mean())
+        expected = confusion_matrix(labels, p.argmax(axis=1), labels=range(p.shape[1]))
+        assert found.confusion == tuple(map(tuple, expected.tolist()))
 
     def test_the_operating_point_keeps_its_specificity_where_it_was_chosen(self, scores):
         found, *_ = scores

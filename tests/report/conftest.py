@@ -266,6 +266,7 @@ def _classifier(role: Role) -> RoleResult:
         per_class=per_class,
         cases=cases,
         failures={"failures": 5},
+        confusion=((11, 2), (3, 34)),
         **model,
     )
 
@@ -283,6 +284,7 @@ def _finder(role: Role) -> RoleResult:
             "per_class": {f"{f}/{d}": _spread(SKILL[role]) for f in figures for d in DISEASES},
             "cases": (missed, *others),
             "failures": {"misses": 1, "false_alarms": 0, "failures": 1},
+            "confusion": (),
         }
     )
 

@@ -57,6 +57,15 @@ def test_failures_are_named_by_task(segmentation, classification):
     assert heads[1:] == ["Cases given a wrong class"]
 
 
+def test_cases_are_counted_by_reference_and_answer(classification, segmentation, findings):
+    teacher, *others = accuracy.confusion(classification)
+    assert len(others) == 2
+    assert [cell.text for cell in teacher.head] == ["Reference", "normal", "pneumonia"]
+    rows = [[cell.text for cell in row] for row in teacher.rows]
+    assert rows == [["normal", "11", "2"], ["pneumonia", "3", "34"]]
+    assert accuracy.confusion(segmentation) == accuracy.confusion(findings) == []
+
+
 def test_no_headline_figure_is_dropped(classification):
     shown = [
         cell.text.split("\N{NO-BREAK SPACE}")[0]
