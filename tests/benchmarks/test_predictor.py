@@ -28,7 +28,7 @@ from medkd.export.openvino import Bias, quantise
 from medkd.models.checkpoint import Checkpoint, save_checkpoint
 from medkd.models.cost import macs, parameters
 from medkd.options import PreprocessOptions
-from medkd.types import Runtime, Task
+from medkd.types import Runtime, Task, Variant
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("background", "anterior", "posterior")
@@ -99,9 +99,8 @@ def in_int8(release, folder):
     windows = [window.astype(np.float32) for window in windows]
     quantise(release / WEIGHTS, folder / "model.xml", windows, bias=Bias.FAST)
     shutil.copy(release / "preprocess.json", folder)
-    return released(
-        load(release).manifest.model_copy(update={"runtimes": (Runtime.OPENVINO,)}), folder
-    )
+    form = {"runtimes": (Runtime.OPENVINO,), "weights": "model.xml", "variant": Variant.INT8}
+    return released(load(release).manifest.model_copy(update=form), folder)
 
 
 @pytest.fixture(scope="module")
