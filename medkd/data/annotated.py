@@ -25,7 +25,7 @@ def covered(case: Case, config: Config) -> Bool[np.ndarray, " classes"]:
     return told
 
 
-def covered_structures(case: Case, config: Config) -> Bool[np.ndarray, " structures"]:
+def covered_questions(case: Case, config: Config) -> Bool[np.ndarray, " structures"]:
     """Return which of ``config.questions``, structures or findings, a case's label covers."""
     return covered(case, config)[len(config.classes) - len(config.questions) :]
 
@@ -35,7 +35,7 @@ def as_judged(masks: np.ndarray, case: Case, config: Config) -> np.ndarray:
 
     Or the findings of an image.
     """
-    told = covered_structures(case, config)
+    told = covered_questions(case, config)
     if told.all():
         return masks
     judged = masks.copy()

@@ -1,10 +1,11 @@
 """Answers: what a role says of a test case, by its release or, where it has none, in process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from medkd.config import Config
+from medkd.data.labels import class_of
 from medkd.data.postprocess import postprocess, postprocess_apart
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of
@@ -36,6 +37,19 @@ def answers_to_images(study: Study, role: Role) -> AnswerImage | None:
         return None
     predictor = load(study.path(f"releases/{role}"))
     return lambda volume: predictor.predict(volume, with_probabilities=True)
+
+
+def classified(
+    answer: Answer, cases: Iterable[Case], config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ask for whole images.
+
+    Returns:
+        Probabilities ``[cases, classes]``, and what is true as ``class_of`` gives it:
+        ``[cases, 1]``, or of findings ``[cases, findings]``.
+    """
+    said = [(answer(case).probabilities, class_of(case, config)) for case in cases]
+    return np.stack([p for p, _ in said if p is not None]), np.stack([truth for _, truth in said])
 
 
 def answers_of_teachers(study: Study) -> Answer:

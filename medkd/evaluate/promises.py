@@ -5,16 +5,16 @@ the promised share of a structure; a set of all classes that pass it holds the t
 of the images that have a finding as many pass the threshold at which it is not ruled out.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered_structures
-from medkd.data.labels import class_of, structure_masks, truth_of
+from medkd.data.annotated import covered_questions
+from medkd.data.labels import structure_masks, truth_of
 from medkd.data.reading import label_of
-from medkd.evaluate.answers import Answer
+from medkd.evaluate.answers import Answer, classified
 from medkd.metrics.classification import by_class
 from medkd.metrics.conformal import (
     THRESHOLDS,
@@ -29,6 +29,8 @@ from medkd.progress import progress
 from medkd.results import Interval, Promise
 from medkd.types import UNLABELLED, Case, Task
 
+Classified = tuple[np.ndarray, np.ndarray]  # as ``classified`` gives it
+
 
 def promises(
     answer: Answer, validation: Sequence[Case], test: Sequence[Case], config: Config, *, name: str
@@ -39,21 +41,18 @@ def promises(
     """
     shown = [progress(cases, f"promises {name}", total=len(cases)) for cases in (validation, test)]
     if config.task is Task.SEGMENTATION:
-        return tuple(_masks(answer, shown[0], test, shown[1], config))
-    if config.data.overlapping:
-        return tuple(_findings(answer, shown[0], test, shown[1], config))
-    return (_sets(answer, shown[0], test, shown[1], config),)
+        known, found = (
+            np.stack([_shares(answer, case, config) for case in cases]) for cases in shown
+        )
+        return tuple(_masks(known, found, test, config))
+    of_classes = _findings if config.data.overlapping else _sets
+    told, asked = (classified(answer, cases, config) for cases in shown)
+    return tuple(of_classes(told, asked, test, config))
 
 
 def _masks(
-    answer: Answer,
-    validation: Iterable[Case],
-    test: Sequence[Case],
-    shown: Iterable[Case],
-    config: Config,
+    known: np.ndarray, found: np.ndarray, test: Sequence[Case], config: Config
 ) -> Iterator[Promise]:
-    known = np.stack([_shares(answer, case, config) for case in validation])
-    found = np.stack([_shares(answer, case, config) for case in shown])
     for index, structure in enumerate(config.structures):
         calibrated_on = known[np.isfinite(known[:, index, 0, 0]), index, 0]
         threshold = risk_threshold(calibrated_on, risk=1 - config.evaluate.promised)
@@ -81,7 +80,7 @@ def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
     said = probabilities[-len(config.structures) :]  # without the background
     judged = np.broadcast_to(label != UNLABELLED, said.shape)
     masks = list(structure_masks(label, config))
-    for index in np.flatnonzero(covered_structures(case, config)):
+    for index in np.flatnonzero(covered_questions(case, config)):
         reference, p = masks[index], said[index]
         ordered = np.sort(p[judged[index]])
         passing = ordered.size - np.searchsorted(ordered, THRESHOLDS)
@@ -92,17 +91,12 @@ def _shares(answer: Answer, case: Case, config: Config) -> np.ndarray:
 
 
 def _findings(
-    answer: Answer,
-    validation: Iterable[Case],
-    test: Sequence[Case],
-    shown: Iterable[Case],
-    config: Config,
+    known: Classified, asked: Classified, test: Sequence[Case], config: Config
 ) -> Iterator[Promise]:
     """Promise that those who have a finding keep it; the price is how many others do."""
-    known, labels = _classified(answer, validation, config)
-    p, truth = _classified(answer, shown, config)
+    (said, labels), (p, truth) = known, asked
     at = partial(presence_threshold, coverage=config.evaluate.promised)
-    for index, threshold in enumerate(by_class(at, known, labels)):
+    for index, threshold in enumerate(by_class(at, said, labels)):
         passed = (p[:, index] >= threshold).astype(np.float64)
         kept, price = (np.where(truth[:, index] == value, passed, np.nan) for value in (1, 0))
         yield Promise(
@@ -116,17 +110,12 @@ def _findings(
 
 
 def _sets(
-    answer: Answer,
-    validation: Iterable[Case],
-    test: Sequence[Case],
-    shown: Iterable[Case],
-    config: Config,
-) -> Promise:
-    known, labels = _classified(answer, validation, config)
-    threshold = set_threshold(known, labels[:, 0], coverage=config.evaluate.promised)
-    probabilities, truth = _classified(answer, shown, config)
-    sets = answer_sets(probabilities, threshold=threshold)
-    return Promise(
+    known: Classified, asked: Classified, test: Sequence[Case], config: Config
+) -> Iterator[Promise]:
+    (said, labels), (p, truth) = known, asked
+    threshold = set_threshold(said, labels[:, 0], coverage=config.evaluate.promised)
+    sets = answer_sets(p, threshold=threshold)
+    yield Promise(
         of=None,
         promised=config.evaluate.promised,
         kept=_mean(sets[np.arange(len(truth)), truth[:, 0]].astype(np.float64), test, config),
@@ -134,14 +123,6 @@ def _sets(
         threshold=threshold,
         calibrated_on=len(labels),
     )
-
-
-def _classified(
-    answer: Answer, cases: Iterable[Case], config: Config
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities ``[cases, classes]``, and labels ``[cases, 1]`` or of findings alike."""
-    said = [(answer(case).probabilities, class_of(case, config)) for case in cases]
-    return np.stack([p for p, _ in said if p is not None]), np.stack([label for _, label in said])
 
 
 def _mean(values: np.ndarray, cases: Sequence[Case], config: Config) -> Interval:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered_structures
+from medkd.data.annotated import covered_questions
 from medkd.data.labels import (
     class_indices,
     class_of,
@@ -119,7 +119,7 @@ class _Bench:
         flags = []
         for case in self.cases:
             volume, truth = self._worse(case, stress, strength)
-            told = covered_structures(case, self.config)
+            told = covered_questions(case, self.config)
             for role, answer in self.answers.items():
                 values[role].append(self._value(answer(volume), truth, told))
             flags.append(self.flag(volume) if self.flag else False)
@@ -146,7 +146,6 @@ class _Bench:
         if prediction.mask is None:
             judged = truth != UNLABELLED
             return float((self._classes_of(prediction) == truth)[judged].mean())
-        assert prediction.mask is not None
         answer = class_indices(prediction.mask, self.config)
         answer, truth = of_judged_voxels(answer, truth, reference=truth)
         masks = (structure_masks(each, self.config) for each in (answer, truth))

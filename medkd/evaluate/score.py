@@ -9,10 +9,9 @@ import numpy as np
 
 from medkd.config import Config
 from medkd.data import phi
-from medkd.data.annotated import covered, covered_structures, in_label_terms
+from medkd.data.annotated import covered, covered_questions, in_label_terms
 from medkd.data.labels import (
     class_indices,
-    class_of,
     of_judged_voxels,
     structure_masks,
     truth_of,
@@ -20,7 +19,7 @@ from medkd.data.labels import (
 )
 from medkd.data.reading import label_of
 from medkd.device.predictor import Prediction
-from medkd.evaluate.answers import Answer
+from medkd.evaluate.answers import Answer, classified
 from medkd.metrics import overlap
 from medkd.metrics.boundary import boundary_band
 from medkd.metrics.calibration import (
@@ -151,10 +150,12 @@ def score_classification(
     A finding is scored on the cases in which it was judged; figures of all findings are means over
     findings, not over cases.
     """
-    p, labels = _probabilities(answer, cases, config, f"evaluate {name}")
-    known = _probabilities(answer, validation, config, f"operating point {name}")
+    shown = progress(cases, f"evaluate {name}", total=len(cases))
+    known = progress(validation, f"operating point {name}", total=len(validation))
+    p, labels = classified(answer, shown, config)
+    said, truth = classified(answer, known, config)
     at = partial(threshold_at_specificity, specificity=config.evaluate.specificity)
-    points = by_class(at, known[0], _by_question(known[1], config))
+    points = by_class(at, said, _by_question(truth, config))
     figures = _Figures(cases, config)
     (_findings if config.data.overlapping else _classes)(figures, p, labels, points, config)
     whole = [name for name in figures.statistics if "/" not in name]
@@ -259,7 +260,7 @@ def _case_scores(
     lesions: dict[str, tuple[int, int, int, int]] = {}
     found: dict[Emptiness, list[str]] = {kind: [] for kind in Emptiness}
     masks = (structure_masks(each, config) for each in (answer, label))
-    told = covered_structures(case, config)
+    told = covered_questions(case, config)
     for name, *pair, is_told in zip(config.structures, *masks, told, strict=True):
         if not is_told:
             continue
@@ -289,15 +290,6 @@ def _case_scores(
         volumes_ml=volumes,
         lesions=lesions,
     )
-
-
-def _probabilities(
-    answer: Answer, cases: Sequence[Case], config: Config, description: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities ``[cases, classes]``, and labels ``[cases, 1]`` or of findings alike."""
-    rows = [answer(case).probabilities for case in progress(cases, description, total=len(cases))]
-    labels = [class_of(case, config) for case in cases]
-    return np.stack([row for row in rows if row is not None]), np.stack(labels)
 
 
 def _by_question(labels: np.ndarray, config: Config) -> np.ndarray:
@@ -333,7 +325,7 @@ def _covered(cases: Sequence[Case], config: Config) -> dict[str, np.ndarray]:
     """Return which cases' labels cover each structure; nothing where all cover all."""
     if not config.questions:
         return {}
-    told = np.array([covered_structures(case, config) for case in cases])
+    told = np.array([covered_questions(case, config) for case in cases])
     return {} if told.all() else dict(zip(config.questions, told.T, strict=True))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered_structures
+from medkd.data.annotated import covered_questions
 from medkd.data.groups import UNKNOWN, band, bands, group_of
 from medkd.data.labels import structure_masks, truth_of
 from medkd.data.reading import label_of
@@ -86,7 +86,7 @@ def _groups(named: SubgroupOptions, cases: Sequence[Case], config: Config) -> li
     index = config.structures.index(named.structure)
     groups = []
     for case in cases:
-        if not covered_structures(case, config)[index]:
+        if not covered_questions(case, config)[index]:
             groups.append(UNKNOWN)
             continue
         label = label_of(case, config)

@@ -3,13 +3,13 @@
 Those that keep a promise, and those from which findings count as found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.annotated import covered_structures
+from medkd.data.annotated import covered_questions
 from medkd.data.labels import class_of, structure_masks, truth_of
 from medkd.data.reading import image_of, label_of
 from medkd.device.predictor import Predictor
@@ -27,47 +27,44 @@ from medkd.types import Case, Task
 SET = "set"  # the one threshold of a classifier
 
 
-def conformal_thresholds(
-    predictor: Predictor, validation: Sequence[Case], config: Config
-) -> Conformal:
-    """Return the thresholds that keep ``evaluate.promised``.
+def told(predictor: Predictor, validation: Sequence[Case], config: Config) -> np.ndarray:
+    """Ask a release for its validation cases.
 
     Args:
         predictor: of the calibrated release.
         validation: cases that it was not trained on.
         config: of the study.
+
+    Returns:
+        Probabilities ``[cases, classes]``, or the shares that masks miss ``[cases, structures,
+        thresholds]``.
     """
-    shown = progress(validation, "conformal thresholds", total=len(validation))
-    said = [_told(predictor, case, config) for case in shown]
-    promised = config.evaluate.promised
-    if config.task is Task.CLASSIFICATION:
-        labels = np.stack([class_of(case, config) for case in validation])
-        if config.has_findings:
-            return _of_findings(np.stack(said), labels, config)
-        thresholds = {SET: set_threshold(np.stack(said), labels[:, 0], coverage=promised)}
-    else:
-        shares = np.stack(said)
-        told = np.array([covered_structures(case, config) for case in validation])
+    shown = progress(validation, "thresholds", total=len(validation))
+    return np.stack([_of_case(predictor, case, config) for case in shown])
+
+
+def conformal_thresholds(said: np.ndarray, validation: Sequence[Case], config: Config) -> Conformal:
+    """Return the thresholds that keep ``evaluate.promised``, by what was ``told``."""
+    promised, cases = config.evaluate.promised, len(validation)
+    if config.task is Task.SEGMENTATION:
+        covers = np.array([covered_questions(case, config) for case in validation])
+        cases = int(covers.sum(axis=0).min())
         thresholds = {
-            name: risk_threshold(shares[told[:, index], index], risk=1 - promised)
+            name: risk_threshold(said[covers[:, index], index], risk=1 - promised)
             for index, name in enumerate(config.structures)
         }
-        return Conformal(
-            promised=promised, thresholds=thresholds, cases=int(told.sum(axis=0).min())
-        )
-    return Conformal(promised=promised, thresholds=thresholds, cases=len(validation))
-
-
-def _of_findings(p: np.ndarray, labels: np.ndarray, config: Config) -> Conformal:
-    promised = config.evaluate.promised
-    found = by_class(partial(presence_threshold, coverage=promised), p, labels)
-    thresholds = {name: float(t) for name, t in zip(config.classes, found, strict=True)}
-    having = (labels == 1).sum(axis=0)
-    return Conformal(promised=promised, thresholds=thresholds, cases=int(having.min()))
+    elif config.has_findings:
+        labels = np.stack([class_of(case, config) for case in validation])
+        cases = int((labels == 1).sum(axis=0).min())
+        thresholds = _by_name(partial(presence_threshold, coverage=promised), said, labels, config)
+    else:
+        labels = np.concatenate([class_of(case, config) for case in validation])
+        thresholds = {SET: set_threshold(said, labels, coverage=promised)}
+    return Conformal(promised=promised, thresholds=thresholds, cases=cases)
 
 
 def operating_points(
-    predictor: Predictor, validation: Sequence[Case], config: Config
+    said: np.ndarray, validation: Sequence[Case], config: Config
 ) -> dict[str, float]:
     """Return the probability from which each finding counts as found, at ``evaluate.specificity``.
 
@@ -75,22 +72,25 @@ def operating_points(
     """
     if not config.has_findings:
         return {}
-    shown = progress(validation, "operating points", total=len(validation))
-    said = np.stack([_told(predictor, case, config) for case in shown])
     labels = np.stack([class_of(case, config) for case in validation])
     at = partial(threshold_at_specificity, specificity=config.evaluate.specificity)
-    points = by_class(at, said, labels)
-    return {name: float(point) for name, point in zip(config.classes, points, strict=True)}
+    return _by_name(at, said, labels, config)
 
 
-def _told(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
-    """Return the probabilities ``[classes]``, or the shares missed ``[structures, thresholds]``."""
+def _by_name(
+    threshold: Callable[..., float], said: np.ndarray, labels: np.ndarray, config: Config
+) -> dict[str, float]:
+    found = by_class(threshold, said, labels)
+    return {name: float(value) for name, value in zip(config.classes, found, strict=True)}
+
+
+def _of_case(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
     image = image_of(case, config)
     probabilities = predictor.predict(image, with_probabilities=True).probabilities
     assert probabilities is not None
     if config.task is Task.CLASSIFICATION:
         return probabilities
     truth = truth_of(label_of(case, config), case, config)
-    told = probabilities[-len(config.structures) :]  # without the background
+    of_structures = probabilities[-len(config.structures) :]  # without the background
     masks = structure_masks(truth, config)
-    return np.stack([missed_shares(p, mask) for p, mask in zip(told, masks, strict=True)])
+    return np.stack([missed_shares(p, mask) for p, mask in zip(of_structures, masks, strict=True)])

@@ -12,7 +12,7 @@ from torch import nn
 
 from medkd.config import Config
 from medkd.data.activation import decided, probabilities, tempered
-from medkd.data.annotated import covered, covered_structures, in_label_terms, possible_of
+from medkd.data.annotated import covered, covered_questions, in_label_terms, possible_of
 from medkd.data.labels import of_judged_voxels, structure_masks, without_channel
 from medkd.data.samples import Sample
 from medkd.device.window import Network, predict_windows
@@ -200,7 +200,7 @@ class _Tally:
 def _mean_dice(answer: np.ndarray, label: np.ndarray, case: Case, config: Config) -> float:
     (answer,) = of_judged_voxels(answer, reference=label)
     masks = (structure_masks(each, config) for each in (answer, label))
-    pairs = zip(*masks, covered_structures(case, config), strict=True)
+    pairs = zip(*masks, covered_questions(case, config), strict=True)
     return float(np.mean([dice(said, there) for said, there, is_told in pairs if is_told]))
 
 

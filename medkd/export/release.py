@@ -27,7 +27,7 @@ from medkd.device.predictor import Predictor
 from medkd.distill.teacher import FrozenTeacher
 from medkd.errors import ReleaseError, TrainingError
 from medkd.export import bundle, openvino
-from medkd.export.conformal import conformal_thresholds, operating_points
+from medkd.export.conformal import conformal_thresholds, operating_points, told
 from medkd.export.guard import guard_of
 from medkd.export.onnx import export_onnx, verify_onnx
 from medkd.export.parity import compare, in_torch, why_refused
@@ -268,9 +268,12 @@ class _Release:
         )
         predictor = Predictor(manifest, judged.form.engines[first])
         cases = self.cohort.of(self.cohort.split.validation)
-        found = {"conformal": conformal_thresholds(predictor, cases, config)}
-        points = {"operating_points": operating_points(predictor, cases, config)}
-        _seal(folder, manifest.model_copy(update=found | points))
+        said = told(predictor, cases, config)
+        found = {
+            "conformal": conformal_thresholds(said, cases, config),
+            "operating_points": operating_points(said, cases, config),
+        }
+        _seal(folder, manifest.model_copy(update=found))
 
     @property
     def _may_lose(self) -> float:

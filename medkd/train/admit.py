@@ -35,9 +35,7 @@ from medkd.study import Study, digest, sha256, write_atomic
 from medkd.train.calibrate import fit_on_cases
 from medkd.types import UNLABELLED, Activation, Task
 
-LEAST_AGREEMENT = (
-    0.1  # Dice with the reference, or 2 AUROC - 1; less is no answer to the same question
-)
+LEAST_AGREEMENT = 0.1  # Dice, or 2 AUROC - 1: less is no answer to the same question
 CLEARLY = 0.05  # by which another order of the channels must fit better
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from medkd.config import Config
 from medkd.data.activation import decided
-from medkd.data.annotated import covered, covered_structures, merged_log
+from medkd.data.annotated import covered, covered_questions, merged_log
 from medkd.data.labels import of_judged_voxels, structure_masks, without_channel
 from medkd.data.samples import Sample
 from medkd.metrics.classification import auroc, auroc_of, by_class
@@ -71,7 +71,7 @@ def _dice(logits: np.ndarray, sample: Sample, config: Config) -> list[float]:
     truth = without_channel(sample.label, config)
     (answer,) = of_judged_voxels(decided(logits, config.activation), reference=truth)
     masks = (structure_masks(each, config) for each in (answer, truth))
-    told = covered_structures(sample.case, config)
+    told = covered_questions(sample.case, config)
     return [
         dice(said, there) if is_told else math.nan
         for said, there, is_told in zip(*masks, told, strict=True)

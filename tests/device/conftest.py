@@ -150,16 +150,21 @@ def release_2d(tmp_path_factory):
     )
 
 
+WHOLE = {  # a classifier looks at whole images
+    "task": Task.CLASSIFICATION,
+    "window": (8, 8),
+    "size": (8, 8),
+    "orientation": None,
+    "intensity": "unit",
+}
+
+
 @pytest.fixture(scope="session")
 def release_classes(tmp_path_factory):
     return write_release(
         tmp_path_factory.mktemp("release") / "classes",
-        task=Task.CLASSIFICATION,
-        window=(8, 8),
         network=BrightAndDark(),
-        orientation=None,
-        size=(8, 8),
-        intensity="unit",
+        **WHOLE,
     )
 
 
@@ -168,13 +173,9 @@ def release_findings(tmp_path_factory):
     """A release that says whether an image is dark, bright, both or neither of them."""
     return write_release(
         tmp_path_factory.mktemp("release") / "findings",
-        task=Task.CLASSIFICATION,
-        window=(8, 8),
         network=BrightAndStriped(),
         activation=Activation.SIGMOID,
-        orientation=None,
-        size=(8, 8),
-        intensity="unit",
+        **WHOLE,
     )
 
 

@@ -55,14 +55,13 @@ def test_a_harsh_stress_is_noticed(guarded, stress):
     guard, dims = guarded
     if dims not in stress.dims or stress.name == "rotation":  # this kind looks alike from all sides
         pytest.skip("not for these images")
-    images = [scan(dims, seed=seed) for seed in range(10)]
-
-    def noticed(strength):
-        worse = [stressed(image, stress, strength, seed=0, case="a") for image in images]
-        return np.mean([guard.check(described(image)).is_unlike for image in worse])
-
-    # which of the last two is harsher depends on the images: gamma bends to either side
-    assert max(map(noticed, stress.strengths[-2:])) >= 0.8
+    # gamma bends to either side, and below 1 it hardly bends images of few dark voxels
+    harsh = 2.0 if stress.name == "gamma" else stress.strengths[-1]
+    flags = []
+    for seed in range(10):
+        worse = stressed(scan(dims, seed=seed), stress, harsh, seed=0, case="a")
+        flags.append(guard.check(described(worse)).is_unlike)
+    assert np.mean(flags) >= 0.8
 
 
 def test_what_is_foreign_is_flagged_and_named(guarded):

@@ -20,6 +20,7 @@ from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import GRID_TOLERANCE_MM, Case, Volume, grid_distance_mm
 
+Overlap = Literal["refuse", "last", "keep"]
 SHOWN = 8  # undeclared values of a label map; an image in its place has hundreds
 SATURATED = 0.05  # share of voxels at the largest value, background left out
 NEARLY_EMPTY = 0.001  # share of voxels that differ from the most frequent value
@@ -97,7 +98,7 @@ def examine(
     config: Config | None = None,
     *,
     labels: Mapping[str, int] | None = None,
-    overlap: Literal["refuse", "last", "keep"] = "refuse",
+    overlap: Overlap = "refuse",
 ) -> Examined:
     """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
 

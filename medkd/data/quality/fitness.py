@@ -34,7 +34,7 @@ def unfit(
         for line in misgrouped(test, named):
             yield Finding(None, Level.ERROR, line)
     if config.questions:
-        yield from _uncovered_structures(config, cases, split)
+        yield from _uncovered_questions(config, cases, split)
         yield from _beyond_annotation(config, cases, examined)
     if config.task is Task.SEGMENTATION:
         yield from _unseen_structures(config, examined, split)
@@ -82,7 +82,7 @@ def _unseen_structures(
             yield Finding(None, Level.ERROR, message, remedy)
 
 
-def _uncovered_structures(
+def _uncovered_questions(
     config: Config, cases: Mapping[str, Case], split: Split
 ) -> Iterator[Finding]:
     """Name a structure that no label of a part covers: nobody could select, or judge, by it."""

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -92,13 +91,14 @@ def _started(layout: Layout, data: Path, config: Path) -> Started:
     cases = {row.case: _case(row) for row in rows}
     if len(cases) < len(rows):
         raise DataError(f"{data}: two cases go by one name; rename their files")
-    examined = _examined(list(cases.values()), layout.labels)
-    if any(OVERLAP in finding.line for seen in examined.values() for finding in seen.findings):
+    examined = _examined(cases, layout)
+    lines = [finding.line for seen in examined.values() for finding in seen.findings]
+    if any(OVERLAP in line for line in lines):
         layout = _nested(layout, cases)
-        examined = _examined(list(cases.values()), layout.labels, overlap="last")
-    elif any(CHANNELS in finding.line for seen in examined.values() for finding in seen.findings):
-        layout = replace(layout, overlapping=True)
-        examined = _examined(list(cases.values()), layout.labels, overlap="keep")
+        examined = _examined(cases, layout)
+    elif any(CHANNELS in line for line in lines):
+        layout = replace(layout, overlap="keep")
+        examined = _examined(cases, layout)
         layout = replace(layout, labels=_of_channels(layout.labels, examined))
     labels = dict(layout.labels) or _labels(layout.task, examined)
     rows, known = _with_patients(rows, cases, examined)
@@ -127,19 +127,14 @@ def _nested(layout: Layout, cases: Mapping[str, Case]) -> Layout:
             sizes[name] = voxels
     ordered = sorted(layout.labels, key=lambda name: -sizes.get(name, 0))
     labels = {name: number for number, name in enumerate(ordered, start=1)}
-    return replace(layout, labels=labels, has_overlaps=True)
+    return replace(layout, labels=labels, overlap="last")
 
 
-def _examined(
-    cases: Sequence[Case],
-    labels: Mapping[str, int],
-    *,
-    overlap: Literal["refuse", "last", "keep"] = "refuse",
-) -> dict[str, Examined]:
+def _examined(cases: Mapping[str, Case], layout: Layout) -> dict[str, Examined]:
+    read = partial(examine, labels=layout.labels, overlap=layout.overlap)
     with ThreadPoolExecutor() as pool:
-        seen = pool.map(partial(examine, labels=labels, overlap=overlap), cases)
-        shown = progress(seen, "read", total=len(cases))
-        return dict(zip([case.id for case in cases], shown, strict=True))
+        seen = pool.map(read, cases.values())
+        return dict(zip(cases, progress(seen, "read", total=len(cases)), strict=True))
 
 
 def _of_channels(named: Mapping[str, int], examined: Mapping[str, Examined]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medkd.data.quality.examine import Overlap
 from medkd.types import Task
 
 
@@ -48,8 +49,8 @@ class Layout:
         title: of the data set.
         source: the file that lists the cases, where there is one.
         modalities: names of the channels, where they are several measurements.
-        has_overlaps: whether structures share voxels, which the later in ``labels`` keep.
-        overlapping: whether structures keep the voxels they share, or images have several findings.
+        overlap: whether structures that share voxels are refused, the last in ``labels`` keeps
+            them, or all do; an image keeps several findings.
         includes: of a label map, the structures that lie in others.
         ignore: the value of voxels nobody has judged.
     """
@@ -63,7 +64,11 @@ class Layout:
     title: str = ""
     source: Path | None = None
     modalities: tuple[str, ...] = ()
-    has_overlaps: bool = False
-    overlapping: bool = False
+    overlap: Overlap = "refuse"
     includes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ignore: int | None = None
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether each structure, or finding, is a question of its own."""
+        return self.overlap == "keep"

@@ -114,7 +114,7 @@ def _structures(told: Mapping[str, Any]) -> dict[str, Any]:
     said = regions.read(told.get("labels", {}))
     return {
         "labels": said.labels,
-        "overlapping": bool(said.includes),
+        "overlap": "keep" if said.includes else "refuse",
         "includes": said.includes,
         "ignore": said.ignore,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data import medmnist
+from medkd.data.quality.examine import Overlap
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
 from medkd.types import NO_FINDING, SEPARATOR
@@ -32,8 +33,9 @@ def unpacked(layout: Layout, folder: Path) -> Layout:
             )
             for line in csv.DictReader(file)
         ]
+    overlap: Overlap = "keep" if several else "refuse"
     title = layout.source.stem
-    return replace(layout, rows=tuple(rows), labels=labels, title=title, overlapping=several)
+    return replace(layout, rows=tuple(rows), labels=labels, title=title, overlap=overlap)
 
 
 def _findings(text: str) -> tuple[str, ...]:

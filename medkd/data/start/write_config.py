@@ -113,7 +113,7 @@ def _preprocess(chosen: Plan, layout: Layout) -> str:
     if layout.modalities and len(layout.modalities) == chosen["preprocess.channels"].value:
         names = Choice(list(layout.modalities), "the channels, by the data set's own names")
         lines.insert(1, _line("modalities", names))
-    if layout.has_overlaps:
+    if layout.overlap == "last":
         why = "structures share voxels: the one that comes later in labels keeps them"
         lines.append(_line("reading", Choice({"overlap": "last"}, why)))
     return "preprocess:\n" + "".join(lines)

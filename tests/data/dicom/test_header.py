@@ -125,8 +125,11 @@ def test_a_crowd_in_the_meta_header_is_refused(tmp_path):
     sequence = bytes.fromhex("02002001 53510000 ffffffff") + EMPTY_ITEM * 200_000
     path = tmp_path / "crowd.dcm"
     path.write_bytes(PREAMBLE + sequence)
+    tracemalloc.start()
     with pytest.raises(DataError, match=r"crowd\.dcm: holds more than 65536 elements"):
         read(path, ReadingOptions(memory_gib=1 / 16))
+    assert tracemalloc.get_traced_memory()[1] < 8 * MIB
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
