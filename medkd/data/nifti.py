@@ -124,9 +124,8 @@ def write(path: Path, array: np.ndarray, *, affine: np.ndarray) -> None:
     """
     image = nib.nifti1.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    if skew_degrees(affine) < 1e-2:  # a quaternion has no shear
-        image.set_qform(affine, code=1)
+    image.header["sform_code"] = 1
+    image.header["qform_code"] = int(skew_degrees(affine) < 1e-2)  # a quaternion has no shear
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{path.name}")
     nib.loadsave.save(image, temporary)

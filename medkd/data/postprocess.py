@@ -61,7 +61,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
         >>> largest_component(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]], bool)).sum()
         np.int64(2)
     """
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     result = np.zeros_like(mask)
     if box is None:
         return result
@@ -80,7 +80,7 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
         >>> fill_holes(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1], [1, 0, 0]], bool)).sum()
         np.int64(10)
     """
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     if box is None:
         return mask
     outside = np.pad(~np.pad(mask[box], 1), 1)
@@ -93,7 +93,8 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Return the smallest box of what is True in a mask; None if nothing is."""
     box = []
     for axis in range(mask.ndim):
         others = tuple(other for other in range(mask.ndim) if other != axis)

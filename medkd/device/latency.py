@@ -194,7 +194,12 @@ def _peak_memory_mib() -> float:
 
 
 def _answer(predictor: Predictor, source: Sequence[Path], folder: Path) -> dict[str, float]:
-    """Answer into ``folder``; what is wrong with an image is told with its file."""
+    """Answer into ``folder``; what is wrong with an image is told with its file.
+
+    An answer is a new file, as it is at work: to replace one, a file system waits for the disk.
+    """
+    for former in folder.iterdir():
+        former.unlink()
     try:
         return answer_file(predictor, source, _target(predictor, folder)).stages_ms
     except DataError as error:

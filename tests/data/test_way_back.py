@@ -38,6 +38,23 @@ def test_equals_interpolating_all_at_once_whatever_the_slabs(image, cuts):
     assert (indices == expected.argmax(axis=0)).mean() > 0.99
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [5, 6, 7], list(range(1, 12))])
+@pytest.mark.parametrize("image", [(30, 20, 9), (5, 9, 10), (12, 20, 8), (1, 4, 4), (23, 9, 10)])
+@pytest.mark.parametrize("at", [(0, 0, 0), (4, 3, 4), (10, 7, 8)])
+def test_a_structure_that_is_small_is_carried_whole(image, cuts, at):
+    p = np.zeros((3, 12, 9, 10), np.float32)
+    p[0] = 0.9
+    p[1, *(slice(place, place + 2) for place in at)] = 0.95
+    p[2, *(slice(place, place + 1) for place in at)] = 2
+    p /= p.sum(axis=0)
+    grid = grid_of(image, p.shape[1:])
+    expected = from_grid(p, grid, order=1)
+    first, second = np.sort(expected, axis=0)[[-1, -2]]
+    certain = first - second > 1e-5
+    actual = carried(grid, p, cuts)
+    np.testing.assert_array_equal(actual[certain], expected.argmax(axis=0)[certain])
+
+
 def test_two_classes_are_exact():
     grid, p = grid_of((30, 20, 9), (12, 9, 10)), probabilities((12, 9, 10), classes=2)
     expected = from_grid(p, grid, order=1)
