@@ -60,10 +60,10 @@ class WayBack:
         if box is None:
             return
         there, ways = self._ways(box, rows)
-        answer = self.answer[(0, *there)]
+        answer = self.answer[0][there]
         best: np.ndarray | None = None
         for index in np.flatnonzero(np.bincount(nearby[box].ravel())):
-            here = _carried(source[(index, *box)], ways)
+            here = _carried(source[index][box], ways)
             if best is None:
                 best, answer[:] = here, index
                 continue
@@ -103,7 +103,7 @@ class WayBackApart(WayBack):
             box = _box(of_structure >= HALF)
             if box is not None:
                 there, ways = self._ways(box, rows)
-                self.answer[(index, *there)] = _carried(of_structure[box], ways) >= HALF
+                self.answer[index][there] = _carried(of_structure[box], ways) >= HALF
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
