@@ -8,7 +8,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-data test-slow test-ci lint bench ui clean
+.PHONY: help demo test test-slow test-ci lint bench ui clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,19 +28,14 @@ help: ## list the targets
 demo: .venv/.train ## a whole study on synthetic cases, in minutes, without data
 	$(BIN)/python pipelines/segmentation.py configs/phantom_3d.yaml
 
-test: lint ## lint, types, architecture and the fast tests
-	$(PYTEST) -m "not slow and not data"
-
-test-data: .venv/.dev ## tests on real data under $MEDKD_DATA
-	$(PYTEST) -m "data and not slow"
+test: lint ## lint, types, architecture and the fast tests; with $MEDKD_DATA those on real data too
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/.dev ## tests that take minutes each, an hour on two cores
 	$(PYTEST) -m slow --timeout 1800
 
-test-ci: .venv/.dev ## those on real data, and of the slow ones what a user meets first
-	$(PYTEST) -m "data and not slow"
-	$(PYTEST) -m slow --timeout 1800 tests/test_readme.py tests/export/test_release.py \
-		tests/device/node tests/report
+test-ci: .venv/.dev ## of the slow ones those of README, node and report
+	$(PYTEST) -m slow --timeout 1800 tests/test_readme.py tests/device/node tests/report
 
 lint: .venv/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
