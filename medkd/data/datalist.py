@@ -17,6 +17,7 @@ from medkd.study import Study, sha256
 from medkd.types import NO_FINDING, SEPARATOR, Case, Task
 
 Row = dict[str, str]
+CELLS = {"1": True, "1.0": True, "0": False, "0.0": False, "": None, "-1": None, "-1.0": None}
 GENERATED = "data"  # the stage that holds cases medkd has written itself
 
 
@@ -34,9 +35,7 @@ def read_datalist(study: Study) -> list[Case]:
     source = _source(study)
     data, modalities = study.config.data, study.config.preprocess.modalities
     rows = (
-        _decathlon(source, modalities)
-        if source.suffix == ".json"
-        else _table(source, data, modalities)
+        _decathlon(source, modalities) if source.suffix == ".json" else _table(source, study.config)
     )
     patients_file = _patients_file(rows, data, source)
     if data.table:
@@ -47,6 +46,11 @@ def read_datalist(study: Study) -> list[Case]:
             f"{_table_path(data) if data.table else source}: no column {data.annotated!r} (has "
             f"{', '.join(rows[0])}), which data.annotated names; it lists the structures or "
             f"findings that a case's label covers, and is empty where that is all of them"
+        )
+    if data.annotated and _has_columns_of_findings(rows[0], study.config):
+        raise DataError(
+            f"{source}: each finding has a column, which says of which images it was judged; "
+            f"remove data.annotated"
         )
     cases = [_case(row, study.config, source) for row in rows]
     _refuse_duplicates(cases, source)
@@ -148,15 +152,16 @@ def _listed(label: Any) -> str:  # noqa: ANN401
     return "" if label is None else str(label)
 
 
-def _table(path: Path, data: DataOptions, modalities: Sequence[str]) -> list[Row]:
+def _table(path: Path, config: Config) -> list[Row]:
+    data, modalities = config.data, config.preprocess.modalities
     rows = _with_first_modality(_read_csv(path), path, data, modalities)
-    for column in ("image", "label"):
+    for column in ("image",) if _has_columns_of_findings(rows[0], config) else ("image", "label"):
         pattern = getattr(data, column)
         if column not in rows[0] and (not pattern or data.case not in rows[0]):
             raise DataError(
                 f"{path}: no column {column!r} (has {', '.join(rows[0])}); a datalist has the "
-                f"columns image, label and patient, or data.{column} gives a pattern such as "
-                f"{column}s/{{case}}.png"
+                f"columns image, label (or one for each finding) and patient, or data.{column} "
+                f"gives a pattern such as {column}s/{{case}}.png"
             )
         if pattern and data.case in rows[0]:
             rows = [{**row, column: pattern.replace("{case}", row[data.case])} for row in rows]
@@ -261,6 +266,8 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
     modalities = config.preprocess.modalities
     reserved = {"case", "image", "label", config.data.patient, config.data.case, *modalities}
     reserved.add(config.data.annotated or "label")
+    if _has_columns_of_findings(row, config):
+        reserved |= config.data.labels.keys()
     return Case(
         id=row["case"],
         image=source.parent / row["image"],
@@ -275,6 +282,9 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
 def _annotated(row: Mapping[str, str], config: Config, source: Path) -> tuple[str, ...] | None:
     """Return the structures or findings that a label covers, in order; None for all."""
     data = config.data
+    if _has_columns_of_findings(row, config):
+        judged = _judged(row, data, source)
+        return None if not judged or len(judged) == len(data.labels) else tuple(judged)
     text = row[data.annotated] if data.annotated else ""
     if not text or not row["label"]:
         return None
@@ -297,6 +307,9 @@ def _annotated(row: Mapping[str, str], config: Config, source: Path) -> tuple[st
 def _label(
     row: Mapping[str, str], config: Config, source: Path
 ) -> Path | int | tuple[str, ...] | None:
+    if _has_columns_of_findings(row, config):
+        judged = _judged(row, config.data, source)
+        return tuple(name for name, found in judged.items() if found) if judged else None
     text = row["label"]
     if not text:
         return None
@@ -326,6 +339,31 @@ def _findings(row: Mapping[str, str], data: DataOptions, source: Path) -> tuple[
             f"write {NO_FINDING[0]} where there is none, nothing where nobody has looked)"
         )
     return tuple(name for name in data.labels if name in named)
+
+
+def _has_columns_of_findings(row: Mapping[str, str], config: Config) -> bool:
+    """Whether a table has no label but a column for each finding."""
+    asked = config.task is Task.CLASSIFICATION and config.data.overlapping
+    return asked and "label" not in row and config.data.labels.keys() <= row.keys()
+
+
+def _judged(row: Mapping[str, str], data: DataOptions, source: Path) -> dict[str, bool]:
+    """Return whether each finding is there, in the order of ``data.labels``, without the unjudged.
+
+    CheXpert's way (Irvin et al., AAAI 2019): 1 and 0, and -1 where the reader could not tell, which
+    is nothing to learn from, as an empty cell is.
+    """
+    judged = {}
+    for name in data.labels:
+        if row[name] not in CELLS:
+            raise DataError(
+                f"{source}: case {row['case']}: the column {name!r} holds {row[name]!r}; write 1 "
+                f"where it was found, 0 where it was not, -1 or nothing where nobody can tell"
+            )
+        found = CELLS[row[name]]
+        if found is not None:
+            judged[name] = found
+    return judged
 
 
 def _refuse_duplicates(cases: list[Case], source: Path) -> None:

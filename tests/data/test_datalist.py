@@ -361,6 +361,12 @@ c.png,No Finding,3,effusion; pleural scar; nodule
 d.png,,4,effusion
 e.png,pleural scar | nodule,5,pleural scar
 """
+A_COLUMN_EACH = """image,patient,view,effusion,pleural scar,nodule
+a.png,1,F,1,0,1
+b.png,2,L,-1.0,0.0,1.0
+c.png,3,F,0,,
+d.png,4,F,,,-1
+"""
 
 
 class TestFindings:
@@ -383,6 +389,24 @@ class TestFindings:
         )
         with pytest.raises(DataError, match=message):
             cases(f"image,label,patient\na.png,{label},1\n", **FINDINGS)
+
+    def test_a_table_has_a_column_of_each(self, cases):
+        found = cases(A_COLUMN_EACH, **FINDINGS)
+        labels = [("effusion", "nodule"), ("nodule",), (), None]
+        assert [case.label for case in found] == labels
+        judged = [None, ("pleural scar", "nodule"), ("effusion",), None]
+        assert [case.annotated for case in found] == judged
+        assert [case.attributes for case in found] == [{"view": view} for view in "FLFF"]
+
+    @pytest.mark.parametrize("cell", ["yes", "2", "0.5"])
+    def test_a_cell_that_is_no_answer_is_named(self, cases, cell):
+        text = A_COLUMN_EACH.replace("4,F,,", f"4,F,{cell},")
+        with pytest.raises(DataError, match=f"case d: the column 'effusion' holds '{cell}'"):
+            cases(text, **FINDINGS)
+
+    def test_columns_need_no_other_to_say_what_was_judged(self, cases):
+        with pytest.raises(DataError, match=r"remove data\.annotated"):
+            cases(A_COLUMN_EACH, annotated="view", **FINDINGS)
 
     def test_a_json_lists_them(self, cases):
         labels = [["nodule", "effusion"], [], "none", None]

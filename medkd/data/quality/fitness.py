@@ -90,7 +90,8 @@ def _uncovered_questions(
         told = [covered(cases[i], config) for i in ids if cases[i].label is not None]
         for index in np.flatnonzero(~np.any(told, axis=0)) if told else ():
             name = config.classes[index]
-            message = f"no label of the {part} split covers {name!r}, by {config.data.annotated!r}"
+            by = f", by {config.data.annotated!r}" if config.data.annotated else ""
+            message = f"no label of the {part} split covers {name!r}{by}"
             remedy = "add such cases, or deal them with data.split.column or data.split.seed"
             yield Finding(None, Level.ERROR, message, remedy)
 
