@@ -100,7 +100,10 @@ def _picture(stored: np.ndarray, frame: Frame) -> Picture:
     if stored.ndim == 3:
         return Picture(frame, np.moveaxis(stored, 2, 0))
     padding = _padding(stored, frame)
-    if colours == "MONOCHROME1" and str(frame.get("Modality")) not in QUANTITIES:
+    is_inverse = colours == "MONOCHROME1" and str(frame.get("Modality")) not in QUANTITIES
+    if frame.get("ModalityLUTSequence"):
+        return Picture(frame, _looked_up(stored, frame, is_inverse=is_inverse)[None], padding)
+    if is_inverse:
         stored = _inverted(stored, frame)
     return Picture(frame, _rescaled(stored, frame)[None], padding)
 
@@ -131,9 +134,18 @@ def _inverted(stored: np.ndarray, frame: Frame) -> np.ndarray:
     return (2 * least + 2**bits - 1 - stored.astype(np.int64)).astype(stored.dtype)
 
 
+def _looked_up(stored: np.ndarray, frame: Frame, *, is_inverse: bool) -> np.ndarray:
+    """Look values up in the Modality LUT; an inverse picture is turned within the table's range."""
+    header = frame.groups[-1]
+    shown = apply_modality_lut(stored, header).astype(np.float32)
+    if not is_inverse:
+        return shown
+    count, first, _ = header.ModalityLUTSequence[0].LUTDescriptor
+    table = apply_modality_lut(first + np.arange(count or 2**16), header)
+    return np.float32(table.min()) + np.float32(table.max()) - shown
+
+
 def _rescaled(stored: np.ndarray, frame: Frame) -> np.ndarray:
-    if frame.get("ModalityLUTSequence"):
-        return apply_modality_lut(stored, frame.groups[-1]).astype(np.float32)
     slope, intercept = (
         float(given) if given not in {None, ""} else default
         for given, default in (

@@ -49,15 +49,33 @@ def test_a_whole_intercept_keeps_integers_and_a_fraction_makes_floats(values):
     assert uptake.dtype == np.float32
 
 
-def test_a_modality_lut_is_looked_up(values):
+def modality_lut(table):
     from pydicom import Dataset, Sequence
 
     lut = Dataset()
-    table = (np.arange(4096)[::-1] * 2).astype(np.uint16)
-    lut.LUTDescriptor, lut.LUTData = [4096, 0, 16], table.tobytes()
+    lut.LUTDescriptor, lut.LUTData = [len(table), 0, 16], table.tobytes()
+    lut.LUTExplanation, lut.ModalityLUTType = "none", "US"
     lut["LUTDescriptor"].VR, lut["LUTData"].VR = "US", "OW"
-    shown = values(GREY, ModalityLUTSequence=Sequence([lut]))
+    return Sequence([lut])
+
+
+def test_a_modality_lut_is_looked_up(values):
+    table = (np.arange(4096)[::-1] * 2).astype(np.uint16)
+    shown = values(GREY, ModalityLUTSequence=modality_lut(table))
     np.testing.assert_array_equal(shown[0], table[GREY])
+
+
+def test_monochrome1_is_turned_after_it_is_looked_up_as_highdicom_does(tmp_path, kit):
+    import highdicom as hd
+
+    table = (np.arange(1024) * 2 + 100).astype(np.uint16)
+    pixels = (GREY // 4).astype(np.uint16)
+    changes = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    changes["ModalityLUTSequence"] = modality_lut(table)
+    path = kit.save(tmp_path / "x.dcm", kit.slice_of(0, pixels=pixels, Modality="CR", **changes))
+    other = hd.get_volume_from_series([dcmread(path)])
+    np.testing.assert_array_equal(read(path).array[0], other.array)
+    np.testing.assert_array_equal(other.array[0], 2246 - table[pixels])
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
