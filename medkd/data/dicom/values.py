@@ -4,9 +4,9 @@ Modality rescale or LUT, padding, MONOCHROME1 and colours are applied here and n
 windows are not: they are for eyes.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,10 @@ def pictures(frames: Sequence[Frame], *, memory_bytes: int) -> Iterator[Picture]
         DataError: pixels cannot be decoded, or would take more memory than they should.
     """
     with Decoding(memory_bytes=memory_bytes) as decoding:
-        for file, members in groupby(frames, key=lambda frame: frame.file):
-            of_index = {frame.index: frame for frame in members}
+        of_file: dict[Path, dict[int, Frame]] = defaultdict(dict)
+        for frame in frames:  # slices of files may alternate
+            of_file[frame.file][frame.index] = frame
+        for file, of_index in of_file.items():
             for index, stored in enumerate(decoding.frames(file)):
                 with refusing(file):
                     yield _picture(stored, of_index[index])

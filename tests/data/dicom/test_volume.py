@@ -260,6 +260,15 @@ def test_an_enhanced_object_is_the_series_it_could_have_been(tmp_path, series, k
     np.testing.assert_allclose(one.affine, many.affine)
 
 
+def test_slices_of_files_of_many_frames_may_alternate(tmp_path, kit):
+    path = kit.save(tmp_path / "one.dcm", enhanced(kit))
+    for name, numbers in (("even", [0, 2, 4]), ("odd", [1, 3])):
+        kit.save(tmp_path / "many" / f"{name}.dcm", enhanced(kit, numbers))
+    one, many = read(path), read(tmp_path / "many")
+    np.testing.assert_array_equal(one.array, many.array)
+    np.testing.assert_allclose(one.affine, many.affine)
+
+
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [([0, 1, 1, 2], "again at 32.50 mm"), ([0, 1, 3, 4], "missing slices: 1, at 35.00 mm")],
