@@ -68,7 +68,7 @@ def recognise(folder: Path) -> Layout | None:
 
 
 def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterator[Row]:
-    patients = sorted({found.patient for found in references})
+    patients = sorted({found.patient for found in references} - {""})
     number = 0
     for reference in references:
         for uid in dict.fromkeys(reference.refers_to):
@@ -82,9 +82,14 @@ def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterat
                     f"case_{number:03d}",
                     _place(series[uid]),
                     reference.path,
-                    patient=f"patient_{patients.index(reference.patient) + 1:03d}",
+                    patient=_running(reference.patient, patients),
                     attributes=attributes,
                 )
+
+
+def _running(patient: str, patients: list[str]) -> str:
+    """Return a patient's running number; nothing where an anonymiser has blanked who it is."""
+    return f"patient_{patients.index(patient) + 1:03d}" if patient else ""
 
 
 def _structures(references: list[_Object]) -> list[str]:
@@ -123,7 +128,7 @@ def _object(path: Path, header: Dataset) -> _Object:
         path=path,
         series=str(header.SeriesInstanceUID),
         modality=str(header.get("Modality", "")),
-        patient=str(header.get("PatientID", "")),
+        patient=str(header.get("PatientID") or "").strip(),
         maker=str(header.get("Manufacturer", "")),
         refers_to=tuple(_referred(header)),
         names=tuple(names_of(header).values()) if names_of else (),

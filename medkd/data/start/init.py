@@ -209,10 +209,14 @@ def _with_patients(
                 return told, f"by the column {column} of a table beside the data"
     found = list(kinships(cases, examined))
     of_case = proposed(list(cases), found)
-    told = [replace(row, patient=of_case[row.case]) for row in rows]
+    told = [replace(row, patient=row.patient or cases[of_case[row.case]].patient) for row in rows]
     if found:
         return told, f"inferred, correct it if you know better: {found[0].evidence}"
-    return told, "TODO: nobody tells, each case is taken for a patient; correct the column patient"
+    lacking = sum(not row.patient for row in rows)
+    return told, (
+        f"TODO: nobody tells whose {lacking} of {len(rows)} cases are, each is taken for a "
+        f"patient; correct the column patient"
+    )
 
 
 def _table(rows: Sequence[Row], modalities: Sequence[str]) -> str:

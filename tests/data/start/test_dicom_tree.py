@@ -91,6 +91,20 @@ def test_series_go_with_the_outlines_that_refer_to_them_and_nothing_tells_the_pa
     assert not any(text in repr(found.rows) for text in ("MRN", "DOE", "1.2.0"))
 
 
+@pytest.mark.parametrize("named", [0, 2])
+def test_cases_whose_patient_was_blanked_are_not_of_one(tmp_path, named):
+    for number in range(4):
+        uid, patient = f"1.2.{number}", "MRN0042" if number < named else ""
+        write_images(tmp_path / "data" / uid, uid, seed=number, patient=patient)
+        outlines = tmp_path / "data" / f"{uid}.dcm"
+        write_outlines(outlines, uid, {"organ": 4}, patient=patient)
+    known = ["patient_001"] * named
+    assert [row.patient for row in recognise(tmp_path / "data").rows] == [*known, *[""] * (4 - named)]
+    made = init(tmp_path / "data", tmp_path / "study")
+    assert made.patients.startswith(f"TODO: nobody tells whose {4 - named} of 4 cases are")
+    assert made.data.patients == (3 if named else 4)
+
+
 def test_series_of_one_folder_are_told_apart(tmp_path):
     for uid in ("1.2.1", "1.2.2"):
         write_images(tmp_path, uid, seed=int(uid[-1]))
