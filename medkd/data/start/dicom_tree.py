@@ -20,6 +20,7 @@ from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import Task
 
+SHOWN = 8  # series that an error lists
 REFERENCES = {"SEG": segmentation.names_of, "RTSTRUCT": rtstruct.enclosing}
 
 
@@ -40,7 +41,7 @@ def recognise(folder: Path) -> Layout | None:
     """Return the image series that a SEG or RTSTRUCT below the folder refers to.
 
     Raises:
-        DataError: such objects, but no image series of theirs.
+        DataError: such objects, but no image series of theirs; or several of one series.
     """
     if not folder.is_dir():
         return None
@@ -52,6 +53,7 @@ def recognise(folder: Path) -> Layout | None:
     for found in objects:
         if found.modality not in REFERENCES:
             series[found.series].append(found)
+    _refuse_several(folder, references, series)
     rows = list(_rows(references, series))
     if not rows:
         raise DataError(f"{folder}: SEG or RTSTRUCT, but not the image series they refer to")
@@ -65,6 +67,24 @@ def recognise(folder: Path) -> Layout | None:
         modality=", ".join(sorted(modalities)),
         title=folder.name,
     )
+
+
+def _refuse_several(
+    folder: Path, references: list[_Object], series: dict[str, list[_Object]]
+) -> None:
+    """Refuse several references of one series: each would teach the others' as background."""
+    paths: dict[str, list[Path]] = defaultdict(list)
+    for reference in references:
+        for uid in set(reference.refers_to) & series.keys():
+            paths[uid].append(reference.path.relative_to(folder))
+    several = [" and ".join(map(str, of)) for of in paths.values() if len(of) > 1]
+    if several:
+        listed = "\n".join(several[:SHOWN])
+        raise DataError(
+            f"{folder}: {len(several)} series have several SEG or RTSTRUCT each; keep one of each, "
+            f"or, where they tell of different structures, write a CSV with a row for each and a "
+            f"column of what it covers, which data.annotated names:\n{listed}"
+        )
 
 
 def _rows(references: list[_Object], series: dict[str, list[_Object]]) -> Iterator[Row]:

@@ -147,6 +147,14 @@ def test_labels_that_cannot_be_read_are_an_error_that_says_why(tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_several_references_of_one_series_are_refused_with_their_names(tmp_path):
+    write_images(tmp_path / "ct", "1.2.3", seed=0)
+    write_outlines(tmp_path / "lung.dcm", "1.2.3", {"lung": 4})
+    write_outlines(tmp_path / "tumour.dcm", "1.2.3", {"tumour": 2})
+    with pytest.raises(DataError, match=r"1 series .*annotated.*\n.*lung\.dcm and tumour\.dcm"):
+        recognise(tmp_path)
+
+
 def test_outlines_without_their_images_are_refused(tmp_path):
     write_outlines(tmp_path / "rs.dcm", "1.2.3", {"organ": 4})
     with pytest.raises(DataError, match="not the image series they refer to"):
