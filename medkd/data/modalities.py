@@ -7,6 +7,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from medkd.data.reader import read_image, stem
+from medkd.data.turned import turned_onto
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import GRID_TOLERANCE_MM, Volume, grid_distance_mm
@@ -29,15 +30,17 @@ def read_modalities(
 
     Raises:
         DataError: as ``read_image``; a file of several holds more than one channel, or lies on
-            another grid than the first. Nothing is resampled: that is registration's to do.
+            another grid than the first. Axes are turned, and nothing is resampled: that is
+            registration's to do.
     """
     if len(paths) == 1:
         return read_image(paths[0], options)
     options = options or ReadingOptions()
     each = options.model_copy(update={"memory_gib": options.memory_gib / len(paths)})
     kinds = [each.of(name) for name in names] or [each] * len(paths)
-    volumes = [read_image(path, kind) for path, kind in zip(paths, kinds, strict=True)]
-    first = volumes[0]
+    read = [read_image(path, kind) for path, kind in zip(paths, kinds, strict=True)]
+    first = read[0]
+    volumes = [turned_onto(volume, first) for volume in read]
     for path, volume in zip(paths, volumes, strict=True):
         if len(volume.array) != 1:
             raise DataError(

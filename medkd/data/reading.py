@@ -10,6 +10,7 @@ from medkd.data.dicom.files import linked
 from medkd.data.labels import in_channels
 from medkd.data.modalities import read_modalities
 from medkd.data.reader import read_grid, read_label, suffix
+from medkd.data.turned import turned_onto
 from medkd.errors import DataError
 from medkd.options import ReadingOptions, SeriesOptions
 from medkd.types import Case, Volume
@@ -83,6 +84,7 @@ def label_on_image(
 ) -> Volume:
     """Read a case's label map before there is a config; ``labels`` as of ``data.labels``.
 
+    Its axes run as the image's, where it lies on the image's voxels at all.
     Where structures may overlap, the file's channels come as they are: one, or one a structure.
 
     Raises:
@@ -95,7 +97,8 @@ def label_on_image(
         if is_reference(case.label):
             grid = read_grid(case.image, options)
             return read_reference(case.label, grid, labels, options, overlapping=overlapping)
-    return read_label(case.label, options, several=overlapping)
+    label = read_label(case.label, options, several=overlapping)
+    return turned_onto(label, read_grid(case.image, options)) if label.dims == 3 else label
 
 
 def options_of(case: Case, config: Config | None) -> ReadingOptions:

@@ -72,6 +72,14 @@ def test_what_rounding_leaves_between_two_grids_is_no_difference(pair):
     assert len(read_modalities(pair(affine=AFFINE + 1e-6), case="p").array) == 2
 
 
+def test_a_modality_whose_axes_run_otherwise_is_turned(pair):
+    paths = pair(shape=(6, 4, 5), affine=AFFINE[:, [2, 0, 1, 3]])
+    second = read_image(paths[1]).array[0]
+    found = read_modalities(paths, case="p")
+    np.testing.assert_array_equal(found.array[1], second.transpose(1, 2, 0))
+    np.testing.assert_array_equal(found.affine, AFFINE)
+
+
 def test_frames_of_reference_that_differ_are_refused(tmp_path):
     paths = [tmp_path / "t1", tmp_path / "flair"]
     for number, path in enumerate(paths):

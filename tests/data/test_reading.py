@@ -8,9 +8,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from medkd.config import load
 from medkd.data import nifti
-from medkd.data.reader import read_image
-from medkd.data.reading import image_of, images_alone, label_of, options_of
+from medkd.data.quality.examine import examine
+from medkd.data.reader import read_image, read_label
+from medkd.data.reading import image_of, images_alone, label_of, label_on_image, options_of
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 from medkd.types import Case
 
 
@@ -83,6 +85,26 @@ def test_a_label_map_is_read_on_the_grid_of_its_image(make_config, tmp_path):
     assert image.shape == label.shape
     np.testing.assert_allclose(image.affine, label.affine)
     assert set(np.unique(label.array)) == {0, 2}
+
+
+@pytest.mark.data
+def test_a_nifti_label_of_a_dicom_series_is_turned_onto_its_slices(data_root):
+    folder = data_root / "dicom/series/ct_body_j2k"
+    case = Case("c", folder / "dicom", folder / "segmentation.nii.gz", "p")
+    label, stored = label_on_image(case, {}, ReadingOptions()), read_label(case.label)
+    image = read_image(case.image)
+    assert stored.shape == (512, 512, 20)
+    assert label.shape == image.shape == (20, 512, 512)
+    np.testing.assert_allclose(label.affine, image.affine, atol=1e-3)
+    seen = np.argwhere(label.array[0])[::997]
+    places = np.linalg.inv(stored.affine) @ label.affine @ np.c_[seen, np.ones(len(seen))].T
+    there = np.rint(places[:3]).astype(int)
+    np.testing.assert_allclose(there, places[:3], atol=1e-3)
+    np.testing.assert_array_equal(stored.array[0][tuple(there)], label.array[0][tuple(seen.T)])
+    assert np.bincount(label.array.ravel()).tolist() == np.bincount(stored.array.ravel()).tolist()
+    assert not examine(case).findings
+    body = image.array[0][label.array[0] > 0]
+    assert np.median(body) > np.median(image.array) + 500  # inside the body is no air
 
 
 @pytest.mark.data

@@ -1,0 +1,35 @@
+"""Turned: a volume whose axes run otherwise than an image's, on the very voxels of that image.
+
+The same voxels are stored as slices, rows and columns of a DICOM series, and as columns, rows and
+slices of the NIfTI file that a viewer exports of it. Turning them loses nothing.
+"""
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+from medkd.types import GRID_TOLERANCE_MM, Volume, grid_distance_mm
+
+
+def turned_onto(volume: Volume, grid: Volume) -> Volume:
+    """Return the volume with its axes exchanged and reversed so that it lies on ``grid``.
+
+    As it is where no such turn puts every voxel in the place of one of the grid's.
+    """
+    if volume.dims != 3 or grid.dims != 3 or _is_on(volume, grid):
+        return volume
+    axes = io_orientation(np.linalg.inv(grid.affine) @ volume.affine)
+    if np.isnan(axes).any():
+        return volume
+    array = apply_orientation(np.moveaxis(volume.array, 0, -1), axes)
+    turned = Volume(
+        np.moveaxis(array, -1, 0),
+        volume.affine @ inv_ornt_aff(axes, volume.shape),
+        volume.remedies,
+        volume.frame_uid,
+    )
+    return turned if _is_on(turned, grid) else volume
+
+
+def _is_on(volume: Volume, grid: Volume) -> bool:
+    is_alike = volume.shape == grid.shape
+    return is_alike and grid_distance_mm(volume, grid.affine) <= GRID_TOLERANCE_MM
