@@ -9,7 +9,7 @@ from medkd.data.dicom import is_dicom
 from medkd.data.dicom.files import linked
 from medkd.data.labels import in_channels
 from medkd.data.modalities import read_modalities
-from medkd.data.reader import read_grid, read_label, suffix
+from medkd.data.reader import NIFTI, PICTURES, read_grid, read_label, suffix
 from medkd.data.turned import turned_onto
 from medkd.errors import DataError
 from medkd.options import ReadingOptions, SeriesOptions
@@ -91,12 +91,13 @@ def label_on_image(
         DataError: as ``label_of``.
     """
     assert isinstance(case.label, Path)
-    if case.label.is_file() and suffix(case.label) in {"", ".dcm"} and is_dicom(case.label):
-        from medkd.data.dicom.reference import is_reference, read_reference
+    is_other = suffix(case.label) not in {*NIFTI, *PICTURES} and case.label.exists()
+    if is_other and is_dicom(case.label):
+        from medkd.data.dicom.reference import read_reference, reference_in
 
-        if is_reference(case.label):
+        if reference := reference_in(case.label):
             grid = read_grid(case.image, options)
-            return read_reference(case.label, grid, labels, options, overlapping=overlapping)
+            return read_reference(reference, grid, labels, options, overlapping=overlapping)
     label = read_label(case.label, options, several=overlapping)
     return turned_onto(label, read_grid(case.image, options)) if label.dims == 3 else label
 

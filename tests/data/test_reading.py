@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_outlines_are_a_label_map_with_the_values_of_the_config(make_config, dat
     label = label_of(case, config)
     assert set(np.unique(label.array)) == {0, 3}
     assert label.shape == image_of(case, config).shape
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["1.2.840.113", "rs.v2", "folder/1.2.840.113"])
+def test_outlines_are_told_by_content_whatever_their_file_is_called(
+    make_config, data_root, tmp_path, name
+):
+    config = load(make_config(), overrides=["data.labels={gtv mass ct: 3}"])
+    folder = data_root / "dicom/series/sts_008_ct"
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "rtstruct.dcm", tmp_path / name)
+    label = tmp_path / name.partition("/")[0]
+    known = label_of(Case("c", folder / "dicom", folder / "rtstruct.dcm", "p"), config)
+    found = label_of(Case("c", folder / "dicom", label, "p"), config)
+    np.testing.assert_array_equal(found.array, known.array)
 
 
 @pytest.fixture

@@ -7,17 +7,31 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.dicom import rtstruct, segmentation
+from medkd.data.dicom.files import files_in, is_dicom
 from medkd.data.dicom.header import read_dataset, refusing
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import Volume
 
 
-def is_reference(path: Path) -> bool:
+def reference_in(path: Path) -> Path | None:
+    """Return the SEG or RTSTRUCT that a path is, or that its folder holds; None where none is.
+
+    Raises:
+        DataError: a damaged DICOM file, or a folder that holds several.
+    """
+    files = files_in(path) if path.is_dir() else [path]
+    found = [file for file in files if is_dicom(file) and _is_reference(file)]
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: holds {len(found)} SEG or RTSTRUCT; name the file that is meant as the label"
+        )
+    return found[0] if found else None
+
+
+def _is_reference(file: Path) -> bool:
     """Whether a DICOM file says which voxels are what, rather than how bright they are."""
-    if path.is_dir():
-        return False
-    header = read_dataset(path, memory_bytes=ReadingOptions().memory_bytes)
+    header = read_dataset(file, memory_bytes=ReadingOptions().memory_bytes)
     return str(header.get("Modality", "")) in {"SEG", "RTSTRUCT"}
 
 

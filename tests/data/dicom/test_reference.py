@@ -1,8 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 from pydicom import Dataset, Sequence
 
-from medkd.data.dicom.reference import is_reference, read_reference
+from medkd.data.dicom.reference import read_reference, reference_in
 from medkd.data.dicom.volume import LPS_TO_RAS, read_grid
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
@@ -52,7 +54,7 @@ def written(tmp_path, kit, grid):
 
 def test_structures_of_a_name_get_its_value_however_it_is_spelt(written, grid):
     path = written(BOXES.items())
-    assert is_reference(path)
+    assert reference_in(path) == path
     found = read_reference(path, grid, LABELS)
     expected = np.zeros(grid.shape, int)
     expected[1, :6, :3] = 5
@@ -93,8 +95,16 @@ def test_another_frame_of_reference_is_refused(written, grid):
 
 
 def test_an_image_is_no_reference(series):
-    assert not is_reference(series.path(0))
-    assert not is_reference(series.folder)
+    assert reference_in(series.path(0)) is None
+    assert reference_in(series.folder) is None
+
+
+def test_the_one_reference_of_a_folder_is_meant(written, series):
+    path = written(BOXES.items())
+    assert reference_in(path.rename(series.folder / "rs")) == series.folder / "rs"
+    shutil.copy(series.folder / "rs", series.folder / "rs2")
+    with pytest.raises(DataError, match=r"series: holds 2 SEG or RTSTRUCT; name the file"):
+        reference_in(series.folder)
 
 
 def test_structures_that_may_overlap_keep_the_voxels_they_share(written, grid):
