@@ -7,7 +7,7 @@ for a folder that is none of its own, and refuses one that is but cannot be used
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,31 +170,23 @@ def _modalities(named: object) -> tuple[str, ...]:
 
 def _bids(folder: Path) -> Layout | None:
     """Match each ``sub-…_dseg`` or ``sub-…_mask`` with the image of its subject and session."""
-    labels = [
-        path
-        for path in sorted(folder.rglob("sub-*"))
-        if suffix(path) in NIFTI and re.search(r"_(?:dseg|mask)$", stem(path))
-    ]
+    files = [path for path in sorted(folder.rglob("sub-*")) if suffix(path) in NIFTI]
+    labels = _by_entities(path for path in files if re.search(r"_(?:dseg|mask)$", stem(path)))
     if not labels:
         return None
-    images: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("sub-*")):
-        if suffix(path) in NIFTI and path not in labels:
-            images[_entities(path)].append(path)
+    images = _by_entities(p for p in files if not re.search(r"_(?:dseg|mask|probseg)$", stem(p)))
     rows = []
-    for label in labels:
-        found = images.get(_entities(label), [])
-        if not found:
+    for entities, several in labels.items():
+        name, (subject, *session) = "_".join(entities), entities
+        label = _only(folder, name, "labels", _standing_for(several))
+        if entities not in images:
             raise DataError(
-                f"{label}: no image of {'_'.join(_entities(label))} beside it or above; put the "
-                f"images under the same folder"
+                f"{label}: no image of {name} beside it or above; put the images under the same "
+                f"folder"
             )
-        subject, *session = _entities(label)
-        same = [path for path in found if path.parent == label.parent] or found
+        image = _only(folder, name, "images", _nearest(label, images[entities]))
         attributes = {"session": session[0]} if session else {}
-        rows.append(
-            Row("_".join(_entities(label)), same[0], label, patient=subject, attributes=attributes)
-        )
+        rows.append(Row(name, image, label, patient=subject, attributes=attributes))
     return Layout(
         name="BIDS derivative",
         task=Task.SEGMENTATION,
@@ -203,6 +195,40 @@ def _bids(folder: Path) -> Layout | None:
         modality=", ".join(sorted({stem(row.image).rpartition("_")[2] for row in rows})),
         title=folder.name,
     )
+
+
+def _by_entities(paths: Iterable[Path]) -> dict[tuple[str, ...], list[Path]]:
+    found: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for path in paths:
+        found[_entities(path)].append(path)
+    return found
+
+
+def _standing_for(labels: Sequence[Path]) -> Sequence[Path]:
+    """Return segmentations rather than brain masks, and those that no template has resampled."""
+    labels = [path for path in labels if stem(path).endswith("_dseg")] or labels
+    return [path for path in labels if not _space(path)] or labels
+
+
+def _nearest(label: Path, images: Sequence[Path]) -> Sequence[Path]:
+    """Return the images in the label's folder, else of its kind (``anat``); and of its space."""
+    for alike in (lambda path: path.parent, lambda path: path.parent.name, _space):
+        images = [path for path in images if alike(path) == alike(label)] or images
+    return images
+
+
+def _space(path: Path) -> str:
+    return next((part for part in stem(path).split("_") if part.startswith("space-")), "")
+
+
+def _only(folder: Path, case: str, what: str, found: Sequence[Path]) -> Path:
+    if len(found) > 1:
+        listed = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise DataError(
+            f"{folder}: {case} has {len(found)} {what}: {listed}; keep one of each case there, or "
+            f"write a CSV with the columns case, image (or one a modality), label and patient"
+        )
+    return found[0]
 
 
 def _entities(path: Path) -> tuple[str, ...]:

@@ -53,6 +53,36 @@ def test_sessions_of_a_bids_subject_are_one_patient(lay_out, tmp_path):
     assert all(row.case in row.image.name and row.case in row.label.name for row in found.rows)
 
 
+def touched(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def test_images_that_a_bids_label_does_not_choose_between_are_refused(tmp_path):
+    images = [f"sub-01/anat/sub-01_{kind}.nii.gz" for kind in ("FLAIR", "T1w")]
+    touched(tmp_path, *images, "sub-01/func/sub-01_task-rest_bold.nii.gz")
+    label = "derivatives/x/sub-01/anat/sub-01_dseg.nii.gz"
+    with pytest.raises(DataError, match=r"sub-01 has 2 images: .*_FLAIR.*, .*_T1w.*; keep one"):
+        recognise(touched(tmp_path, label))
+    (tmp_path / images[0]).unlink()
+    assert [row.image for row in recognise(tmp_path).rows] == [tmp_path / images[1]]
+    touched(tmp_path, "derivatives/x/sub-01/anat/sub-01_desc-aseg_dseg.nii.gz")
+    with pytest.raises(DataError, match="sub-01 has 2 labels"):
+        recognise(tmp_path)
+
+
+def test_of_fmriprep_the_segmentation_in_the_subject_s_own_space_is_taken(tmp_path):
+    for space in ("", "space-MNI152NLin2009cAsym_res-2_"):
+        names = ("desc-preproc_T1w", "desc-brain_mask", "dseg", "label-GM_probseg")
+        touched(tmp_path, *(f"sub-01/anat/sub-01_{space}{name}.nii.gz" for name in names))
+    (row,) = recognise(tmp_path).rows
+    assert row.image.name == "sub-01_desc-preproc_T1w.nii.gz"
+    assert row.label.name == "sub-01_dseg.nii.gz"
+    assert (row.case, row.patient) == ("sub-01", "sub-01")
+
+
 def test_masks_among_the_images_are_told_by_their_names(lay_out, tmp_path):
     found = recognise(lay_out("flat", tmp_path / "f"))
     assert [(row.image.name, row.label.name) for row in found.rows][:2] == [
