@@ -100,17 +100,12 @@ def strata_of(
     for case in sorted(cases, key=lambda case: case.id):
         first.setdefault(case.patient, case)
         holds[case.patient] |= volumes_ml.get(case.id, {}).keys()
-        holds[case.patient] |= set(case.label) if isinstance(case.label, tuple) else set()
+        if isinstance(case.label, int | tuple):
+            found = case.label if isinstance(case.label, tuple) else (str(case.label),)
+            holds[case.patient] |= set(found)
         covers[case.patient] |= set(case.annotated or ())
-    said = {
-        patient: str(case.label)
-        if isinstance(case.label, int)
-        else "+".join(sorted(holds[patient]))
-        for patient, case in first.items()
-    }
     told = [
-        said,
-        {patient: "+".join(sorted(covers[patient])) for patient in first},
+        *({patient: "+".join(sorted(of[patient])) for patient in first} for of in (holds, covers)),
         *(_grouped(first, name, volumes_ml) for name in by),
     ]
     telling = [column for column in told if len(set(column.values())) > 1]

@@ -287,3 +287,11 @@ def test_a_rare_finding_has_its_share_of_every_part():
     ill = {c.id for c in cases if "effusion" in c.label}
     assert [len(ill & set(part)) for part in vars(split).values()] == [6, 3, 3]
     assert split == split_cases(cases, HALF, strata=strata_of(cases))
+
+
+def test_a_patient_whose_later_visit_is_positive_is_a_positive_one():
+    cases = [case(f"{n:03d}-{visit}", n, label=int(visit and n < 12)) for n in range(60) for visit in (0, 1)]
+    assert {strata_of(cases)[str(n)] for n in range(12)} == {"0+1"}
+    split = split_cases(cases, HALF)
+    ill = {c.id for c in cases if c.label == 1}
+    assert [len(ill & set(part)) for part in vars(split).values()] == [6, 3, 3]
