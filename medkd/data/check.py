@@ -25,6 +25,7 @@ class Cohort:
         name: of the data set, by its card; without a card, of its source.
         strata: of each patient, by which they were dealt.
         mended: what was mended while a case was read, by id.
+        part_digests: identity of the content of each part, of labels that are to be hidden too.
     """
 
     cases: dict[str, Case]
@@ -34,6 +35,7 @@ class Cohort:
     name: str
     strata: dict[str, str] = field(default_factory=dict)
     mended: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    part_digests: dict[str, str] = field(default_factory=dict)
 
     def of(self, part: Iterable[str]) -> list[Case]:
         """Return the cases with these ids."""
@@ -42,11 +44,6 @@ class Cohort:
     def digest_of(self, part: Iterable[str]) -> str:
         """Identity of the content of these cases."""
         return digest([self.digests[case_id] for case_id in part])
-
-    @property
-    def part_digests(self) -> dict[str, str]:
-        """Identity of the content of each part."""
-        return {part: self.digest_of(ids) for part, ids in vars(self.split).items()}
 
 
 def labelled(cases: Iterable[Case]) -> list[Case]:
@@ -85,4 +82,5 @@ def cohort_of(study: Study, found: Survey) -> Cohort:
         name=card.name if card else Path(study.config.data.source).stem,
         strata=found.strata,
         mended={i: seen.remedies for i, seen in found.examined.items() if seen.remedies},
+        part_digests=found.part_digests,
     )

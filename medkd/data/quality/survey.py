@@ -41,6 +41,7 @@ class Survey:
         findings: worst first.
         balance: classes and attributes by part.
         kinships: cases that seem to be of one undeclared patient.
+        part_digests: identity of the content of each part, of labels that are to be hidden too.
     """
 
     config: Config
@@ -51,6 +52,7 @@ class Survey:
     findings: tuple[Finding, ...]
     balance: tuple[Balance, ...]
     kinships: tuple[Kinship, ...]
+    part_digests: dict[str, str]
 
     @property
     def errors(self) -> list[Finding]:
@@ -64,7 +66,7 @@ class Survey:
 
     def digest_of(self, part: Sequence[str]) -> str:
         """Identity of the content of these cases."""
-        return digest([self.examined[case_id].files for case_id in part])
+        return _digest(part, self.examined)
 
 
 def survey(study: Study, *, keep: bool = False) -> Survey:
@@ -89,6 +91,9 @@ def survey(study: Study, *, keep: bool = False) -> Survey:
     )
     split, problems = _split(listed, config, examined, strata)
     cases = {case.id: case for case in listed}
+    part_digests = {
+        part: _digest(ids, examined) for part, ids in (vars(split) if split else {}).items()
+    }
     if split:
         for case_id in _hidden(config, listed, split):
             cases[case_id] = replace(cases[case_id], label=None, annotated=None)
@@ -106,8 +111,20 @@ def survey(study: Study, *, keep: bool = False) -> Survey:
     findings += findings_of(kin, split)
     findings += card_findings(study, cases, examined)
     return Survey(
-        config, cases, examined, split, strata, tuple(worst_first(findings)), balanced, kin
+        config=config,
+        cases=cases,
+        examined=examined,
+        split=split,
+        strata=strata,
+        findings=tuple(worst_first(findings)),
+        balance=balanced,
+        kinships=kin,
+        part_digests=part_digests,
     )
+
+
+def _digest(ids: Sequence[str], examined: Mapping[str, Examined]) -> str:
+    return digest([examined[case_id].files for case_id in ids])
 
 
 def _examined(cases: Sequence[Case], config: Config, kept: Kept) -> Iterator[Examined]:
@@ -164,20 +181,20 @@ def _split(
         if problems:
             return None, problems
         split = splits.split_cases(cases, options, given=given, strata=strata)
-        return split, list(_changed(split, config, examined, root))
+        return split, list(_changed(config, examined, root))
     except DataError as error:
         return None, [Finding(None, Level.ERROR, str(error))]
 
 
-def _changed(
-    split: Split, config: Config, examined: Mapping[str, Examined], root: Path
-) -> Iterator[Finding]:
+def _changed(config: Config, examined: Mapping[str, Examined], root: Path) -> Iterator[Finding]:
     """Compare the content of a given split with the digests that came with it."""
     if not config.data.split.file:
         return
-    told = splits.read_split(root / config.data.split.file).get("digests", {})
-    for part, ids in vars(split).items():
-        if part in told and told[part] != digest([examined[case_id].files for case_id in ids]):
+    given = splits.read_split(root / config.data.split.file)
+    told = given.get("digests", {})
+    for part in ("train", "validation", "test"):
+        # in the order of the split: the datalist's may differ
+        if part in told and told[part] != _digest(given[part], examined):
             message = f"data.split.file: the files of the {part} split are not those it was made of"
             remedy = "bring back those files, or remove `digests` from the split if they may differ"
             yield Finding(None, Level.ERROR, message, remedy)

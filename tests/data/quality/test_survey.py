@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import pytest
 
 from medkd.data.findings import Level
@@ -69,3 +72,44 @@ def test_a_split_that_is_none_is_a_finding(study):
     assert found.split is None
     assert found.balance == ()
     assert found.errors
+
+
+@pytest.fixture
+def given(study, tmp_path):
+    """Return a maker of a study that is given the split of another one."""
+
+    def make(**split):
+        first = study(**split)
+        found = survey(first)
+        first.begin(found.split, digests=found.part_digests)
+        (first.folder / "split.json").rename(tmp_path / "given.json")
+        return study(file="given.json")
+
+    return make
+
+
+@pytest.mark.parametrize("labelled", [None, 1])
+def test_a_split_of_the_same_files_is_taken_in_whatever_order_and_whoever_hides_labels(
+    given, study, tmp_path, labelled
+):
+    second = given(labelled=labelled)
+    assert not survey(second).errors
+    assert not survey(study(file="given.json", labelled=2)).errors
+    header, *lines = (tmp_path / "cases.csv").read_text().splitlines()
+    (tmp_path / "cases.csv").write_text("\n".join([header, *lines[::-1]]))
+    assert not survey(second).errors
+
+
+@pytest.mark.parametrize("file", ["{}.nii.gz", "{}-label.nii.gz"])
+def test_a_split_whose_files_have_changed_is_an_error(given, tmp_path, file):
+    second = given()
+    case = survey(second).split.test[0]
+    donor = next(i for i in survey(second).cases if i != case)
+    shutil.copy(tmp_path / file.format(donor), tmp_path / file.format(case))
+    (error,) = survey(second).errors
+    assert error.message.endswith("the files of the test split are not those it was made of")
+    assert "remove `digests`" in error.remedy
+    told = json.loads((tmp_path / "given.json").read_text())
+    del told["digests"]
+    (tmp_path / "given.json").write_text(json.dumps(told))
+    assert not survey(second).errors
