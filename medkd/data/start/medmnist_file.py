@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data import medmnist
+from medkd.data.npz import read_arrays
 from medkd.data.quality.examine import Overlap
 from medkd.data.start.layout import Layout, Row
 from medkd.errors import DataError
@@ -48,11 +49,12 @@ def _named(path: Path) -> tuple[dict[str, int], bool]:
     Returns:
         Values by name, and whether they are findings: then the file has a column of each.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays["train_labels"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"{path}: truncated or not a MedMNIST npz ({error})") from None
+    labels = read_arrays(path, wanted=lambda key: key == "train_labels").get("train_labels")
+    if labels is None or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: no key train_labels of whole numbers, so not a MedMNIST file; give another, "
+            f"or write a CSV with the columns image, label and patient"
+        )
     if labels.ndim == 2 and labels.shape[1] > 1:
         return {f"finding_{number + 1}": number + 1 for number in range(labels.shape[1])}, True
     return {f"class_{value}": int(value) for value in np.unique(labels)}, False

@@ -33,11 +33,32 @@ def test_every_image_of_the_file_is_a_case_of_the_part_it_lies_in(tmp_path):
         np.testing.assert_array_equal(read_image(row.image).array[0], image)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive"])
-def test_a_damaged_file_is_refused(tmp_path, content):
-    (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.npz: truncated or not a MedMNIST npz"):
-        unpacked(layout(tmp_path / "bad.npz"), tmp_path)
+def saved(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["empty", "no archive", "truncated", "corrupt"])
+def test_a_damaged_file_is_refused(tmp_path, damage):
+    path = tmp_path / "bad.npz"
+    content = saved(path, train_labels=np.arange(4000) % 7, train_images=np.zeros((9, 8, 8)))
+    path.write_bytes(
+        {
+            "empty": b"",
+            "no archive": b"no archive",
+            "truncated": content[: len(content) // 2],
+            "corrupt": content[:200] + bytes(200) + content[400:],
+        }[damage]
+    )
+    with pytest.raises(DataError, match=r"bad\.npz: truncated or not an npz file"):
+        init(path, tmp_path / "study")
+
+
+@pytest.mark.parametrize("labels", [{}, {"train_labels": np.array(["a", "b"])}])
+def test_a_file_without_numbers_of_classes_is_refused(tmp_path, labels):
+    saved(tmp_path / "other.npz", train_images=np.zeros((2, 8, 8)), **labels)
+    with pytest.raises(DataError, match=r"other\.npz: no key train_labels of whole numbers"):
+        unpacked(layout(tmp_path / "other.npz"), tmp_path)
 
 
 def test_several_columns_are_findings_that_a_study_can_be_made_of(tmp_path):
