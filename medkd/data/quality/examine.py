@@ -136,6 +136,10 @@ def examine(
         known["image"], known["files"] = _digests(case, options)
     except DataError as error:
         findings.append(_refused(case, file, error))
+    except OSError as error:  # of a folder that may not be listed, or a disk that fails
+        message = f"cannot be read ({error.strerror})"
+        remedy = "see to its permissions and its disk, or remove the case"
+        findings.append(Finding(case.id, Level.ERROR, message, remedy, file))
     return Examined(findings=tuple(findings), **known)
 
 

@@ -18,7 +18,8 @@ class Kept:
     """The cases that were examined before, a line each in a file that is appended to.
 
     A case is read anew when one of its files has another size or time of change, or when the
-    config asks something else of it. A killed pass loses the case it was reading.
+    config asks something else of it; what could not be read is always tried again. A killed pass
+    loses the case it was reading.
     """
 
     def __init__(self, path: Path | None, config: Config) -> None:
@@ -35,11 +36,14 @@ class Kept:
 
     def get(self, case: Case) -> Examined | None:
         """Return what is known of a case, if nothing has changed since."""
-        return self._known.get(self._key(case))
+        try:
+            return self._known.get(self._key(case))
+        except OSError:  # examining it says which file
+            return None
 
     def put(self, case: Case, found: Examined) -> None:
-        """Remember a case."""
-        if self._path is None:
+        """Remember a case that could be read to its end."""
+        if self._path is None or not found.files:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"key": self._key(case), "found": found.model_dump(mode="json")})

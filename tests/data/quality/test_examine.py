@@ -1,4 +1,6 @@
+import errno
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +88,24 @@ def test_a_reader_s_error_is_taken_apart(case, config):
     assert finding.message.startswith("truncated")
     assert "a.nii.gz" not in finding.anonymous(lambda kind, _: kind)["message"]
     assert finding.remedy == "copy it again"
+
+
+@pytest.mark.parametrize("of", ["image", "label"])
+def test_a_file_that_may_not_be_opened_is_one_finding_of_its_case(case, config, monkeypatch, of):
+    path = case.image.parent / "1.2.840.113"
+    path.write_bytes(b"DICM")
+    opened = Path.open
+
+    def refused(self, *args, **options):
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    (finding,) = examine(replace(case, **{of: path}), config).findings
+    assert (finding.level, finding.file) == (Level.ERROR, path)
+    assert finding.message == "cannot be read (Permission denied)"
+    assert finding.remedy
 
 
 @pytest.fixture

@@ -61,6 +61,15 @@ def test_a_file_that_changes_is_read_anew(study, read):
     assert read == ["c0"]
 
 
+def test_what_could_not_be_read_is_tried_again(study, read):
+    image = next(iter(survey(study).cases.values())).image
+    image.write_bytes(image.read_bytes()[:99])
+    assert len(survey(study, keep=True).errors) == 1
+    read.clear()
+    survey(study)
+    assert read == ["c0"]
+
+
 def test_a_config_that_asks_something_else_reads_anew(study, tmp_path):
     found = survey(study, keep=True)
     case, seen = next(iter(found.cases.values())), next(iter(found.examined.values()))
