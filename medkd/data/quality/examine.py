@@ -154,7 +154,9 @@ def _refused(case: Case, file: Path, error: DataError) -> Finding:
 
 
 def _telling(case: Case) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for path in case.images for name in telling(path)))
+    label = [case.label] if isinstance(case.label, Path) else []
+    files = [*case.images, *label]
+    return tuple(dict.fromkeys(name for path in files for name in telling(path)))
 
 
 def _there(path: Path) -> Path:

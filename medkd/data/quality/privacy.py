@@ -8,6 +8,7 @@ the groups of a column. Findings name attributes and columns, never what they ho
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
@@ -90,9 +91,10 @@ def _of_rules(config: Config) -> Iterator[Finding]:
 
 def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:
     """Look at the names of files, folders and cases, and at patient ids."""
+    files = [path for case in cases.values() for path in (*case.images, case.label)]
     texts = {
         "names of files or folders": [
-            str(path)[-120:] for case in cases.values() for path in case.images
+            str(path)[-120:] for path in files if isinstance(path, Path)
         ],
         "case ids": list(cases),
         "patient ids": [case.patient for case in cases.values()],

@@ -2,6 +2,7 @@ import errno
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from medkd.data import images, nifti
 from medkd.data.findings import Level
 from medkd.data.quality.examine import Examined, examine
 from medkd.types import Case
+from tests.data.start.test_dicom_tree import write_outlines
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.normal(size=(12, 10, 8)).astype(np.float32)
@@ -88,6 +90,19 @@ def test_a_reader_s_error_is_taken_apart(case, config):
     assert finding.message.startswith("truncated")
     assert "a.nii.gz" not in finding.anonymous(lambda kind, _: kind)["message"]
     assert finding.remedy == "copy it again"
+
+
+def test_labels_are_asked_what_they_tell_of_a_patient_as_images_are(case, config, tmp_path):
+    said = nibabel.load(case.label)
+    said.header["descrip"] = "DOE^JANE"
+    said.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"born 1956-03-04"))
+    nibabel.save(said, tmp_path / "b-label.nii.gz")
+    told = {"NIfTI descrip: a name", "NIfTI extension: a date"}
+    labelled = replace(case, label=tmp_path / "b-label.nii.gz")
+    assert not examine(case, config).telling
+    assert told <= set(examine(labelled, config).telling)
+    write_outlines(tmp_path / "1.2.840.113", "1.2.3", {"organ": 4})
+    assert "PatientID" in examine(replace(case, label=tmp_path / "1.2.840.113")).telling
 
 
 @pytest.mark.parametrize("of", ["image", "label"])

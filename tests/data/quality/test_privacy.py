@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from medkd.config import load
@@ -15,8 +17,8 @@ def config(make_config):
     return load(make_config())
 
 
-def found(config, *, case="c1", patient="p1", attributes=None, told=()):
-    cases = {case: Case(case, config.folder / "a.nii", None, patient, attributes or {})}
+def found(config, *, case="c1", label=None, patient="p1", attributes=None, told=()):
+    cases = {case: Case(case, config.folder / "a.nii", label, patient, attributes or {})}
     return list(identifying(cases, {case: Examined(telling=told)}, config))
 
 
@@ -39,6 +41,7 @@ def test_burned_in_text_is_an_error_until_it_is_allowed(config):
     ("changes", "message"),
     [
         ({"case": "DOE^JANE"}, "1 case ids seem to hold a name"),
+        ({"label": Path("DOE^JANE.nii.gz")}, "1 names of files or folders seem to hold a name"),
         ({"patient": "19560304"}, "1 patient ids seem to hold a date"),
         ({"attributes": {"surname": "Doe"}}, "the column 'surname' goes by a name that speaks"),
         ({"attributes": {"seen": "1956-03-04"}}, "the column 'seen' seems to hold a date"),
