@@ -346,5 +346,6 @@ def files_of(path: Path) -> Sequence[Path]:
     """Return the files that an image consists of: a DICOM folder's, or both of a pair."""
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.is_file())
-    pair = [path.with_suffix(s) for s in (".hdr", ".img")]  # either name stands for both
-    return pair if path.suffix in {".hdr", ".img"} else [path]
+    pair = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
+    other = pair.get(path.suffix)  # either name stands for both
+    return sorted([path, path.with_suffix(other)]) if other else [path]

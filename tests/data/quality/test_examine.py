@@ -8,7 +8,7 @@ import pytest
 
 from medkd.data import images, nifti
 from medkd.data.findings import Level
-from medkd.data.quality.examine import Examined, examine
+from medkd.data.quality.examine import Examined, examine, files_of
 from medkd.types import Case
 from tests.data.start.test_dicom_tree import write_outlines
 
@@ -103,6 +103,14 @@ def test_labels_are_asked_what_they_tell_of_a_patient_as_images_are(case, config
     assert told <= set(examine(labelled, config).telling)
     write_outlines(tmp_path / "1.2.840.113", "1.2.3", {"organ": 4})
     assert "PatientID" in examine(replace(case, label=tmp_path / "1.2.840.113")).telling
+
+
+@pytest.mark.parametrize("ending", [".hdr", ".img", ".HDR", ".IMG"])
+def test_a_pair_is_two_files_by_whichever_name_it_goes(ending):
+    pair = [Path("DIR.x/a.HDR"), Path("DIR.x/a.IMG")]
+    if ending.islower():
+        pair = [path.with_suffix(path.suffix.lower()) for path in pair]
+    assert files_of(Path(f"DIR.x/a{ending}")) == pair
 
 
 @pytest.mark.parametrize("of", ["image", "label"])
