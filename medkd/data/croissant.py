@@ -86,6 +86,7 @@ def croissant_path(card: Path) -> Path:
 def croissant(card: Card, study: Study) -> dict[str, Any]:
     """Return a card as Croissant, with the files and columns of the study's data."""
     objects = _objects(study)
+    tables = [path for path in objects if path.suffix == ".csv"]
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -106,7 +107,7 @@ def croissant(card: Card, study: Study) -> dict[str, Any]:
         "rai:personalSensitiveInformation": card.consent,
         "distribution": [*objects.values()],
         "recordSet": [
-            _records(path, entry["@id"]) for path, entry in objects.items() if path.suffix == ".csv"
+            _records(path, name) for path, name in zip(tables, ("cases", "table"), strict=False)
         ],
     }
 
@@ -140,22 +141,22 @@ def _object(path: Path) -> dict[str, Any]:
     }
 
 
-def _records(path: Path, file_id: str) -> dict[str, Any]:
+def _records(path: Path, name: str) -> dict[str, Any]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        columns = [name for name in next(csv.reader(file)) if name]
+        columns = [column for column in next(csv.reader(file)) if column]
     return {
         "@type": "cr:RecordSet",
-        "@id": "cases",
-        "name": "cases",
+        "@id": name,
+        "name": name,
         "description": "One row a case.",
-        "field": [_field(column, file_id) for column in columns],
+        "field": [_field(column, name, path.name) for column in columns],
     }
 
 
-def _field(column: str, file_id: str) -> Mapping[str, Any]:
+def _field(column: str, records: str, file_id: str) -> Mapping[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"cases/{column}",
+        "@id": f"{records}/{column}",
         "name": column,
         "dataType": "sc:Text",
         "source": {"fileObject": {"@id": file_id}, "extract": {"column": column}},

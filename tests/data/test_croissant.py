@@ -38,3 +38,17 @@ def test_a_card_is_filled_in_and_its_croissant_written_beside_it(make_config):
     assert written == json.loads(json.dumps(croissant(filled, study)))
     assert not [f for f in survey(study).findings if "card" in f.line]
     assert "p0" not in croissant_path(card).read_text().replace("sha256", "").split()
+
+
+@pytest.mark.parametrize("table", [None, "people.csv"])
+def test_the_croissant_of_a_filled_card_is_one_that_mlcroissant_accepts(make_config, table):
+    path = make_config()
+    (path.parent / "card.md").write_text((CARDS / "phantom.md").read_text())
+    people = ["case,site", *(f"c{number},north" for number in range(10))]
+    (path.parent / "people.csv").write_text("\n".join(people))
+    overrides = ["card=card.md"] + ([f"data.table={table}"] if table else [])
+    study = Study(load(path, overrides=overrides), config_path=path)
+    described = mlcroissant.Dataset(str(croissant_path(update_card(study, survey(study)))))
+    assert not described.metadata.issues.errors
+    found = {records.name: len(records.fields) for records in described.metadata.record_sets}
+    assert found == ({"cases": 5, "table": 2} if table else {"cases": 5})
