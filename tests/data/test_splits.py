@@ -290,7 +290,8 @@ def test_a_rare_finding_has_its_share_of_every_part():
 
 
 def test_a_patient_whose_later_visit_is_positive_is_a_positive_one():
-    cases = [case(f"{n:03d}-{visit}", n, label=int(visit and n < 12)) for n in range(60) for visit in (0, 1)]
+    visits = [(n, visit) for n in range(60) for visit in (0, 1)]
+    cases = [case(f"{n:03d}-{v}", n, label=int(v and n < 12)) for n, v in visits]
     assert {strata_of(cases)[str(n)] for n in range(12)} == {"0+1"}
     split = split_cases(cases, HALF)
     ill = {c.id for c in cases if c.label == 1}

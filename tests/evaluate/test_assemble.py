@@ -67,6 +67,22 @@ def test_pictures_are_measured_in_pixels_and_the_report_says_so(evaluated):
     assert any(note.startswith(said) for note in notes)
 
 
+def test_images_that_were_mended_are_counted_by_how_without_their_ids(evaluated):
+    study, cohort, report = evaluated
+    assert not any("mended" in note for note in report.notes)
+    slices = "resample_missing: 1 slices, 2.50 mm from the first"
+    mended = {
+        cohort.split.train[0]: (slices, "shear_correct: 12 degrees"),
+        cohort.split.train[1]: (slices,),
+        cohort.split.test[0]: (slices,),
+    }
+    notes = assemble._notes(study, replace(cohort, mended=mended))
+    (note,) = (note for note in notes if "mended" in note)
+    assert "3 images were mended while they were read, 1 of the test split" in note
+    assert "resample_missing in 3, shear_correct in 1 (preprocess.reading)" in note
+    assert not any(name in note for name in NAMES)
+
+
 def test_soft_targets_in_fold_are_noted(evaluated):
     assert any(note.startswith("Soft targets are in fold") for note in evaluated[2].notes)
 

@@ -93,9 +93,7 @@ def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:
     """Look at the names of files, folders and cases, and at patient ids."""
     files = [path for case in cases.values() for path in (*case.images, case.label)]
     texts = {
-        "names of files or folders": [
-            str(path)[-120:] for path in files if isinstance(path, Path)
-        ],
+        "names of files or folders": [str(path)[-120:] for path in files if isinstance(path, Path)],
         "case ids": list(cases),
         "patient ids": [case.patient for case in cases.values()],
     }

@@ -6,9 +6,11 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
 from medkd.config import load
 from medkd.data.quality.examine import examine
+from medkd.data.quality.survey import survey
 from medkd.data.start.dicom_tree import recognise
 from medkd.data.start.init import init
 from medkd.errors import DataError
+from medkd.study import Study
 from medkd.types import Case
 from tests.data.test_reading import slice_of
 
@@ -98,8 +100,8 @@ def test_cases_whose_patient_was_blanked_are_not_of_one(tmp_path, named):
         write_images(tmp_path / "data" / uid, uid, seed=number, patient=patient)
         outlines = tmp_path / "data" / f"{uid}.dcm"
         write_outlines(outlines, uid, {"organ": 4}, patient=patient)
-    known = ["patient_001"] * named
-    assert [row.patient for row in recognise(tmp_path / "data").rows] == [*known, *[""] * (4 - named)]
+    told = [row.patient for row in recognise(tmp_path / "data").rows]
+    assert told == ["patient_001"] * named + [""] * (4 - named)
     made = init(tmp_path / "data", tmp_path / "study")
     assert made.patients.startswith(f"TODO: nobody tells whose {4 - named} of 4 cases are")
     assert made.data.patients == (3 if named else 4)
@@ -133,6 +135,20 @@ def test_of_structures_in_one_another_the_smaller_keeps_what_they_share(tmp_path
     row = made.layout.rows[0]
     voxels = examine(Case("c", row.image, row.label, "p"), config).voxels
     assert voxels[1] > voxels[2] > 0
+
+
+def test_a_study_of_a_dicom_tree_passes_the_check_as_init_wrote_it(tmp_path):
+    for number in range(12):
+        uid, patient = f"1.2.{number}", f"MRN{number}"
+        write_images(tmp_path / "data" / uid, uid, seed=number, patient=patient)
+        outlines = tmp_path / "data" / f"{uid}.dcm"
+        write_outlines(outlines, uid, {"aorta": 3, "body": 9}, patient=patient)
+    made = init(tmp_path / "data", tmp_path / "study")
+    found = survey(Study(load(made.config), config_path=made.config))
+    assert not found.errors
+    assert {len(part) for part in vars(found.split).values()} == {9, 1, 2}
+    assert all(set(seen.voxels) == {0, 1, 2} for seen in found.examined.values())
+    assert not any("MRN" in path.read_text() for path in (tmp_path / "study").glob("*.*"))
 
 
 def test_labels_that_cannot_be_read_are_an_error_that_says_why(tmp_path):
