@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 BLOCK = 1 << 17  # values of a block on a CPU; a few float32 copies of it fit into its cache
 TINY = 1e-30  # a probability of 0 has no logarithm
+SUREST = 1 - 2.0**-24  # no float32 is nearer to 1: a student that is surer agrees with its teacher
 
 # (logits, teacher's probabilities, temperature), each block [classes, voxels] float32
 # -> divergence by voxel, and tempered student minus tempered teacher
@@ -85,9 +86,9 @@ def _softmax_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Te
 
 
 def _bernoulli_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    a = probabilities.clamp(TINY, 1 - 1e-7).logit_().div_(t)
+    a = probabilities.clamp(TINY, SUREST).logit_().div_(t)
     p = a.sigmoid()
-    b = logits / t
+    b = torch.where(probabilities < SUREST, logits / t, torch.minimum(logits / t, a))
     divergence = (F.softplus(b) - F.softplus(a)).addcmul_(p, a.sub_(b))
     share = 1 / logits.shape[0]
     return divergence.mean(dim=0), b.sigmoid_().sub_(p).mul_(share)

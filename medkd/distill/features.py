@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,6 +76,15 @@ class Adapter(nn.Module):
     ) -> Float[Tensor, " batch teacher_channels *teacher_space"]:
         """Return the student's features with the teacher's channels on the grid ``space``."""
         return resize(self.convolution(student), space)
+
+
+def on_grid(
+    voxels: Shaped[Tensor, " batch *any"], maps: Float[Tensor, " batch channels *space"]
+) -> Float[Tensor, " batch *space"]:
+    """Bring what is known of each voxel to the grid of some features, by nearest neighbour."""
+    if voxels.shape[1:] == maps.shape[2:]:
+        return voxels.float()
+    return F.interpolate(voxels[:, None].float(), size=maps.shape[2:], mode="nearest-exact")[:, 0]
 
 
 def resize(maps: Tensor, space: Sequence[int]) -> Tensor:

@@ -41,7 +41,6 @@ for _relation in RELATIONS:
 ADAPTED = {"hint", "cwd"}  # compare channel by channel
 
 ONE_CLASS_IS_RIGHT = {  # what these compare, structures that may overlap do not have
-    "dist": "the order of the classes of one voxel",
     "dkd": "the true class against all others",
     "region_affinity": "regions, each of one class",
 }
@@ -124,7 +123,7 @@ class Objective(nn.Module):
         Raises:
             TrainingError: a term that does not depend on the student, or has always been 0.
         """
-        warm = self._warmth(step)
+        warm, taught = self._warmth(step), logits.requires_grad
         loss = torch.zeros((), device=logits.device)
         terms: Terms = {}
         for number, (entry, function) in enumerate(self._losses):
@@ -134,11 +133,14 @@ class Objective(nn.Module):
                 assert student is not None
                 assert teacher is not None
                 q, p = student[entry.layers[0]].float(), teacher[entry.layers[1]].float()
+                # before the adapter, which is trained and would have a gradient all the same
+                _refuse_untaught(f"{entry.name}/{entry.student_layer}", q, taught)
+                valid = _valid(batch, q)
                 if str(number) in self.adapters:
                     q = self.adapters[str(number)](q, p.shape[2:])
-                found = function(q, p, **_label(function, batch, batch["soft"]))
+                found = function(q, p, weights=valid, **_label(function, batch, batch["soft"]))
                 found = {f"{name}/{entry.student_layer}": term for name, term in found.items()}
-            self._watch(found, step, taught=logits.requires_grad)
+            self._watch(found, step, taught=taught)
             loss = loss + warm * entry.weight * torch.stack(list(found.values())).sum()
             terms |= found
         return loss, terms
@@ -184,11 +186,7 @@ class Objective(nn.Module):
 
     def _watch(self, terms: Terms, step: int, *, taught: bool) -> None:
         for name, term in terms.items():
-            if taught and not term.requires_grad:
-                raise TrainingError(
-                    f"distill.losses: {name} does not depend on the student, so it would teach it "
-                    f"nothing; remove it"
-                )
+            _refuse_untaught(name, term, taught)
             # a run that was killed may have taught something before it goes on
             idle = self._idle.get(name, -1 if step else 0)
             self._idle[name] = idle + 1 if idle >= 0 and term.detach() == 0 else -1
@@ -199,6 +197,20 @@ class Objective(nn.Module):
                 )
 
 
+def _refuse_untaught(name: str, of_student: Tensor, taught: bool) -> None:
+    if taught and not of_student.requires_grad:
+        raise TrainingError(
+            f"distill.losses: {name} does not depend on the student, so it would teach it nothing; "
+            f"remove it, or name another layer"
+        )
+
+
+def _valid(batch: Mapping[str, Tensor], features: Tensor) -> Tensor | None:
+    """Return which voxels lie in their image; None where all do, or where there is no space."""
+    valid = batch.get("valid")
+    return None if features.ndim < 3 or valid is None or bool(valid.all()) else valid
+
+
 def _function(entry: LossOptions, activation: Activation) -> "partial[Terms]":
     if "sigmoid" in entry.options:
         raise ConfigError(f"{entry.name}: sigmoid follows from data.overlapping; leave it out")
@@ -206,7 +218,7 @@ def _function(entry: LossOptions, activation: Activation) -> "partial[Terms]":
     if independent and entry.name in ONE_CLASS_IS_RIGHT:
         raise ConfigError(
             f"{entry.name} compares {ONE_CLASS_IS_RIGHT[entry.name]}, and with data.overlapping "
-            f"structures do not exclude each other; use pixel_kd, soft_dice, cwd or affinity"
+            f"structures do not exclude each other; use pixel_kd, soft_dice, cwd, dist or affinity"
         )
     if independent and entry.standardise:
         raise ConfigError(

@@ -31,7 +31,7 @@ LOSS_TEMPERATURE = 4.0
 CHUNKS = {0: (), 1: (4096,), 2: (128, 128), 3: (32, 32, 32)}  # a patch is read without the volume
 ZSTD_LEVEL = 3
 KEPT_BYTES = 2**30  # of all soft targets of a study; the images are in memory too
-SCHEMA = 3  # of what is stored; part of every key
+SCHEMA = 4  # of what is stored; part of every key
 
 
 class SoftTarget:
@@ -80,13 +80,17 @@ class SoftTargetStore:
     def write(
         self, key: str, logits: np.ndarray, activation: Activation = Activation.SOFTMAX
     ) -> None:
-        """Write ``[classes, *space]`` (or ``[classes]``) under ``key``.
+        """Write ``[classes, *space]`` (or ``[classes]``) under ``key``, if it is not there.
+
+        Another study that shares the store may read what is whole, so that is left as it is.
 
         Args:
             key: of all that they were made from.
             logits: log-probabilities; of structures that may overlap, the logarithms of their odds.
             activation: which of the two.
         """
+        if self.holds(key):
+            return
         codes = encode(logits, activation)
         array = self._group("a").create_array(
             key,

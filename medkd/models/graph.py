@@ -150,6 +150,16 @@ def _session(model: str | bytes) -> Any:  # noqa: ANN401
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def weight_files(path: Path) -> list[Path]:
+    """Return the files beside an ONNX graph that hold weights of it; none of what is no graph."""
+    try:
+        model = require("onnx", extra="train").load(path, load_external_data=False)
+    except Exception:  # noqa: BLE001  protobuf's errors share no base class; it is refused when run
+        return []
+    said = [entry for weight in model.graph.initializer for entry in weight.external_data]
+    return [path.parent / name for name in sorted({e.value for e in said if e.key == "location"})]
+
+
 def _ends_in_sigmoid(path: Path) -> bool:
     """Whether the last operation of an ONNX graph is a sigmoid; of what is no graph it is none."""
     try:

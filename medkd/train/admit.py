@@ -22,6 +22,7 @@ from medkd.errors import DataError
 from medkd.metrics.classification import auroc_of, by_class
 from medkd.models.cost import parameters
 from medkd.models.external import channel_matrix, open_external, portable_graph
+from medkd.models.graph import weight_files
 from medkd.options import ExternalOptions
 from medkd.predict.teachers import (
     SOURCE,
@@ -117,12 +118,13 @@ class _Examination:
 
     def _digest(self) -> str:
         path = self._path
-        if path.is_file():
-            return sha256(path)
-        if not path.is_dir():
+        if not path.exists():
             raise DataError(f"teacher.external: {path}: no such file or folder")
         files: Sequence[Path] = sorted(p for p in path.rglob("*") if p.is_file())
-        if self._options.kind == "checkpoint":
+        if path.is_file():
+            files = [path, *weight_files(path)] if self._options.kind == "onnx" else [path]
+            path = path.parent
+        elif self._options.kind == "checkpoint":
             files = [path / "checkpoint.json", path / "weights.safetensors"]
         if missing := [p for p in files if not p.is_file()]:
             raise DataError(f"teacher.external: {missing[0]}: no such file")
@@ -146,8 +148,18 @@ class _Examination:
                     f"line ({error})"
                 ) from None
         if given is not None:
+            self._refuse_cases(given)
             return sorted(phi.key(name, salt=salt, kind="patient") for name in given)
         return None if hashed is None else self._translated(hashed)
+
+    def _refuse_cases(self, given: Sequence[str]) -> None:
+        """Refuse ids of cases: none would be a patient of the test split."""
+        patients = {case.patient for case in self._cohort.cases.values()}
+        if cases := sorted(set(given) & self._cohort.cases.keys() - patients):
+            raise DataError(
+                f"teacher.external.patients: {', '.join(cases[:3])} are cases of this study, not "
+                f"patients; list what the column {self._config.data.patient!r} says of them"
+            )
 
     def _translated(self, hashed: Sequence[str]) -> list[str] | None:
         """Say under this study's salt which of its patients a checkpoint of another has seen."""

@@ -92,7 +92,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     if first and is_first:
         console.print(f"{run.name}: goes on from step {first}")
     with stopping() as stop:
-        for step, batch in () if first and state.is_over(options) else todo:
+        ended = _is_validated(first, options) and state.is_over(options)
+        for step, batch in () if ended else todo:
             rate = learning_rate(step, options)
             terms = _update(
                 state, run, fabric.to_device(batch), step=step, rate=rate, options=options
@@ -104,7 +105,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
             stop.leave_if_asked()
     if not is_first:
         return {}
-    best = torch.load(run.folder / "best.pt", weights_only=True)
+    best = torch.load(run.folder / "best.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(best["weights"])
     warn_if_nothing_was_learned(run.name, best["figures"])
     return best["figures"]
@@ -114,12 +115,13 @@ def _settle(
     state: "_State", run: Fit, curves: "_Curves", *, step: int, options: TrainOptions, asked: bool
 ) -> bool:
     """Log, validate and save after a step where it is time to; return whether training is over."""
-    is_validated = (step + 1) % options.validate_every == 0 or step + 1 == options.steps
+    is_validated = _is_validated(step + 1, options)
     if is_validated or (step + 1) % LOG_EVERY == 0:
         curves.log(step)
     if rank() == 0:
         if is_validated:
-            _validate(state, run, step)
+            with _remedy_for_memory(f"{run.name}: validation after step {step + 1}", options):
+                _validate(state, run, step)
         if is_validated or asked or state.is_unsaved(SAVE_EVERY_S):
             state.save(run.folder, step + 1)
     if not is_validated:
@@ -129,6 +131,11 @@ def _settle(
     if is_over:
         console.print(f"{run.name}: ends after step {step + 1} (train.patience or minutes)")
     return is_over
+
+
+def _is_validated(steps: int, options: TrainOptions) -> bool:
+    """Whether a validation follows so many steps."""
+    return steps > 0 and (steps % options.validate_every == 0 or steps == options.steps)
 
 
 def _fabric(options: TrainOptions) -> Fabric:
@@ -163,7 +170,8 @@ def _update(
         terms = run.step(state.model.train(), batch, step)
         values = mean(terms)
         if not all(map(math.isfinite, values.values())):
-            raise _not_finite(f"loss is not finite ({values})", run, step)
+            bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+            raise _not_finite(f"loss is not finite ({bad})", run, step)
         state.optimizer.zero_grad()
         state.fabric.backward(terms["loss"])
         for adapter in state.adapters.values():
@@ -234,11 +242,12 @@ class _State:
     def resume(self, folder: Path) -> int:
         if not (folder / "last.pt").exists():
             return 0
-        saved = torch.load(folder / "last.pt", weights_only=True)
+        saved = torch.load(folder / "last.pt", weights_only=True, map_location="cpu")
         self.model.module.load_state_dict(saved["weights"])
         for name, parameter in self.adapters.items():
             parameter.data.copy_(saved["adapters"][name])
-        self.average.weights = saved["average"]
+        for name, weight in self.average.weights.items():
+            weight.copy_(saved["average"][name])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         self.best, self.stale, self.spent_s = saved["best"], saved["stale"], saved["spent_s"]
@@ -284,7 +293,10 @@ def _validate(state: _State, run: Fit, step: int) -> None:
 
 def _save(content: dict[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".partial")
-    torch.save(content, temporary)
+    with temporary.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())  # a machine that loses power keeps the one before
     temporary.replace(path)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medkd.environment import cpu_flags
+from medkd.errors import TrainingError
 from medkd.options import TrainOptions
 
 
@@ -38,7 +39,15 @@ def learning_rate(step: int, options: TrainOptions) -> float:
 
 
 def precision(options: TrainOptions) -> Any:  # noqa: ANN401
-    """Choose bf16 where the hardware computes in it; emulated, it would be slower than fp32."""
+    """Choose bf16 where the hardware computes in it; emulated, it would be slower than fp32.
+
+    Raises:
+        TrainingError: fp16 is asked for, and there is no GPU.
+    """
+    if options.precision == "16-mixed" and not torch.cuda.is_available():
+        raise TrainingError(
+            "train.precision: 16-mixed scales the loss for a GPU, and there is none; write auto"
+        )
     if options.precision != "auto":
         return options.precision
     if torch.cuda.is_available():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medkd import __version__
 from medkd.config import expand
 from medkd.data.activation import probabilities
 from medkd.data.check import Cohort
@@ -36,7 +37,8 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
         "store": config.distill.store,
         "training cases": cohort.digest_of(cohort.split.train),
         "preprocess": config.preprocess.model_dump(),
-        "schema": SCHEMA,
+        "classes": config.classes,
+        "made by": [SCHEMA, __version__],
     }
     if config.data.overlapping:
         inputs["overlapping"] = True
@@ -91,8 +93,8 @@ def _location(study: Study) -> str | None:
 def _keys(study: Study, cohort: Cohort) -> dict[str, str]:
     """Identity of all that each soft target is made from, by case id."""
     config = study.config
-    common = [SCHEMA, config.teacher.flip_axes, config.distill.calibrated]
-    common.append(config.preprocess.model_dump())
+    common = [SCHEMA, __version__, config.teacher.flip_axes, config.distill.calibrated]
+    common += [list(config.classes), config.preprocess.model_dump()]
     common += ["overlapping"] if config.data.overlapping else []
     told_by = softened_by(study, cohort)
     teachers = {by: _identity(study, by) for by in set(told_by.values())}

@@ -103,6 +103,22 @@ def test_no_gradient_is_made_that_nobody_wants():
     assert not value.requires_grad
 
 
+@pytest.mark.parametrize("temperature", [1, 4])
+@pytest.mark.parametrize("logit", [-60.0, -30.0, 0.0, 10.0, 20.0, 60.0])
+def test_independent_classes_agree_however_sure_both_are(logit, temperature):
+    student = torch.full((1, 2, 5), logit, requires_grad=True)
+    loss = bernoulli_divergence(student, student.detach().sigmoid(), temperature=temperature)
+    loss.backward()
+    assert abs(loss.item()) < 1e-5
+    assert student.grad.abs().max() < 1e-5
+
+
+def test_a_student_that_is_sure_of_the_contrary_is_pulled_back():
+    student = torch.full((1, 2, 5), -30.0, requires_grad=True)
+    bernoulli_divergence(student, torch.ones(1, 2, 5), temperature=1).backward()
+    assert student.grad.max() < -0.05
+
+
 def test_a_second_gradient_is_refused_rather_than_wrong():
     student = drawn(2, 3, 4).requires_grad_()
     value = softmax_divergence(student, drawn(2, 3, 4, seed=1).softmax(1), temperature=2)

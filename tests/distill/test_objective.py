@@ -221,7 +221,7 @@ def test_nobody_says_sigmoid_to_a_loss(activation):
 
 INDEPENDENT = [
     {"name": "pixel_kd", "temperature": 2, "boundary": 2.0, "confidence": 1.0},
-    *({"name": name} for name in ("soft_dice", "cwd", "affinity")),
+    *({"name": name} for name in ("soft_dice", "cwd", "dist", "affinity")),
 ]
 
 
@@ -244,7 +244,6 @@ def test_structures_that_overlap_are_compared_each_by_itself(loss):
 @pytest.mark.parametrize(
     ("loss", "reason"),
     [
-        ({"name": "dist"}, "the order of the classes of one voxel"),
         ({"name": "dkd"}, "the true class against all others"),
         ({"name": "region_affinity"}, "regions, each of one class"),
         ({"name": "pixel_kd", "standardise": True}, "a question of its own"),
@@ -312,6 +311,56 @@ def test_a_run_that_goes_on_may_have_taught_something_before_it_was_killed(logit
     nothing = batch | {"valid": torch.zeros(2, 6, 6, dtype=torch.bool)}
     for step in range(500, 500 + IDLE_STEPS + 1):
         composed(logits, nothing, step)
+
+
+def of_features(name, student, teacher, weights=None):
+    function = FEATURE_LOSSES.factory(name, {})
+    label = torch.zeros(len(student), *student.shape[2:], dtype=torch.long)
+    label[..., : label.shape[-1] // 2] = 1
+    asked = "label" in inspect.signature(function).parameters
+    found = function(student, teacher, weights=weights, **({"label": label} if asked else {}))
+    return torch.stack(list(found.values())).sum()
+
+
+@pytest.mark.parametrize("space", SPACES[1:])
+@pytest.mark.parametrize("name", list(FEATURE_LOSSES))
+class TestFeatureContract:
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_is_zero_where_the_student_agrees(self, name, space, batch):
+        features = drawn(batch, 4, *space)
+        assert abs(of_features(name, features, features).item()) < 1e-5
+
+    def test_is_positive_and_does_not_change_when_the_batch_is_repeated(self, name, space):
+        features = drawn(2, 4, *space), drawn(2, 4, *space, seed=1)
+        often = [maps.repeat(3, *[1] * (maps.ndim - 1)) for maps in features]
+        assert of_features(name, *features) > 1e-3
+        torch.testing.assert_close(of_features(name, *often), of_features(name, *features))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_stays_finite_in_half_precision_at_large_features(self, name, space, dtype):
+        student = drawn(2, 4, *space, scale=40).to(dtype).requires_grad_()
+        value = of_features(name, student, drawn(2, 4, *space, seed=1, scale=40).to(dtype))
+        value.backward()
+        assert value.dtype == torch.float32
+        assert value.isfinite()
+        assert student.grad.isfinite().all()
+
+    def test_what_lies_beyond_the_image_teaches_nothing(self, name, space):
+        student, teacher = drawn(2, 4, *space), drawn(2, 4, *space, seed=1)
+        inside = torch.rand(2, *space, generator=torch.Generator().manual_seed(2)) < 0.7
+        given = student.clone().requires_grad_()
+        value = of_features(name, given, teacher, inside)
+        value.backward()
+        beyond = ~inside[:, None].expand_as(given)
+        assert given.grad[beyond].abs().max() < 1e-7
+        other = torch.where(beyond, drawn(2, 4, *space, seed=3), student)
+        torch.testing.assert_close(of_features(name, other, teacher, inside), value.detach())
+
+
+@pytest.mark.parametrize("name", ["attention", "affinity", "region_affinity", "cwd"])
+def test_losses_that_compare_places_are_refused_where_there_is_no_space(name):
+    with pytest.raises(ValueError, match="classification has none"):
+        of_features(name, drawn(3, 4), drawn(3, 4))
 
 
 class TestLayers:

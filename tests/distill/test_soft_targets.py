@@ -130,6 +130,16 @@ def test_what_was_made_from_something_else_is_refused_and_never_read(store):
         store.read("other")
 
 
+def test_what_is_whole_is_not_written_again_under_the_feet_of_who_reads_it(store, monkeypatch):
+    logits = np.log(np.full((2, 4, 4), 0.5, np.float32))
+    store.write("key", logits)
+    read = store.read("key")
+    before = read[...]
+    monkeypatch.setattr(soft_targets, "encode", None)
+    store.write("key", logits)
+    np.testing.assert_array_equal(read[...], before)
+
+
 def test_a_store_that_is_gone_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no soft targets there"):
         SoftTargetStore(str(tmp_path / "gone.zarr")).read("case")

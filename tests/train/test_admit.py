@@ -180,6 +180,15 @@ def test_a_teacher_that_knows_the_answers_is_refused(make, tmp_path, part, patie
         admit(study, cohort)
 
 
+def test_ids_of_cases_are_not_taken_for_patients(make, tmp_path):
+    _, cohort = make()
+    save(cohort, tmp_path / "saved")
+    case = cohort.split.test[0]
+    study, cohort = make(patients=[case])
+    with pytest.raises(DataError, match=rf"patients: {case} are cases .*column 'patient'"):
+        admit(study, cohort)
+
+
 def test_patients_may_stand_in_a_file(make, tmp_path):
     (tmp_path / "patients.txt").write_text("p0\n\np1\n")
     study, cohort = make(patients=str(tmp_path / "patients.txt"))
@@ -205,6 +214,26 @@ def test_a_teacher_that_changed_is_not_taken_for_the_one_examined(make, tmp_path
     admit(study, cohort)
     save(cohort, tmp_path / "saved", sure=0.8)
     with pytest.raises(StudyError, match="made before its files changed"):
+        admit(study, cohort)
+
+
+def test_weights_in_a_file_beside_an_onnx_graph_are_part_of_it(make, tmp_path):
+    import onnx
+
+    export_onnx(ByBrightness(), tmp_path / "whole.onnx", shape=(1, SIZE, SIZE))
+    model, path = onnx.load(tmp_path / "whole.onnx"), tmp_path / "split.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="weights.bin")
+    classes = ["core", "background", "ball"]
+    brought = {"kind": "onnx", "path": str(path), "patients": [], "classes": classes}
+    study, cohort = make(dims=2, **brought)
+    admit(study, cohort)
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    with pytest.raises(StudyError, match="made before its files changed"):
+        admit(study, cohort)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(DataError, match=r"weights\.bin: no such file"):
         admit(study, cohort)
 
 

@@ -101,6 +101,19 @@ def test_a_run_killed_in_any_validation_ends_with_the_same_weights(run, undistur
     assert_resumes_to(undisturbed, run)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_a_run_in_half_precision_is_resumed_as_exactly(tmp_path, run, precision):
+    options = OPTIONS.model_copy(update={"precision": precision})
+    whole = network()
+    figures = fit(whole, options, replace(run, folder=tmp_path / "whole"))
+    with pytest.raises(Killed):
+        fit(network(), options, replace(run, step=killed_at(step, 4)))
+    resumed = network()
+    assert fit(resumed, options, run) == figures
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+
+
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(run, undisturbed):
     for _ in range(3):
         with pytest.raises(Killed):
@@ -235,6 +248,18 @@ def test_training_ends_at_the_first_validation_after_its_time(run):
     assert _steps_done(run.folder) == OPTIONS.validate_every
     again = replace(run, step=killed_at(step, 0))
     fit(network(), options, again)
+    assert _steps_done(run.folder) == OPTIONS.validate_every
+
+
+def test_a_run_killed_before_its_first_validation_goes_on_to_it_though_its_time_is_over(
+    run, monkeypatch
+):
+    options = OPTIONS.model_copy(update={"minutes": 1e-9})
+    monkeypatch.setattr("medkd.train.loop.SAVE_EVERY_S", -1.0)
+    with pytest.raises(Killed):
+        fit(network(), options, replace(run, step=killed_at(step, 1)))
+    assert _steps_done(run.folder) == 1
+    fit(network(), options, run)
     assert _steps_done(run.folder) == OPTIONS.validate_every
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from medkd.errors import TrainingError
 from medkd.options import TrainOptions
-from medkd.train.optim import WeightAverage, adamw, learning_rate
+from medkd.train.optim import WeightAverage, adamw, learning_rate, precision
 
 OPTIONS = TrainOptions(steps=100, warmup_steps=10, learning_rate=0.5, weight_decay=0.1)
 
@@ -67,3 +68,10 @@ def test_the_average_is_no_view_of_the_weights():
     average = WeightAverage(model, decay=0.99)
     nn.init.constant_(model.weight, 100.0)
     assert average.weights["weight"] != 100.0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_fp16_needs_a_gpu():
+    options = TrainOptions(steps=1, precision="16-mixed")
+    with pytest.raises(TrainingError, match=r"train\.precision: 16-mixed .*; write auto"):
+        precision(options)

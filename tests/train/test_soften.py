@@ -74,6 +74,16 @@ def test_they_are_refused_for_another_image(softened):
         open_soft_targets(study, changed)
 
 
+def test_they_are_refused_for_classes_in_another_order(softened):
+    study, cohort = softened
+    names = study.config.data.labels
+    swapped = dict(zip(names, reversed(names.values()), strict=True))
+    data = study.config.data.model_copy(update={"labels": swapped})
+    other = Study(study.config.model_copy(update={"data": data}), config_path=study.config_path)
+    with pytest.raises(StudyError, match="no soft target was made from this teacher"):
+        open_soft_targets(other, cohort)
+
+
 def test_they_may_lie_elsewhere(make_study, tmp_path):
     study, cohort = make_study(f"distill.store={tmp_path}/elsewhere", dims=2)
     train_teacher(study, cohort, tracker=NullTracker())

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from medkd.distill.features import on_grid
+
 POOLS: dict[int, Callable[..., Any]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
@@ -19,7 +21,7 @@ POOLS: dict[int, Callable[..., Any]] = {
 def affinity(
     student: Float[Tensor, " batch channels *space"],
     teacher: Float[Tensor, " batch teacher_channels *teacher_space"],
-    weights: Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"] | None = None,
+    weights: Bool[Tensor, " batch *voxels"] | Float[Tensor, " batch *voxels"] | None = None,
     *,
     places: int = 1728,
 ) -> dict[str, Float[Tensor, ""]]:
@@ -33,8 +35,8 @@ def affinity(
     Args:
         student: features of a layer.
         teacher: features of a layer, of any number of channels and any grid.
-        weights: how much each of the student's voxels counts in its cell; a cell in which none does
-            is left out. The teacher's features need the same grid then.
+        weights: how much each voxel counts in its cell, on any grid; a cell in which none does is
+            left out.
         places: cells of the common grid.
 
     Raises:
@@ -46,12 +48,13 @@ def affinity(
         [min(s, t) for s, t in zip(student.shape[2:], teacher.shape[2:], strict=True)], places
     )
     pool = POOLS[len(grid)]
-    alike = torch.ones_like(student[:, :1], dtype=torch.float32)
-    counts = alike if weights is None else weights[:, None].float()
-    counted = (pool(counts, grid).flatten(1) > 0).float()
+    if weights is None:
+        weights = torch.ones_like(student[:, 0], dtype=torch.bool)
+    shares = [on_grid(weights, maps)[:, None] for maps in (student, teacher)]
+    counted = (pool(shares[0], grid).flatten(1) > 0).float()
     q, p = (
-        F.normalize(pool(maps.float() * (1 if weights is None else counts), grid).flatten(2), dim=1)
-        for maps in (student, teacher)
+        F.normalize(pool(maps.float() * share, grid).flatten(2), dim=1)
+        for maps, share in zip((student, teacher), shares, strict=True)
     )
     pairs = counted[:, :, None] * counted[:, None, :]
     apart = (q.mT @ q - p.mT @ p).square() * pairs

@@ -1,15 +1,16 @@
 """Attention: where the features are large, whatever channel they are in."""
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medkd.distill.divergence import TINY
-from medkd.distill.features import resize
+from medkd.distill.features import on_grid, resize
 
 
 def attention(
     student: Float[Tensor, " batch channels *space"],
     teacher: Float[Tensor, " batch teacher_channels *teacher_space"],
+    weights: Bool[Tensor, " batch *voxels"] | Float[Tensor, " batch *voxels"] | None = None,
     *,
     power: float | int = 2,
 ) -> dict[str, Float[Tensor, ""]]:
@@ -23,10 +24,17 @@ def attention(
     Args:
         student: features of a layer.
         teacher: features of a layer, of any number of channels and any grid.
+        weights: how much each voxel counts, on any grid.
         power: above 1 it looks at the peaks.
+
+    Raises:
+        ValueError: there is no space.
     """
+    if student.ndim < 3:
+        raise ValueError("attention compares places; classification has none")
     q, p = (maps.float().abs().pow(power).mean(dim=1, keepdim=True) for maps in (student, teacher))
-    q, p = _unit(q), _unit(resize(p, q.shape[2:]))
+    share = 1.0 if weights is None else on_grid(weights, q)[:, None]
+    q, p = _unit(q * share), _unit(resize(p, q.shape[2:]) * share)
     return {"attention": (q - p).square().sum(dim=1).mean()}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medkd.distill.divergence import TINY
+from medkd.distill.features import on_grid
 
 
 def cwd(
@@ -45,11 +46,21 @@ def cwd(
 def channel_features(
     student: Float[Tensor, " batch channels *space"],
     teacher: Float[Tensor, " batch channels *space"],
+    weights: Bool[Tensor, " batch *voxels"] | Float[Tensor, " batch *voxels"] | None = None,
     *,
     temperature: float | int = 4.0,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the same of two feature maps, after an adapter has given them one shape."""
-    return {"cwd": channel_divergence(student, teacher, None, temperature).mean()}
+    """Return the same of two feature maps, after an adapter has given them one shape.
+
+    ``weights`` say how much each voxel counts, on any grid.
+
+    Raises:
+        ValueError: the temperature is not positive, or there is no space.
+    """
+    if student.ndim < 3:
+        raise ValueError("cwd compares places; classification has none")
+    share = None if weights is None else on_grid(weights, student)
+    return {"cwd": channel_divergence(student, teacher, share, temperature).mean()}
 
 
 def channel_divergence(

@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medkd.models.activation import logits_of, probabilities
+from medkd.types import Activation
+
 FLAT = 1e-12  # a variance below this has nothing to correlate with
 
 
@@ -15,6 +18,7 @@ def dist(
     beta: float | int = 1.0,
     gamma: float | int = 1.0,
     temperature: float | int = 1.0,
+    sigmoid: bool = False,
 ) -> dict[str, Float[Tensor, ""]]:
     """DIST: one minus Pearson's correlation of student and teacher.
 
@@ -32,17 +36,21 @@ def dist(
         beta: of ``inter``; 0 leaves it out.
         gamma: of ``intra``; 0 leaves it out.
         temperature: of both.
+        sigmoid: classes are independent, so that those of one voxel have no order: ``intra`` alone.
 
     Raises:
-        ValueError: the temperature is not positive, or both factors are 0.
+        ValueError: the temperature is not positive, or no factor is left but 0.
     """
+    beta = 0 if sigmoid else beta
     if not (beta or gamma):
         raise ValueError("beta and gamma are both 0, so that dist teaches nothing")
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    q = _rows((student.float() / temperature).softmax(dim=1))
-    tempered = teacher.float() if temperature == 1 else teacher.float() ** (1 / temperature)
-    p = _rows(tempered / tempered.sum(dim=1, keepdim=True))
+    activation = Activation.SIGMOID if sigmoid else Activation.SOFTMAX
+    q, p = _rows(probabilities(student.float() / temperature, activation)), teacher.float()
+    if temperature != 1:
+        p = probabilities(logits_of(p, activation) / temperature, activation)
+    p = _rows(p)
     share = p.new_ones(len(p)) if weights is None else weights.flatten().float()
     alike = p.new_ones(p.shape[1])
     inter = _one_minus_pearson(q, p, alike, share)

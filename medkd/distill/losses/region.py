@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from medkd.distill.features import on_grid
+
 
 def region_affinity(
     student: Float[Tensor, " batch channels *space"],
@@ -53,19 +55,13 @@ def region_means(
 ) -> tuple[Float[Tensor, "batch classes channels"], Tensor]:
     """Return each region's mean feature, and whether the region is there at all."""
     classes = int(label.max()) + 1
-    nearest = _on_grid(label, features).long()
+    nearest = on_grid(label, features).long()
     masks = F.one_hot(nearest, classes).flatten(1, -2).float()  # batch, voxels, classes
     if weights is not None:
-        masks = masks * _on_grid(weights, features).flatten(1)[..., None]
+        masks = masks * on_grid(weights, features).flatten(1)[..., None]
     size = masks.sum(dim=1)
     sums = torch.einsum("bcv,bvk->bkc", features.float().flatten(2), masks)
     return sums / size.where(size > 0, 1)[..., None], size > 0
-
-
-def _on_grid(voxels: Tensor, features: Tensor) -> Tensor:
-    """Bring ``[batch, *label_space]`` to the grid of the features by nearest neighbour."""
-    size = features.shape[2:]
-    return F.interpolate(voxels[:, None].float(), size=size, mode="nearest-exact")[:, 0]
 
 
 def _cosine(means: Tensor, one: list[int], other: list[int]) -> Tensor:

@@ -42,3 +42,18 @@ def test_one_image_has_no_correlation_over_the_batch():
     assert found["dist/intra"] == 0
     assert found["dist/inter"] > 0
     assert abs(dist(logits, logits.softmax(1))["dist/inter"].item()) < 1e-5
+
+
+@pytest.mark.parametrize("temperature", [1, 3])
+def test_independent_classes_are_correlated_over_space_alone(temperature):
+    student, logits = drawn(2, 3, 5, 4), drawn(2, 3, 5, 4, seed=1)
+    q, p = (rows((maps / temperature).sigmoid()) for maps in (student, logits))
+    expected = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(q.T, p.T, strict=True)])
+    found = dist(student, logits.sigmoid(), sigmoid=True, temperature=temperature)
+    assert found.keys() == {"dist/intra"}
+    assert found["dist/intra"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_independent_classes_need_the_half_that_is_left():
+    with pytest.raises(ValueError, match="teaches nothing"):
+        dist(drawn(2, 3, 5), drawn(2, 3, 5).sigmoid(), sigmoid=True, gamma=0)
