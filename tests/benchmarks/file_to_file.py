@@ -1,10 +1,12 @@
 """The peers of the predictor, each in a process that answers for the images it is told of.
 
 python -m tests.benchmarks.file_to_file monai CHECKPOINT MASK
+python -m tests.benchmarks.file_to_file nnunet CHECKPOINT MASK
 python -m tests.benchmarks.file_to_file bare RELEASE MASK
 Standard input names images; for each, the milliseconds by stage come back as a line of JSON, and
 at its end the peak memory. ``monai`` is a pipeline of MONAI's transforms and sliding window;
-``bare`` is a script of nibabel and ONNX Runtime that knows the one image it is made for.
+``nnunet`` is
+nnU-Net's predictor with the same network, without mirroring; ``bare`` is a script of nibabel and ONNX Runtime that knows the one image it is made for.
 """
 
 import json
@@ -68,6 +70,80 @@ def monai(checkpoint, mask):
     return answer
 
 
+def nnunet(checkpoint, mask):
+    """Return the same by nnU-Net's own predictor, reader and writer, on the network's grid."""
+    import torch
+
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ.setdefault(name, str(mask.parent))
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from medkd.models.checkpoint import load_checkpoint
+
+    torch.set_num_threads(THREADS)
+    network, _ = load_checkpoint(checkpoint)
+    options = json.loads((checkpoint / "preprocess.json").read_text())
+    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    by = {
+        f"resampling_fn_{what}": "resample_data_or_seg_to_shape"
+        for what in ("data", "seg", "probabilities")
+    }
+    configuration = {
+        **by,
+        **{f"{name}_kwargs": resampling for name in by},
+        "preprocessor_name": "DefaultPreprocessor",
+        "patch_size": options["window"],
+        "spacing": options["spacing_mm"],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "architecture": {},
+    }
+    plans = PlansManager(
+        {
+            "configurations": {"3d_fullres": configuration},
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "image_reader_writer": "NibabelIO",
+            "label_manager": "LabelManager",
+            "foreground_intensity_properties_per_channel": {"0": {}},
+        }
+    )
+    said = {
+        "labels": {"background": 0, "anterior": 1, "posterior": 2},
+        "channel_names": {"0": "MR"},
+        "file_ending": ".nii.gz",
+    }
+    predictor = nnUNetPredictor(
+        tile_step_size=1 - options["overlap"],
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        network.eval(),
+        plans,
+        plans.get_configuration("3d_fullres"),
+        [network.state_dict()],
+        said,
+        "nnUNetTrainer",
+        None,
+    )
+    reader = plans.image_reader_writer_class()
+
+    def answer(image):
+        clock = Clock()
+        array, about = reader.read_images([str(image)])
+        clock.lap("read")
+        name = str(mask.with_suffix("").with_suffix(""))
+        predictor.predict_single_npy_array(array, about, output_file_truncated=name)
+        clock.lap("all else")
+        return clock.laps
+
+    return answer
+
+
 def bare(release, mask):
     """Return the shortest way from a file to a file: an image that is one window as it is."""
     import nibabel
@@ -108,7 +184,7 @@ def main():
     kind, given, mask = sys.argv[1], *map(Path, sys.argv[2:4])
     warnings.simplefilter("ignore")
     os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
-    answer = {"monai": monai, "bare": bare}[kind](given, mask)
+    answer = {"monai": monai, "nnunet": nnunet, "bare": bare}[kind](given, mask)
     for line in sys.stdin:
         images = json.loads(line)
         if not images:

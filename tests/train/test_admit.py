@@ -222,7 +222,9 @@ def test_weights_in_a_file_beside_an_onnx_graph_are_part_of_it(make, tmp_path):
 
     export_onnx(ByBrightness(), tmp_path / "whole.onnx", shape=(1, SIZE, SIZE))
     model, path = onnx.load(tmp_path / "whole.onnx"), tmp_path / "split.onnx"
-    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="weights.bin")
+    (kernel,) = [weight for weight in model.graph.initializer if len(weight.dims) == 4]
+    onnx.external_data_helper.set_external_data(kernel, "weights.bin")
+    onnx.save(model, path)
     classes = ["core", "background", "ball"]
     brought = {"kind": "onnx", "path": str(path), "patients": [], "classes": classes}
     study, cohort = make(dims=2, **brought)

@@ -105,6 +105,7 @@ def test_a_run_killed_in_any_validation_ends_with_the_same_weights(run, undistur
 def test_a_run_in_half_precision_is_resumed_as_exactly(tmp_path, run, precision):
     options = OPTIONS.model_copy(update={"precision": precision})
     whole = network()
+    (tmp_path / "whole").mkdir()
     figures = fit(whole, options, replace(run, folder=tmp_path / "whole"))
     with pytest.raises(Killed):
         fit(network(), options, replace(run, step=killed_at(step, 4)))
