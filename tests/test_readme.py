@@ -213,3 +213,12 @@ def test_a_study_lies_on_disk_as_drawn(own_study):
     assert "soft_targets/" in names
     for name in set(names) - {"data/"}:  # only for sources that are written as files first
         assert (own_study / "runs/my_study" / name).exists(), name
+
+
+def test_docker_installs_what_the_readme_says():
+    steps = re.findall(r"^RUN (pip install .*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(steps) == 2
+    for step in steps:
+        assert "-c constraints.txt " in step
+        said = step.replace("--no-cache-dir ", "").replace("-c constraints.txt ", "")
+        assert f"`{said}`" in README

@@ -5,8 +5,8 @@ python -m tests.benchmarks.file_to_file nnunet CHECKPOINT MASK
 python -m tests.benchmarks.file_to_file bare RELEASE MASK
 Standard input names images; for each, the milliseconds by stage come back as a line of JSON, and
 at its end the peak memory. ``monai`` is a pipeline of MONAI's transforms and sliding window;
-``nnunet`` is
-nnU-Net's predictor with the same network, without mirroring; ``bare`` is a script of nibabel and ONNX Runtime that knows the one image it is made for.
+``nnunet`` is nnU-Net's predictor with the same network, without mirroring; ``bare`` is a script of
+nibabel and ONNX Runtime that knows the one image it is made for.
 """
 
 import json
