@@ -214,6 +214,21 @@ class Latency(Result):
     processor_flags: tuple[str, ...] = ()
     load_average: float
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The plain numbers, by name; the bound where there is one."""
+        times = self.file_to_file_ms
+        bound = {} if self.p90_bound_ms is None else {"latency_p90_bound_ms": self.p90_bound_ms}
+        return {
+            "latency_p50_ms": times.p50,
+            "latency_p90_ms": times.p90,
+            "latency_p99_ms": times.p99,
+            **bound,
+            "network_ms": self.network_ms.p50,
+            "cold_start_ms": self.cold_start_ms,
+            "peak_memory_mib": self.peak_memory_mib,
+        }
+
 
 class SizingPoint(Result):
     """One width of the student's network, and how fast it answers file to file."""
@@ -256,11 +271,7 @@ class RoleResult(Result):
             "size_mib": self.size_mib,
         }
         if self.latency:
-            times = self.latency.file_to_file_ms
-            measured |= {"latency_p50_ms": times.p50, "latency_p90_ms": times.p90}
-            measured |= {"latency_p99_ms": times.p99, "network_ms": self.latency.network_ms.p50}
-            measured |= {"cold_start_ms": self.latency.cold_start_ms}
-            measured |= {"peak_memory_mib": self.latency.peak_memory_mib}
+            measured |= self.latency.figures
         return {name: float(value) for name, value in measured.items() if value is not None}
 
 

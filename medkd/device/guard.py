@@ -41,7 +41,7 @@ class Finding(BaseModel):
     @property
     def is_unlike(self) -> bool:
         """Whether the image is flagged."""
-        return self.distance > self.limit
+        return not self.distance <= self.limit  # so is what has no distance
 
     @property
     def verdict(self) -> str:
@@ -79,6 +79,7 @@ class Guard(BaseModel):
     limit: float
     seen: tuple[tuple[float, float], ...]
 
+    @np.errstate(invalid="ignore")
     def check(self, description: Mapping[str, float]) -> Finding:
         """Judge one image by its ``describe``."""
         z = (_vector(description, self.features) - self.centre) / np.array(self.scale)
@@ -90,6 +91,7 @@ class Guard(BaseModel):
         return Finding(distance=distance, limit=self.limit, reasons=reasons)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # values that leave float32 have no distance
 def describe(array: np.ndarray, grid: Grid) -> dict[str, float]:
     """Return the features of an image, ``[channels, *space]`` as the network is given it.
 

@@ -100,6 +100,11 @@ class Predictor:
 
     def _finding(self, array: np.ndarray, grid: Grid, *, strict: bool) -> Finding | None:
         if not self.manifest.guard:
+            if strict:
+                raise DataError(
+                    "refused: the release has no guard to say whether it knows such images; "
+                    "predict without strict"
+                )
             return None
         finding = self.manifest.guard.check(describe(array, grid))
         if strict and finding.is_unlike:

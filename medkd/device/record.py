@@ -25,7 +25,7 @@ def record(name: str, volume: Volume, prediction: Prediction, manifest: Manifest
         guard = {
             "verdict": finding.verdict,
             "unlike": finding.is_unlike,
-            "distance": finding.distance,
+            "distance": finding.distance if math.isfinite(finding.distance) else None,
             "limit": finding.limit,
             "reasons": list(finding.reasons),
         }

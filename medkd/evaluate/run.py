@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from medkd.data import phi
 from medkd.data.check import Cohort
 from medkd.data.reading import image_of, images_alone
-from medkd.device.latency import measure_latency
+from medkd.device.latency import measure_latencies
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest
 from medkd.device.predictor import Prediction, load
 from medkd.environment import environment
@@ -165,20 +166,27 @@ class _Evaluation:
             figure=figure,
             value=scores.headline[figure],
             size_mib=told.size_mib or 0.0,
-            latency=self._latency(variant.of(role)),
+            latency=self._latencies[variant.of(role)],
         )
 
-    def _latency(self, role: str) -> Latency:
-        console.print(f"latency {role}")
+    @cached_property
+    def _latencies(self) -> dict[str, Latency]:
+        """What each release takes; they take turns, so that figures that are compared are fair."""
+        roles = [role for role in Role if self._is_released(role)]
+        names = [*roles, *(variant.of(role) for role, variant in _served(self._study))]
+        console.print(f"latency {', '.join(names)}")
+        folders = [self._study.path(f"releases/{name}") for name in names]
         options = self._config.latency
         timed = self._test[:LATENCY_CASES]
         with images_alone(timed, self._config) as images, self._quiet():
-            return measure_latency(
-                self._study.path(f"releases/{role}"),
-                images,
-                queries=options.queries,
-                threads=options.threads,
+            measured = measure_latencies(
+                folders, images, queries=options.queries, threads=options.threads
             )
+        return {name: measured[folder] for name, folder in zip(names, folders, strict=True)}
+
+    def _is_released(self, role: Role) -> bool:
+        """Whether a device can be given it; not an external teacher that is no graph."""
+        return role is not Role.TEACHER or is_portable(self._study)
 
     def _role_result(self, role: Role, scores: Scores) -> RoleResult:
         return RoleResult(
@@ -195,7 +203,7 @@ class _Evaluation:
 
     def _cost(self, role: Role) -> dict[str, Any]:
         release = self._study.path(f"releases/{role}")
-        if role is Role.TEACHER and not is_portable(self._study):
+        if not self._is_released(role):
             kinds = [external.kind for external in self._config.teacher.external]
             return {"model": {"name": "external", "kinds": kinds}}
         manifest = read_manifest(release)
@@ -205,7 +213,7 @@ class _Evaluation:
             "macs": manifest.macs,
             "size_mib": (release / WEIGHTS).stat().st_size / 2**20,
             "temperature": manifest.temperature,
-            "latency": self._latency(role),
+            "latency": self._latencies[role],
         }
 
 

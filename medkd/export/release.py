@@ -41,6 +41,7 @@ from medkd.study import STAGE_FILE, Study, digest, write_atomic
 from medkd.types import Case, Role, Runtime, Temperature, Variant
 
 TORCHSCRIPT = "torchscript"  # what computes a bundle
+OF_ONNX = (Runtime.ONNXRUNTIME, Runtime.OPENVINO)  # what computes an ONNX file
 NO_PART = {STAGE_FILE, MANIFEST, CHOICE}  # of what a manifest vouches for
 RETRAINED = "trained on as if in int8"
 # to the checkpoint of a role's network that was trained on as if in int8
@@ -115,8 +116,9 @@ def write_release(
         ReleaseError: the exported network is not the one given.
     """
     _write_onnx(network, folder / WEIGHTS, config)
-    manifest = _manifest(network, config, role=role, model=dict(model), temperature=1.0)
-    _seal(folder, manifest)
+    here = tuple(each for each in OF_ONNX if lacks(each) is None)
+    said: dict[str, Any] = {"model": dict(model), "temperature": 1.0, "runtimes": here}
+    _seal(folder, _manifest(network, config, role=role, **said))
 
 
 @dataclass(frozen=True)
@@ -356,7 +358,7 @@ def _written_onnx(network: nn.Module, config: Config) -> Iterator[Path]:
 
 def _onnx_form(release: _Release, folder: Path) -> Iterator[_Form]:
     _write_onnx(release.network, folder / WEIGHTS, release.study.config)
-    yield _form(folder, WEIGHTS, Runtime.ONNXRUNTIME, Runtime.OPENVINO)
+    yield _form(folder, WEIGHTS, *OF_ONNX)
 
 
 def _openvino_form(release: _Release, folder: Path) -> Iterator[_Form]:

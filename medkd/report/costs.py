@@ -190,15 +190,19 @@ def _options(model: Mapping[str, object]) -> Cell:
 
 
 def _written(measured: Latency) -> dict[str, str]:
+    bound, flags = measured.p90_bound_ms, ", ".join(measured.processor_flags)
+    at_most = {} if bound is None else {"File to file, p90 at most (MLPerf)": milliseconds(bound)}
     return {
         **_spread("File to file", measured.file_to_file_ms),
+        **at_most,
         **_spread("Network, all windows", measured.network_ms),
         "Cold start, from process start to answer": milliseconds(measured.cold_start_ms),
         "Peak memory": _mebibytes(measured.peak_memory_mib),
         "Counted queries": str(measured.queries),
+        **({"Runtime": measured.runtime} if measured.runtime else {}),
         "Threads of the network": str(measured.threads),
         "Load average of the machine": plain(measured.load_average),
-        "Processor": measured.processor,
+        "Processor": f"{measured.processor} ({flags})" if flags else measured.processor,
     }
 
 

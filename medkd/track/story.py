@@ -27,11 +27,8 @@ def final_figures(result: RoleResult, classes: Sequence[str]) -> dict[str, float
 
 def further_figures(point: ReleasePoint) -> dict[str, float]:
     """Return ``final/*`` of a further release."""
-    times = point.latency.file_to_file_ms
     figures = {point.figure: point.value.value, "size_mib": point.size_mib}
-    figures |= {"latency_p50_ms": times.p50, "latency_p90_ms": times.p90}
-    figures |= {"network_ms": point.latency.network_ms.p50}
-    figures |= {"peak_memory_mib": point.latency.peak_memory_mib}
+    figures |= point.latency.figures
     return {f"final/{name}": float(value) for name, value in figures.items()}
 
 

@@ -76,6 +76,16 @@ def test_what_is_foreign_is_flagged_and_named(guarded):
     assert guard.check(described(empty)).is_unlike
 
 
+@pytest.mark.parametrize("scale", [1e20, 1e36])
+def test_what_leaves_float32_is_flagged(guarded, scale):
+    guard, dims = guarded
+    volume, unit = scan(dims, seed=0), OPTIONS[dims].model_copy(update={"intensity": "unit"})
+    huge = Volume((scale * volume.array / volume.array.max()).astype(np.float32), volume.affine)
+    finding = guard.check(describe(*preprocess(huge, unit)))
+    assert finding.is_unlike
+    assert finding.verdict.startswith("unlike the validated data")
+
+
 @pytest.mark.parametrize("dims", DIMS)
 def test_a_scale_that_preprocessing_removes_plays_no_part(dims):
     volume = scan(dims, seed=0)

@@ -92,6 +92,13 @@ def test_rules_of_the_manifest_tidy_the_mask(release_3d, changed, scan):
     assert (after[before == 7] == 7).all()
 
 
+def test_a_release_without_a_guard_cannot_be_strict(release_3d, scan):
+    predictor = load(release_3d)
+    assert predictor.manifest.guard is None
+    with pytest.raises(DataError, match="has no guard"):
+        predictor.predict(Volume(scan((20, 20, 20))[None], np.eye(4)), strict=True)
+
+
 def test_confidence_is_the_mean_probability_of_what_was_found(release_3d, scan):
     volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
     answer = load(release_3d).predict(volume, with_probabilities=True)

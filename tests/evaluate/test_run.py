@@ -155,7 +155,9 @@ def test_every_opening_is_counted_even_of_an_evaluation_that_was_killed(
         raise KeyboardInterrupt
 
     measured = report.roles[Role.STUDENT].latency
-    monkeypatch.setattr(run, "measure_latency", lambda *_, **__: measured)
+    monkeypatch.setattr(
+        run, "measure_latencies", lambda folders, *_, **__: dict.fromkeys(folders, measured)
+    )
     with monkeypatch.context() as patch:
         patch.setattr(run, "score_segmentation", die)
         with pytest.raises(KeyboardInterrupt):

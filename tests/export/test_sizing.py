@@ -4,11 +4,13 @@ import pytest
 import yaml
 
 from medkd.config import load
+from medkd.device.manifest import read_manifest
 from medkd.errors import ConfigError
 from medkd.export import sizing
 from medkd.export.sizing import candidates, size_student
 from medkd.options import NamedOptions
 from medkd.results import CURVE, Latency, Percentiles
+from medkd.types import Runtime
 
 
 @pytest.fixture
@@ -58,8 +60,15 @@ def test_an_efficientnet_has_variants(make_config):
 def test_the_widest_within_the_budget_is_chosen(make_study, monkeypatch):
     study, cohort = make_study("student.budget={latency_ms: 10, threads: 1}", dims=2)
     times = iter([4.0, 9.0, 11.0, 12.0])
-    monkeypatch.setattr(sizing, "measure_latency", lambda *_, **__: latency(next(times)))
+    offered = []
+
+    def measure(release, *_, **__):
+        offered.append(read_manifest(release).runtimes)
+        return latency(next(times))
+
+    monkeypatch.setattr(sizing, "measure_latency", measure)
     sized = size_student(study, cohort)
+    assert set(offered) == {(Runtime.ONNXRUNTIME, Runtime.OPENVINO)}  # as its release will have
     expected = candidates(study.config.student.model, study.config)[1]
     assert sized.config.student.model == expected
     written = yaml.safe_load((study.folder / "config.yaml").read_text())
