@@ -21,7 +21,7 @@ EVERY_S = 0.2  # the outbox is looked at
 
 
 class PeerError(Exception):
-    """The peer cannot be reached: the other answers would fare no better."""
+    """The peer cannot be reached: no answer would fare better."""
 
 
 class Sender:
@@ -58,16 +58,18 @@ class Sender:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def send(self, answers: list[Path]) -> None:
-        """Send answers in one association, one at a time: what is wrong with one delays no other.
+        """Send answers one at a time: what is wrong with one delays no other.
+
+        All go in one association, unless the peer ends it at one of them.
 
         Raises:
-            PeerError: it does not answer, or ends the association.
+            PeerError: it does not answer, or rejects the association.
         """
         association = self._associate()
-        if not association.is_established:
-            raise PeerError("the peer does not answer or rejects the association")
         try:
             for answer in answers:
+                if not association.is_established:
+                    association = self._associate()
                 self._store(association, answer)
         finally:
             if association.is_established:
@@ -77,6 +79,11 @@ class Sender:
         return time.monotonic() >= self._waits.get(answer.name, (0.0, 0.0))[0]
 
     def _associate(self) -> Any:  # noqa: ANN401
+        """Return an association.
+
+        Raises:
+            PeerError: the peer does not answer or rejects it.
+        """
         from pynetdicom import AE, sop_class
 
         entity = AE(self._options.title)
@@ -84,7 +91,10 @@ class Sender:
             entity.add_requested_context(getattr(sop_class, name))
         entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 30
         peer = self._options.peer
-        return entity.associate(peer.host, peer.port, ae_title=peer.title)
+        association = entity.associate(peer.host, peer.port, ae_title=peer.title)
+        if not association.is_established:
+            raise PeerError("the peer does not answer or rejects the association")
+        return association
 
     def _store(self, association: Any, answer: Path) -> None:  # noqa: ANN401
         try:
@@ -99,8 +109,8 @@ class Sender:
             return
         try:
             status = association.send_c_store(dataset).get("Status")
-        except RuntimeError:
-            raise PeerError("the peer ended the association") from None
+        except RuntimeError:  # the association has ended
+            status = None
         except Exception as error:  # noqa: BLE001  what cannot be encoded never will be
             self._set_aside(answer, f"it cannot be encoded ({type(error).__name__})")
             return
@@ -108,7 +118,8 @@ class Sender:
             self._spool.sent(answer)
             log(f"sent {answer.stem}")
         elif status is None:
-            raise PeerError("the peer did not take an answer (no status)")
+            association.kill()  # pynetdicom may not have noticed yet that it was aborted
+            self._wait(answer, "the peer did not take an answer (no status)")
         else:
             self._wait(answer, f"the peer did not take an answer (status {status:04X})")
 

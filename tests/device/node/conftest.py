@@ -44,11 +44,12 @@ def until():
 
 @pytest.fixture
 def peer():
-    """A PACS: it keeps what it is sent, as ``(uid, encoded object)``, and may refuse."""
+    """A PACS: it keeps what it is sent, as ``(uid, encoded object)``, and may refuse or abort."""
 
     class Pacs:
         def __init__(self):
             self.port, self.status, self.got = free_port(), 0x0000, []
+            self.aborts_at = set()  # UIDs
 
         def start(self):
             entity = AE("PACS")
@@ -65,8 +66,10 @@ def peer():
             self._server.server_close()
 
         def _keep(self, event):
-            if self.status == 0:
-                uid = str(event.request.AffectedSOPInstanceUID)
+            uid = str(event.request.AffectedSOPInstanceUID)
+            if uid in self.aborts_at:
+                event.assoc.abort()
+            elif self.status == 0:
                 self.got.append((uid, event.encoded_dataset(include_meta=False)))
             return self.status
 

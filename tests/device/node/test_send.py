@@ -1,6 +1,17 @@
-import pytest
+import os
+import threading
+from io import BytesIO
 
-from medkd.device.node.spool import key_of
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom.sop_class import SegmentationStorage
+
+from medkd.device.node.options import NodeOptions, Peer
+from medkd.device.node.seal import sealed
+from medkd.device.node.send import PeerError, Sender
+from medkd.device.node.spool import Spool, key_of
 from tests.device.node.test_serve import objects_of, send
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector
@@ -73,3 +84,66 @@ def test_an_answer_that_the_peer_does_not_want_waits_alone(
     peer.status = 0
     until(lambda: peer.got)
     assert until(lambda: node.health()["status"] == "ok")
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return Spool(tmp_path / "spool", most_bytes=2**20)
+
+
+@pytest.fixture
+def sender(spool, peer):
+    return Sender(spool, NodeOptions(spool=spool.folder, peer=Peer("PACS", "127.0.0.1", peer.port)))
+
+
+def put(spool, uid, *, changed):
+    """Put an answer into the outbox."""
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SegmentationStorage, uid
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    path = spool.folder / "outbox" / f"{key_of(uid)}.dcm"
+    path.write_bytes(sealed(buffer.getvalue()))
+    os.utime(path, (changed, changed))
+    return path
+
+
+def test_an_answer_at_which_the_peer_aborts_waits_alone(spool, sender, peer, until):
+    bad, *_ = [put(spool, uid, changed=n) for n, uid in enumerate(["1.1", "1.2", "1.3"])]
+    peer.aborts_at = {"1.1"}
+    stop = threading.Event()
+    sending = threading.Thread(target=sender.run, args=(stop,))
+    sending.start()
+    try:
+        until(lambda: len(peer.got) == 2, seconds=10)
+        until(lambda: spool.outbox() == [bad])
+        assert sender.refused == "the peer did not take an answer (no status)"
+        peer.aborts_at = set()
+        until(lambda: not spool.outbox())
+        until(lambda: sender.refused is None)
+    finally:
+        stop.set()
+        sending.join()
+    assert [uid for uid, _ in peer.got] == ["1.2", "1.3", "1.1"]
+
+
+def test_a_peer_that_goes_away_midway_gets_all_when_it_is_back(spool, sender, peer, monkeypatch):
+    answers = [put(spool, uid, changed=n) for n, uid in enumerate(["1.1", "1.2"])]
+    peer.aborts_at, associate = {"1.1"}, sender._associate
+
+    def associate_and_go():
+        association = associate()
+        peer.stop()
+        return association
+
+    monkeypatch.setattr(sender, "_associate", associate_and_go)
+    with pytest.raises(PeerError, match="does not answer"):
+        sender.send(answers)
+    monkeypatch.undo()
+    assert spool.outbox() == answers
+    peer.aborts_at = set()
+    peer.start()
+    sender.send(answers)
+    assert [uid for uid, _ in peer.got] == ["1.1", "1.2"]
