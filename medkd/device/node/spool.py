@@ -222,7 +222,7 @@ class Spool:
     def sent(self, answer: Path) -> None:
         """Note that the peer has taken an answer."""
         with self._lock:
-            answer.replace(self.folder / "sent" / answer.name)
+            os.utime(answer.replace(self.folder / "sent" / answer.name))
 
     def set_aside(self, answer: Path, reason: str) -> None:
         """Put an answer away that cannot be sent."""

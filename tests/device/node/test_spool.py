@@ -117,6 +117,17 @@ def test_an_answer_that_was_given_is_not_given_again_but_sent_again(spool):
     assert [path.read_bytes() for path in spool.outbox()] == [b"first"]
 
 
+def test_an_answer_is_kept_from_when_it_was_sent_not_made(spool):
+    spool.store("s", "a", b"1")
+    working, _ = spool.claim(**NOW)
+    spool.finish(working, answer=answer("x"))
+    (waiting,) = spool.outbox()
+    age(waiting, 61)  # the peer was away
+    spool.sent(waiting)
+    spool.purge(**KEPT)
+    assert spool.knows("x")
+
+
 def test_attempts_are_counted_over_restarts(spool):
     spool.store("s", "a", b"1")
     for expected in (1, 2, 3):
