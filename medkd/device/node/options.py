@@ -64,6 +64,7 @@ class NodeOptions(Options):
     quiet_s: NotNegative = 10  # from the release of a series' association until it is complete
     patience_s: NotNegative = 300  # the same from its last object, where the association broke off
     keep_s: NotNegative = 3600  # images and answers are kept once they are answered and sent
+    keep_unanswered_s: NotNegative = 30 * 86400  # images that wait or failed, in half of the queue
     remember_s: NotNegative = 30 * 86400  # which images a series had, so that late ones are told
     object_mib: Positive = 256  # largest object
     spool_gib: Positive = 20  # largest queue

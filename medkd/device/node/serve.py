@@ -103,7 +103,9 @@ class Node:
             while not stop.is_set():
                 if time.monotonic() - purged > PURGE_EVERY_S:
                     self._spool.purge(
-                        keep_s=self._options.keep_s, remember_s=self._options.remember_s
+                        keep_s=self._options.keep_s,
+                        keep_unanswered_s=self._options.keep_unanswered_s,
+                        remember_s=self._options.remember_s,
                     )
                     purged = time.monotonic()
                 if not self.answer_next():
@@ -164,21 +166,24 @@ class Node:
             log(f"answered {folder.name} in {self._last_ms:.0f} ms")
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether all is well, and what there is to know."""
+        """Return whether all is well, and what there is to know.
+
+        Series that failed and studies that wait are told, and the node is well nevertheless: they
+        lie there for long, and all others are answered.
+        """
         counts = self._spool.counts()
         problems = []
         if not (self._sending and self._sending.is_alive()):
             problems.append("nothing sends")
         if self._sender.refused:
             problems.append(f"answers wait: {self._sender.refused}")
-        if counts["waiting"]:
-            problems.append(f"{counts['waiting']} studies lack a modality")
+        waiting = [f"{counts['waiting']} studies lack a modality"] if counts["waiting"] else []
         if self._spool.bytes > 0.9 * self._spool.most_bytes:
             problems.append("the spool is nearly full")
         if not self._spool.has_room():
             problems.append(FULL)
-        said = {
-            "status": "; ".join(problems) or "ok",
+        said = {  # "failed" since the node was started; what there still is of them is in "spool"
+            "status": "; ".join(problems + waiting) or "ok",
             "release": release_id(self._predictor.manifest),
             "answered": self._answered,
             "failed": self._failed,

@@ -58,7 +58,7 @@ class Spool:
         for part in (*PARTS, SEEN):
             (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        self.bytes = self._measured()
+        self.bytes = _size(folder)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -232,20 +232,24 @@ class Spool:
             write_atomic(place / REASON, json.dumps({"reason": reason}))
             answer.replace(place / answer.name)
 
-    def purge(self, *, keep_s: float, remember_s: float) -> None:
-        """Remove what has been answered, sent or failed for so long.
+    def purge(self, *, keep_s: float, keep_unanswered_s: float, remember_s: float) -> None:
+        """Remove what has been answered and sent, or has waited or failed, for so long.
 
         Which objects a series had is remembered for longer: without the others, those that come
         late are not taken for all of it.
         """
-        kept = {SEEN: remember_s, **dict.fromkeys((*PUT_AWAY, "sent"), keep_s)}
         with self._lock:
             arriving = {path.name for path in (self.folder / "receiving").iterdir()}
-            for part, longest_s in kept.items():
-                for path in (self.folder / part).iterdir():
-                    if time.time() - _changed(path) > longest_s and path.name not in arriving:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self.bytes = self._measured()
+            kept = [(path, keep_s) for path in self._within("answered", "sent")]
+            kept += [(path, remember_s) for path in self._within(SEEN)]
+            room = self.most_bytes / 2  # the other half is for what comes
+            for path in sorted(self._within("waiting", "failed"), key=_changed, reverse=True):
+                room -= _size(path)
+                kept.append((path, keep_s if room < 0 else keep_unanswered_s))
+            for path, longest_s in kept:
+                if time.time() - _changed(path) > longest_s and path.name not in arriving:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.bytes = _size(self.folder)
 
     def counts(self) -> dict[str, int]:
         """Return how many series or answers are where."""
@@ -293,8 +297,8 @@ class Spool:
             (source / ATTEMPTS).replace(target / ATTEMPTS)
         shutil.rmtree(source)
 
-    def _measured(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.glob("*/**/*.dcm"))
+    def _within(self, *parts: str) -> list[Path]:
+        return [path for part in parts for path in (self.folder / part).iterdir()]
 
 
 def key_of(uid: str) -> str:
@@ -309,6 +313,10 @@ def key_of(uid: str) -> str:
 
 def _changed(path: Path) -> float:
     return path.stat().st_mtime
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.dcm"))
 
 
 def _sync(folder: Path) -> None:

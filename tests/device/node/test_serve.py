@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from io import BytesIO
+from urllib.request import urlopen
 
 import highdicom  # noqa: TID253
 import numpy as np
@@ -82,7 +83,8 @@ def test_files_are_the_owners_alone_and_logs_name_no_patient(
     association = associate(node)
     send(association, broken)
     association.release()
-    until(lambda: node.health()["failed"] and peer.got)
+    health = until(lambda: (h := node.health())["failed"] and h["spool"]["sent"] and h)
+    assert (health["status"], health["failed"], health["spool"]["failed"]) == ("ok", 1, 1)
     for path in [node.spool, *node.spool.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
     uids = {str(each.SOPInstanceUID) for each in objects_of(folder)}
@@ -196,6 +198,8 @@ def test_a_study_is_answered_once_its_modalities_are_there(
     deliver(series["flair"])
     health = until(lambda: (h := node.health())["spool"]["waiting"] and h)
     assert health["status"] == "1 studies lack a modality"
+    with urlopen(f"http://127.0.0.1:{node.health_port}/health", timeout=60) as told:
+        assert told.status == 200
     assert "waits for a series of t1" in node.log.read_text()
     assert (health["failed"], peer.got) == (0, [])
     deliver(series["t1"])

@@ -9,7 +9,7 @@ from medkd.device.node.spool import MOST_ATTEMPTS, Spool, SpoolFullError, key_of
 from medkd.errors import StudyError
 
 NOW = {"busy": (), "quiet_s": 0.0, "patience_s": 0.0}
-KEPT = {"keep_s": 60.0, "remember_s": 600.0}
+KEPT = {"keep_s": 60.0, "keep_unanswered_s": 300.0, "remember_s": 600.0}
 QUIET = {"busy": (), "quiet_s": 60.0, "patience_s": 600.0}
 
 
@@ -151,6 +151,40 @@ def test_a_full_spool_takes_nothing_and_room_comes_back(spool):
     spool.purge(**KEPT)
     spool.store("s", "b", bytes(200))
     assert spool.bytes == 200
+
+
+@pytest.mark.parametrize("part", ["waiting", "failed"])
+def test_what_has_no_answer_is_kept_for_longer(spool, part):
+    spool.store("s", "a", b"1")
+    working, _ = spool.claim(**NOW)
+    spool.fail(working, "a slice is missing", part=part)
+    for seconds, left in ((61, 1), (301, 0)):
+        age(spool.folder / part / key_of("s"), seconds)
+        spool.purge(**KEPT)
+        assert spool.counts()[part] == left
+
+
+def test_an_answer_that_was_set_aside_is_kept_for_longer(spool):
+    working = spool.folder / "working" / key_of("s")
+    working.mkdir()
+    spool.finish(working, answer=answer("x"))
+    (waiting,) = spool.outbox()
+    spool.set_aside(waiting, "its file is damaged")
+    for seconds, left in ((61, 1), (301, 0)):
+        age(spool.folder / "failed" / key_of("x"), seconds)
+        spool.purge(**KEPT)
+        assert spool.counts()["failed"] == left
+
+
+def test_what_has_no_answer_leaves_half_of_the_spool_to_what_comes(spool):
+    for uid, seconds in (("old", 63), ("new", 61), ("last", 0)):
+        spool.store(uid, "a", bytes(300))
+        working, _ = spool.claim(**NOW)
+        spool.fail(working, "a slice is missing")
+        age(spool.folder / "failed" / key_of(uid), seconds)
+    spool.purge(**KEPT)
+    assert spool.counts()["failed"] == 1
+    assert spool.bytes == 300
 
 
 def test_what_a_series_had_is_remembered_after_it_was_removed(spool):
