@@ -6,6 +6,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+IDLE_S = 10.0  # a connection that says nothing for so long is closed, and its thread ends
 Health = Callable[[], tuple[bool, dict[str, Any]]]
 
 
@@ -15,6 +16,7 @@ class HealthServer:
     def __init__(self, health: Health, *, host: str, port: int) -> None:
         class Handler(BaseHTTPRequestHandler):
             server_version, sys_version = "medkd", ""
+            timeout = IDLE_S
 
             def do_GET(self) -> None:
                 if self.path != "/health":

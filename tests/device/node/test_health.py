@@ -1,4 +1,5 @@
 import json
+import socket
 import urllib.error
 import urllib.request
 
@@ -16,6 +17,18 @@ def test_the_status_says_whether_all_is_well_and_the_body_what_there_is_to_know(
     try:
         assert asked(port, "/health") == (status, {"answered": 3})
         assert asked(port, "/")[0] == 404
+    finally:
+        server.stop()
+
+
+def test_a_connection_that_says_nothing_is_closed(monkeypatch):
+    monkeypatch.setattr("medkd.device.node.health.IDLE_S", 0.1)
+    port = free_port()
+    server = HealthServer(lambda: (True, {}), host="127.0.0.1", port=port)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as idle:
+            assert idle.recv(1) == b""
     finally:
         server.stop()
 
