@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from medkd.errors import ConfigError
-from medkd.options import NotNegative, Options, Positive
+from medkd.options import Count, NotNegative, Options, Positive
 from medkd.types import Runtime
 
 PEER = re.compile(r"(?P<title>[!-~]{1,16})@(?P<host>[\w.:-]+):(?P<port>\d{1,5})")
@@ -66,7 +66,8 @@ class NodeOptions(Options):
     keep_s: NotNegative = 3600  # images and answers are kept once they are answered and sent
     keep_unanswered_s: NotNegative = 30 * 86400  # images that wait or failed, in half of the queue
     remember_s: NotNegative = 30 * 86400  # which images a series had, so that late ones are told
-    object_mib: Positive = 256  # largest object
+    object_mib: Positive = 256  # largest object; it takes twice that of memory while it arrives
+    associations: Count = 4  # at once, each with an object; further ones are rejected for now
     spool_gib: Positive = 20  # largest queue
     strict: bool = False  # images unlike the validated data are not answered
     runtime: Runtime | None = None  # the fastest here if null

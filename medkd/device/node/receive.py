@@ -74,6 +74,7 @@ class Receiver:
         entity = AE(self._options.title)
         entity.require_called_aet = True
         entity.require_calling_aet = list(self._options.allow)
+        entity.maximum_associations = self._options.associations
         entity.maximum_pdu_size = 2**17
         for name in ("Verification", *IMAGES):
             entity.add_supported_context(getattr(sop_class, name), list(SYNTAXES))
@@ -182,4 +183,7 @@ class Receiver:
             return self._open.pop(key, set()), is_whole
 
     def _rejected(self, event: Any) -> None:  # noqa: ANN401
-        log("rejected an association: its title is not allowed, or it called another")
+        log(
+            "rejected an association: its title is not allowed, it called another, or there are "
+            "as many as may be"
+        )

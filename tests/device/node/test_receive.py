@@ -6,13 +6,45 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
+from medkd.device.node.options import NodeOptions, Peer
+from medkd.device.node.receive import Receiver
 from medkd.device.node.serve import BROKEN_OFF
+from medkd.device.node.spool import Spool
+from tests.device.node.conftest import free_port
 from tests.device.node.test_serve import decoded, objects_of, send
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture
+def start_receiver(tmp_path):
+    """Return a maker of listening receivers in this process, which returns their options."""
+    receivers = []
+
+    def make(**given):
+        peer = Peer("PACS", "127.0.0.1", 104)
+        options = NodeOptions(spool=tmp_path / "spool", peer=peer, port=free_port(), **given)
+        spool = Spool(options.spool, most_bytes=options.spool_bytes)
+        receivers.append(Receiver(spool, options, memory_bytes=2**30))
+        receivers[-1].start()
+        return options
+
+    yield make
+    for receiver in receivers:
+        receiver.stop()
+
+
+def test_no_more_associations_than_may_be(start_receiver, associate, until):
+    options = start_receiver(associations=2)
+    first, second = associate(options), associate(options)
+    assert associate(options).is_rejected
+    first.release()
+    third = until(lambda: (a := associate(options)).is_established and a)
+    second.release()
+    third.release()
 
 
 def test_who_may_call(release_3d, start_node, associate):
