@@ -14,6 +14,7 @@ from medkd.device.node.spool import Spool, SpoolFullError, key_of
 
 # status codes of PS3.4 B.2.3 and PS3.7 C
 SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+PDU_BYTES, MOST_PDU_BYTES = 2**17, 2**20  # that senders are asked for, and that are taken
 IMAGES = (  # storage classes that a network may have been made for
     *("CTImageStorage", "EnhancedCTImageStorage", "MRImageStorage", "EnhancedMRImageStorage"),
     *("PositronEmissionTomographyImageStorage", "EnhancedPETImageStorage"),
@@ -75,10 +76,11 @@ class Receiver:
         entity.require_called_aet = True
         entity.require_calling_aet = list(self._options.allow)
         entity.maximum_associations = self._options.associations
-        entity.maximum_pdu_size = 2**17
+        entity.maximum_pdu_size = PDU_BYTES
         for name in ("Verification", *IMAGES):
             entity.add_supported_context(getattr(sop_class, name), list(SYNTAXES))
         handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_PDU_RECV, self._measure),
             (evt.EVT_RELEASED, self._released),
@@ -145,6 +147,19 @@ class Receiver:
         if not (found := str(header.get(self._together, ""))):
             raise ValueError(f"no {self._together}")
         return found
+
+    def _opened(self, event: Any) -> None:  # noqa: ANN401
+        """Have a PDU that is too large end its connection: pynetdicom reads one of up to 4 GiB."""
+        connection = event.assoc.dul.socket
+        receive = connection.recv
+
+        def guarded(size: int) -> bytearray:
+            if size > MOST_PDU_BYTES:
+                log(f"closed a connection: a PDU of {size} bytes")
+                raise OSError
+            return receive(size)
+
+        connection.recv = guarded
 
     def _measure(self, event: Any) -> None:  # noqa: ANN401
         """Abort an association whose object is too large, before it fills the memory."""

@@ -1,5 +1,7 @@
 import json
 import resource
+import socket
+import struct
 from contextlib import contextmanager
 
 import numpy as np
@@ -45,6 +47,16 @@ def test_no_more_associations_than_may_be(start_receiver, associate, until):
     third = until(lambda: (a := associate(options)).is_established and a)
     second.release()
     third.release()
+
+
+def test_a_pdu_that_is_too_large_is_not_read(start_receiver, associate):
+    options = start_receiver()
+    with socket.create_connection(("127.0.0.1", options.port), timeout=5) as caller:
+        caller.sendall(struct.pack(">BBL", 1, 0, 2**20 + 1))
+        assert caller.recv(1) == b""
+    association = associate(options)  # others are served
+    assert association.is_established
+    association.release()
 
 
 def test_who_may_call(release_3d, start_node, associate):
