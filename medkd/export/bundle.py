@@ -12,7 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from nibabel.nifti1 import data_type_codes
 from torch import nn
 
 from medkd.config import Config
@@ -25,6 +27,7 @@ from medkd.types import Activation, Task, Temperature
 WEIGHTS = "models/model.ts"
 FILES = {3: "*.nii.gz", 2: "*.png"}
 CONFIGS = "--config_file configs/inference.json --meta_file configs/metadata.json"
+INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
 
 
 def export_bundle(
@@ -202,22 +205,35 @@ def _resampling(spacing_mm: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _loading(options: PreprocessOptions) -> list[dict[str, Any]]:
+    """Return what reads an image, and brings the range of its type to 0..1 where that is asked."""
+    is_unit = options.intensity == "unit"
     if len(options.window) == 3:
-        return [_on("image", "LoadImaged", ensure_channel_first=True)]
+        if not is_unit:
+            return [_on("image", "LoadImaged", ensure_channel_first=True)]
+        # MONAI has no tensors of some types: the header names the file's
+        tops = {data_type_codes.code[each]: int(np.iinfo(each).max) for each in INTEGERS}
+        top = f"(1 if x.is_floating_point() else {tops}[int(x.meta['datatype'])])"
+        return [
+            _on("image", "LoadImaged", ensure_channel_first=True, dtype=None),
+            _on("image", "Lambdad", func=f"$lambda x: x.float() / {top}"),
+        ]
     mode = "L" if options.channels == 1 else "RGB"
-    reader = (
-        f"$monai.data.PILReader(converter=lambda i: i.convert('{mode}'), reverse_indexing=False)"
-    )
-    channel = "no_channel" if options.channels == 1 else -1
-    return [
-        _on("image", "LoadImaged", reader=reader),
-        _on("image", "EnsureChannelFirstd", channel_dim=channel),
-    ]
+    # Pillow would cut grey of 16 bits off at 255
+    converter = f"lambda i: i if i.mode == 'I;16' else i.convert('{mode}')"
+    reader = f"$monai.data.PILReader(converter={converter}, reverse_indexing=False)"
+    steps = [_on("image", "LoadImaged", reader=reader), _on("image", "EnsureChannelFirstd")]
+    if options.channels > 1:
+        grey = f"$lambda x: x.repeat({options.channels}, 1, 1) if len(x) == 1 else x"
+        steps.append(_on("image", "Lambdad", func=grey))
+    if is_unit:
+        scaled = "$lambda x: x / (65535 if x.meta['mode'] == 'I;16' else 255)"
+        steps.append(_on("image", "Lambdad", func=scaled))
+    return steps
 
 
 def _intensity(options: PreprocessOptions, dims: int) -> list[dict[str, Any]]:
     if options.intensity == "unit":
-        return [_on("image", "ScaleIntensityRanged", a_min=0, a_max=255, b_min=0, b_max=1)]
+        return []  # done where the image's type is still known
     apart = dims == 3  # the channels of a volume are measurements, those of a picture are colours
     normalise = _on("image", "NormalizeIntensityd", channel_wise=apart)
     if options.intensity == "zscore":

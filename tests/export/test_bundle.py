@@ -101,6 +101,22 @@ def trained(make_study, tmp_path_factory):
     return folder, release, list(cohort.cases.values())
 
 
+def parsed(folder, **values):
+    """Return the config of a bundle, with some values changed, in this process."""
+    from monai.bundle.config_parser import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    for key, value in {"bundle_root": str(folder), **values}.items():
+        parser[key] = value
+    return parser
+
+
+def export_untrained(folder, config):
+    network = build_for(config, config.student.model).eval()
+    export_bundle(network, folder, config, role="student", temperature=1.0)
+
+
 def _settled(network, config):
     """Let batch norms see data, so that an untrained network answers something."""
     torch.manual_seed(0)
@@ -199,30 +215,54 @@ def test_a_stock_network_comes_with_weights_that_are_no_pickle(bundles):
 def test_a_network_that_monai_does_not_have_is_torchscript_alone(make_config, tmp_path):
     model = "student.model={name: separable_unet, channels: [4, 8]}"
     config = load_config(make_config(dims=2), overrides=[model])
-    network = build_for(config, config.student.model).eval()
-    export_bundle(network, tmp_path, config, role="student", temperature=1.0)
+    export_untrained(tmp_path, config)
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["model.ts"]
     inference = json.loads((tmp_path / "configs" / "inference.json").read_text())
     assert inference["network_def"] == inference["network"]
+
+
+RANGES = {
+    "uint8.png": (0, 255),
+    "uint16.png": (0, 65535),
+    "uint8.nii.gz": (0, 255),
+    "int16.nii.gz": (-1024, 32767),
+    "uint16.nii.gz": (0, 65535),
+    "float32.nii.gz": (0, 1),
+}
+SHOWN = [(name, 1) for name in RANGES] + [(name, 3) for name in RANGES if name.endswith(".png")]
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+@pytest.mark.parametrize("intensity", ["unit", "percentile"])
+@pytest.mark.parametrize(("name", "channels"), SHOWN)
+def test_intensities_are_scaled_by_the_type_of_the_image(
+    make_config, tmp_path, name, channels, intensity
+):
+    dtype, _, suffix = name.partition(".")
+    dims = 2 if suffix == "png" else 3
+    overrides = [f"preprocess.intensity={intensity}", f"preprocess.channels={channels}"]
+    config = load_config(make_config(dims=dims), overrides=overrides)
+    export_untrained(tmp_path, config)
+    array = np.random.default_rng(0).uniform(*RANGES[name], (16, 17, 18)[:dims]).astype(dtype)
+    path = tmp_path / name
+    images.write(path, array) if dims == 2 else nifti.write(path, array, affine=np.eye(4))
+    given = parsed(tmp_path).get_parsed_content("preprocessing")({"image": str(path)})["image"]
+    expected, _ = preprocess(read_image(path), config.preprocess)
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    assert intensity == "percentile" or 0.9 < expected.max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
 def test_files_of_one_case_are_the_channels_of_one_image(make_config, tmp_path):
     overrides = ["preprocess.channels=2", "preprocess.modalities=[t1, flair]"]
     config = load_config(make_config(dims=3), overrides=overrides)
-    network = build_for(config, config.student.model).eval()
-    export_bundle(network, tmp_path, config, role="student", temperature=1.0)
+    export_untrained(tmp_path, config)
     rng, shape = np.random.default_rng(0), (16, 17, 18)
     for name in ("a_t1", "a_flair", "b_t1", "b_flair"):
         nifti.write(tmp_path / "images" / f"{name}.nii.gz", rng.normal(size=shape), affine=OBLIQUE)
     both = [read_image(tmp_path / "images" / f"b_{name}.nii.gz").array[0] for name in NAMES]
     nifti.write(tmp_path / "images" / "c.nii.gz", np.stack(both, axis=-1), affine=OBLIQUE)
-    from monai.bundle.config_parser import ConfigParser
-
-    parser = ConfigParser()
-    parser.read_config(tmp_path / "configs" / "inference.json")
-    parser["bundle_root"] = str(tmp_path)
-    a, b, c = parser.get_parsed_content("dataset")
+    a, b, c = parsed(tmp_path).get_parsed_content("dataset")
     paths = [tmp_path / "images" / f"a_{name}.nii.gz" for name in NAMES]
     expected, _ = preprocess(read_modalities(paths, case="a"), config.preprocess)
     np.testing.assert_allclose(a["image"], expected, atol=1e-4)
