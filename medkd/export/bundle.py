@@ -28,6 +28,15 @@ WEIGHTS = "models/model.ts"
 FILES = {3: "*.nii.gz", 2: "*.png"}
 CONFIGS = "--config_file configs/inference.json --meta_file configs/metadata.json"
 INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64)
+# of a mask ``x``, [1, *space], by the value of a structure; both equal medkd.data.postprocess.
+# MONAI's KeepLargestConnectedComponent keeps the last of several that are equally large, not the
+# first, and its FillHoles fills a hole whatever other structure lies in it
+LARGEST = (
+    "(lambda n: x.masked_fill(torch.tensor("
+    "(n > 0) & (n != numpy.bincount(n[n > 0], minlength=1).argmax()), device=x.device), 0))"
+    "(ndimage.label(x.numpy(force=True) == {value}, numpy.ones([3] * x.ndim))[0])"
+)
+FILLED = "torch.where(x == 0, monai.transforms.FillHoles({value}, connectivity=1)(x.clone()), x)"
 
 
 def export_bundle(
@@ -88,6 +97,7 @@ def _inference(
             "$import torch",
             "$import numpy",
             "$import monai",
+            *["$from scipy import ndimage"] * _tidies(config),
         ],
         "bundle_root": ".",
         "dataset_dir": "$os.path.join(@bundle_root, 'images')",
@@ -258,6 +268,7 @@ def _postprocessing(config: Config, *, temperature: Temperature) -> list[dict[st
     saved = _saved(config, kind=kind)
     turned = _on("pred", "Lambdad", func="$lambda x: x.transpose(1, 2)")  # MONAI writes columns
     steps = [softmax, inverted, _on("pred", "AsDiscreted", argmax=True), labels]
+    steps += _tidying(config)
     return [*steps, saved] if config.dims == 3 else [*steps, turned, saved]
 
 
@@ -280,8 +291,27 @@ def _postprocessing_apart(config: Config, *, temperature: Temperature) -> list[d
         *sigmoid,
         _inverted(),
         _on("pred", "AsDiscreted", threshold=0.5),
+        *_tidying(config),
         _saved(config, kind="uint8"),
     ]
+
+
+def _tidies(config: Config) -> bool:
+    return bool(config.postprocess.largest_component or config.postprocess.fill_holes)
+
+
+def _tidying(config: Config) -> list[dict[str, Any]]:
+    """Return the rules that tidy a mask, in the order of the release."""
+    rules, steps = config.postprocess, []
+    for rule, names in ((LARGEST, rules.largest_component), (FILLED, rules.fill_holes)):
+        for name in names:
+            if config.activation is Activation.SIGMOID:
+                i, tidy = config.classes.index(name), f"(lambda x: {rule.format(value=1)})"
+                func = f"torch.cat([x[:{i}], {tidy}(x[{i} : {i + 1}]), x[{i + 1} :]])"
+            else:
+                func = rule.format(value=config.data.labels[name])
+            steps.append(_on("pred", "Lambdad", func=f"$lambda x: {func}"))
+    return steps
 
 
 def _saved_row() -> list[dict[str, Any]]:
@@ -354,7 +384,7 @@ def _metadata(config: Config, *, role: str) -> dict[str, Any]:
         "is_patch_data": is_map,
         "channel_def": classes,
     }
-    needed = {name: metadata.version(name) for name in ("nibabel", "pillow")}
+    needed = {name: metadata.version(name) for name in _extras(config)}
     return {
         "version": metadata.version("medkd"),
         "changelog": {metadata.version("medkd"): "released by medkd"},
@@ -372,20 +402,31 @@ def _metadata(config: Config, *, role: str) -> dict[str, Any]:
     }
 
 
+def _extras(config: Config) -> list[str]:
+    """Return the packages that MONAI leaves open and the bundle needs, beside those that run it."""
+    return ["nibabel", "pillow"] + ["scipy"] * _tidies(config)
+
+
 def _readme(config: Config, role: str) -> str:
     names = config.preprocess.modalities
     files = f"every `{FILES[config.dims]}`"
     if len(names) > 1:
         called = ", ".join(f"`CASE_{name}{FILES[config.dims][1:]}`" for name in names)
         files = f"every case ({called}, on one grid; or one 4D file of all channels)"
+    coarse = ""
+    if config.postprocess.argmax_first:
+        coarse = """
+It decides on each image's own grid, where the release decides on the network's
+(`postprocess.argmax_first`): boundaries differ by parts of a voxel.
+"""
     return f"""# {config.study.name}, {role}
 
 A MONAI bundle: {config.task} of {", ".join(config.data.labels)}. With
-`pip install 'monai[fire,ignite,nibabel,pillow]'` it answers for {files} of a
+`pip install 'monai[{",".join(["fire", "ignite", *_extras(config)])}]'` it answers for {files} of a
 folder:
 
     python -m monai.bundle run {CONFIGS} \\
         --dataset_dir IMAGES --output_dir ANSWERS
-
+{coarse}
 `manifest.json` holds the SHA-256 of every file, and how the study's validation cases were answered.
 """

@@ -16,6 +16,7 @@ from medkd.config import load as load_config
 from medkd.data import images, nifti
 from medkd.data.datalist import read_datalist
 from medkd.data.modalities import read_modalities
+from medkd.data.postprocess import postprocess, postprocess_apart
 from medkd.data.preprocess import preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
@@ -39,7 +40,14 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 """
 KINDS = {
     "volumes": ({"dims": 3}, []),
-    "resampled volumes": ({"dims": 3}, ["preprocess.spacing_mm=[1.3, 1.3, 1.6]"]),
+    "resampled volumes": (
+        {"dims": 3},
+        [
+            "preprocess.spacing_mm=[1.3, 1.3, 1.6]",
+            "postprocess.largest_component=[core]",
+            "postprocess.fill_holes=[ball]",
+        ],
+    ),
     "overlapping volumes": (
         {"dims": 3, "overlapping": True},
         ["preprocess.spacing_mm=[1.3, 1.3, 1.6]"],
@@ -219,6 +227,62 @@ def test_a_network_that_monai_does_not_have_is_torchscript_alone(make_config, tm
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["model.ts"]
     inference = json.loads((tmp_path / "configs" / "inference.json").read_text())
     assert inference["network_def"] == inference["network"]
+
+
+RINGS = np.zeros((16, 16), np.uint8)
+RINGS[:2, :2] = RINGS[:2, 14:] = RINGS[14:, :2] = 1  # pieces of one size
+RINGS[4:13, 4:13], RINGS[5:12, 5:12] = 2, 0
+RINGS[6:11, 6:11], RINGS[7:10, 7:10], RINGS[8, 8] = 1, 0, 2  # within the other ring
+RINGS[4, 4] = 0  # a ring is closed without its corner
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+@pytest.mark.parametrize("order", ["[ball, core]", "[core, ball]"])
+@pytest.mark.parametrize("kind", ["volumes", "pictures", "overlapping volumes"])
+def test_masks_are_tidied_as_by_the_release(make_config, blob, tmp_path, kind, order):
+    options, rules = KINDS[kind][0], ("largest_component", "fill_holes")
+    overrides = [f"postprocess.{rule}={order}" for rule in rules] + ["preprocess.intensity=unit"]
+    config = load_config(make_config(**options), overrides=overrides)
+    export_untrained(tmp_path, config)
+    masks = [np.stack([RINGS] * 16) if config.dims == 3 else RINGS]
+    masks += [np.zeros_like(masks[0]), *(holey(blob, config.dims, seed=seed) for seed in range(4))]
+    for mask in masks:
+        if kind == "overlapping volumes":
+            channels = np.stack([mask > 0, mask == 2]).astype(np.uint8)
+            expected = postprocess_apart(channels, config.postprocess, config.classes)
+        else:
+            channels = np.stack([mask == value for value in range(3)])
+            expected = postprocess(mask, config.postprocess, config.data.labels)
+        assert (expected != (mask if expected.ndim == mask.ndim else channels)).any() == mask.any()
+        np.testing.assert_array_equal(postprocessed(tmp_path, mask, channels), expected)
+    assert ",scipy]" in (tmp_path / "docs" / "README.md").read_text()
+
+
+def holey(blob, dims, *, seed):
+    """Return a mask of two structures in pieces, in the larger of which there are holes."""
+    hole, other = (blob((16,) * dims, seed=2 * seed + i, smooth=1.2) for i in range(2))
+    return np.where(other, 1 + seed % 2, np.where(hole, 0, 2 - seed % 2)).astype(np.uint8)
+
+
+def postprocessed(folder, image, channels):
+    """Return the mask that a bundle in ``folder`` writes for channels that are there, or not."""
+    path = folder / "images" / ("a.nii.gz" if image.ndim == 3 else "a.png")
+    nifti.write(path, image, affine=np.eye(4)) if image.ndim == 3 else images.write(path, image)
+    parser = parsed(folder, output_dir=str(folder / "out"))
+    case = parser.get_parsed_content("preprocessing")({"image": str(path)})
+    case["pred"] = torch.tensor(8.0 * channels - 4, dtype=torch.float32)
+    parser.get_parsed_content("postprocessing")(case)
+    mask = _read(folder / "out" / path.name)
+    return np.moveaxis(mask, -1, 0) if mask.ndim == 4 else mask
+
+
+def test_what_a_bundle_does_not_do_is_said(make_config, tmp_path):
+    for given in ("false", "true"):
+        overrides = [f"postprocess.argmax_first={given}"]
+        export_untrained(tmp_path, load_config(make_config(), overrides=overrides))
+        said = (tmp_path / "docs" / "README.md").read_text()
+        assert ("the release decides on the network's" in said) == (given == "true")
+        assert "scipy" not in said
 
 
 RANGES = {
