@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
@@ -23,7 +24,7 @@ from medkd.progress import console, progress
 from medkd.study import write_atomic
 from medkd.types import NO_FINDING, SEPARATOR, Activation, Runtime, Task, Volume
 
-Row = dict[str, str | float]
+Row = Mapping[str, Any]
 TABLE, SUMMARY = "probabilities.csv", "summary.json"
 MASKS = {".nii", ".nii.gz", ".png", ".tif", ".dcm"}  # suffixes of an answer that is one file
 
@@ -73,10 +74,11 @@ def answer(
 ) -> Summary:
     """Answer for files and folders.
 
-    Segmentation writes one mask an image and ``<mask>.json`` beside it: to ``target`` itself if
-    that is the name of a mask and there is one image, else into the folder ``target``. DICOM
-    images get a DICOM SEG. Classification writes one table, ``target`` if it ends in .csv or
-    .json, else ``target/probabilities.csv``, and into a folder a DICOM SR for DICOM images.
+    Segmentation writes one mask an image and its record, ``<mask>.json``, beside it: to ``target``
+    itself if that is the name of a mask and there is one image, else into the folder ``target``.
+    DICOM images get a DICOM SEG. Classification writes one table, ``target`` if it ends in .csv or
+    .json (which holds the records), else ``target/probabilities.csv``, and into a folder a DICOM SR
+    and its record for DICOM images.
     One bad file does not stop the others; a folder gets ``summary.json``, which names them.
 
     Raises:
@@ -116,7 +118,8 @@ def answer_file(predictor: Predictor, sources: Sequence[Path], target: Path) -> 
     if prediction.mask is not None:
         _write_mask(target, image, _Answered(volume, prediction), predictor.manifest)
     else:
-        write_probabilities(target, [row(predictor.manifest, image.name, prediction)])
+        answered = _Answered(volume, prediction)
+        write_probabilities(target, [_entry(target, image, answered, predictor.manifest)])
     clock.lap("write")
     laps = {"read": clock.laps["read"], **prediction.stages_ms, "write": clock.laps["write"]}
     return replace(prediction, stages_ms=laps)
@@ -167,9 +170,10 @@ class _Run:
         if self._is_map:
             _write_mask(place, image, answered, manifest)
         else:
-            self._rows.append(row(manifest, image.name, answered.prediction))
+            self._rows.append(_entry(self._table, image, answered, manifest))
             if place != self._table:
                 _write_dicom(place, image, answered, manifest)
+                _write_record(place, image, answered, manifest)
         return place, answered.prediction
 
     def note(self, image: Input, outcome: "Future[tuple[Path, Prediction]]") -> None:
@@ -210,10 +214,8 @@ class _Run:
         return self._target if suffix(self._target) in {".csv", ".json"} else self._target / TABLE
 
     def _files(self, place: Path) -> list[Path]:
-        """Return what is written for one image alone: a mask and its record, or an SR."""
-        if place == self._table:
-            return []
-        return [place, _record_of(place)] if self._is_map else [place]
+        """Return what is written for one image alone: a mask or an SR, and its record."""
+        return [] if place == self._table else [place, _record_of(place)]
 
     def _place(self, image: Input) -> Path:
         """Return where the answer for an image goes."""
@@ -236,18 +238,24 @@ def row(manifest: Manifest, name: str, prediction: Prediction) -> Row:
     """
     assert prediction.probabilities is not None
     values = [float(p) for p in prediction.probabilities]
-    said: Row = {"image": name, **dict(zip(manifest.classes, values, strict=True))}
+    said: dict[str, Any] = {"image": name, **dict(zip(manifest.classes, values, strict=True))}
     if manifest.has_findings:
         said["prediction"] = SEPARATOR.join(prediction.confidence) or NO_FINDING[0]
     else:
         ((likeliest, confidence),) = prediction.confidence.items()
         said |= {"prediction": likeliest, "confidence": confidence}
     if manifest.conformal:
-        between = SEPARATOR if manifest.has_findings else " "
-        said["conformal_set"] = between.join(prediction.possible)
+        said["conformal_set"] = SEPARATOR.join(prediction.possible)
     if prediction.finding:
         said["guard"] = prediction.finding.verdict
     return said
+
+
+def _entry(table: Path, image: Input, answered: _Answered, manifest: Manifest) -> Row:
+    """Return what a table says of an image: in JSON its record, in CSV a row."""
+    if suffix(table) == ".json":
+        return record(image.name, answered.volume, answered.prediction, manifest)
+    return row(manifest, image.name, answered.prediction)
 
 
 def mask_suffix(manifest: Manifest) -> str:
@@ -263,7 +271,7 @@ def mask_suffix(manifest: Manifest) -> str:
 def write_probabilities(path: Path, rows: Sequence[Row]) -> None:
     """Write rows of class probabilities as CSV or JSON, by the file's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
+    if suffix(path) == ".json":
         write_atomic(path, json.dumps(rows, indent=1))
         return
     text = io.StringIO()
@@ -282,14 +290,18 @@ def _write_mask(place: Path, image: Input, answered: _Answered, manifest: Manife
         independent = manifest.activation is Activation.SIGMOID
         write = write_masks if independent else write_mask
         write(place, prediction.mask, affine=volume.affine)
-    said = json.dumps(record(image.name, volume, prediction, manifest), indent=1)
-    write_atomic(_record_of(place), said, durable=False)
+    _write_record(place, image, answered, manifest)
     if prediction.probabilities is not None:
         _write_maps(place, volume, prediction.probabilities)
 
 
+def _write_record(place: Path, image: Input, answered: _Answered, manifest: Manifest) -> None:
+    said = record(image.name, answered.volume, answered.prediction, manifest)
+    write_atomic(_record_of(place), json.dumps(said, indent=1), durable=False)
+
+
 def _record_of(place: Path) -> Path:
-    """Return where what to know of a mask is written: beside it."""
+    """Return where what to know of an answer is written: beside it."""
     return place.with_name(stem(place) + ".json")
 
 

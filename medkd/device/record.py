@@ -1,4 +1,4 @@
-"""Record: what a release says of an image beside the mask, as JSON."""
+"""Record: what a release says of an image beside its mask or class, as JSON."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from medkd.types import Task, Volume
 
 
 def record(name: str, volume: Volume, prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
-    """Return volumes, probabilities, confidence, conformal answer and the guard's verdict.
+    """Return volumes or probabilities, confidence, conformal answer and the guard's verdict.
 
     The guard's verdict is always there, as null where the release has no guard; so is what had to
     be mended to read the image.

@@ -169,6 +169,17 @@ def release_classes(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def release_slices(tmp_path_factory):
+    """A release that classifies single DICOM slices."""
+    return write_release(
+        tmp_path_factory.mktemp("release") / "slices",
+        network=BrightAndDark(),
+        reading=ReadingOptions(planar=True),
+        **WHOLE,
+    )
+
+
+@pytest.fixture(scope="session")
 def release_findings(tmp_path_factory):
     """A release that says whether an image is dark, bright, both or neither of them."""
     return write_release(

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import highdicom  # noqa: TID253
 import nibabel
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from medkd.device import load
 from medkd.device.answer import How, answer, answer_file, write_probabilities
 from medkd.device.guard import describe, fit_guard
 from medkd.device.manifest import MANIFEST
+from medkd.device.record import record
 from medkd.errors import DataError, MissingExtraError, ReleaseError
 from medkd.types import Volume
 
@@ -139,9 +141,55 @@ def test_classes_of_a_folder_are_one_table(release_classes, pictures, tmp_path, 
         ("dark.png", "dark"),
     ]
     for row in rows:
-        assert float(row["dark"]) + float(row["bright"]) == pytest.approx(1, abs=1e-6)
+        values = row.get("probabilities", row)
+        assert float(values["dark"]) + float(values["bright"]) == pytest.approx(1, abs=1e-6)
+        assert float(row["confidence"]) == float(values[row["prediction"]])
     assert summary.written == {"bright.png": path, "dark.png": path}
     assert list(summary.failed) == ["damaged.png"]
+
+
+def test_the_json_of_classes_holds_the_records(release_classes, pictures, changed, tmp_path):
+    promise = {"promised": 0.9, "thresholds": {"all": 0.0}, "cases": 9}
+    release = changed(release_classes, conformal=promise)
+    answer(release, pictures, tmp_path / "t.json")
+    predictor = load(release)
+    said = []
+    for path in sorted(pictures.iterdir()):
+        volume = read_image(path)
+        said.append(record(path.name, volume, predictor.predict(volume), predictor.manifest))
+    assert json.loads((tmp_path / "t.json").read_text()) == said
+    assert said[0]["conformal"] == {"promised": 0.9, "set": ["dark", "bright"]}
+    answer_file(predictor, [pictures / "bright.png"], tmp_path / "one.JSON")
+    assert json.loads((tmp_path / "one.JSON").read_text()) == said[:1]
+    rows = table_of(release, pictures, tmp_path)
+    assert {row["conformal_set"] for row in rows} == {"dark|bright"}
+
+
+def test_a_classified_dicom_image_gets_a_report_and_its_record(release_slices, mr_slice, tmp_path):
+    for name, value in (("dark", 9000), ("bright", 50000)):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        pixels = np.full((10, 14), value, np.uint16)
+        mr_slice(name, 0, pixels).save_as(tmp_path / "study" / name / "0.dcm")
+    summary = answer(release_slices, tmp_path / "study", tmp_path / "out")
+    assert not summary.failed
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("bright.dcm", "bright.json", "dark.dcm", "dark.json"),
+        *("probabilities.csv", "summary.json"),
+    }
+    predictor = load(release_slices)
+    for name in ("dark", "bright"):
+        volume = read_image(
+            tmp_path / "study" / name / "0.dcm", predictor.manifest.preprocess.reading
+        )
+        expected = predictor.predict(volume)
+        assert list(expected.confidence) == [name]
+        report = highdicom.sr.srread(tmp_path / "out" / f"{name}.dcm")
+        (group,) = report.content.get_image_measurement_groups()
+        assert group.finding_type.meaning == name
+        values = [measured.value for measured in group.get_measurements()]
+        np.testing.assert_allclose(values, expected.probabilities, rtol=1e-6)
+        said = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert said == record(name, volume, expected, predictor.manifest)
 
 
 def test_classes_of_a_medmnist_file(release_classes, tmp_path):
@@ -442,15 +490,13 @@ def test_structures_that_overlap_are_channels_of_one_file(
     assert "masks that may overlap are written to a name that ends" in refused.failed[image.name]
 
 
-@pytest.mark.parametrize("target", ["table.csv", "table.json"])
 def test_findings_of_a_folder_are_one_table_in_the_words_of_a_datalist(
-    release_findings, pictures, changed, tmp_path, target
+    release_findings, pictures, changed, tmp_path
 ):
     images.write(pictures / "half.png", np.tile(np.uint8([255, 64]).repeat(8), (16, 1)))
     promise = {"promised": 0.9, "thresholds": {"dark": 0.0, "bright": 0.5}, "cases": 9}
-    answer(changed(release_findings, conformal=promise), pictures, tmp_path / target)
-    path = tmp_path / target
-    rows = json.loads(path.read_text()) if target.endswith("json") else table(path)
+    release = changed(release_findings, conformal=promise)
+    rows = table_of(release, pictures, tmp_path)
     assert {row["image"]: (row["prediction"], row["conformal_set"]) for row in rows} == {
         "bright.png": ("dark", "dark"),
         "dark.png": ("none", "dark"),
@@ -459,3 +505,12 @@ def test_findings_of_a_folder_are_one_table_in_the_words_of_a_datalist(
     sums = [float(row["dark"]) + float(row["bright"]) for row in rows]
     assert min(sums) < 0.5
     assert max(sums) > 1.1
+    answer(release, pictures, tmp_path / "table.json")
+    said = {each["image"]: each for each in json.loads((tmp_path / "table.json").read_text())}
+    assert {
+        name: (each["prediction"], each["conformal"]["set"]) for name, each in said.items()
+    } == {
+        "bright.png": (["dark"], ["dark"]),
+        "dark.png": ([], ["dark"]),
+        "half.png": (["dark", "bright"], ["dark", "bright"]),
+    }
