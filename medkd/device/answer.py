@@ -83,7 +83,7 @@ def answer(
 
     Raises:
         ReleaseError: the release cannot be used.
-        DataError: an input does not exist or holds no image.
+        DataError: an input does not exist or holds no image, or the folder cannot be written.
         MissingExtraError: the extra dicom is not installed, and answers would be DICOM.
     """
     how = how or How()
@@ -195,13 +195,19 @@ class _Run:
         """Write the table of classes, and what became of each image of a folder."""
         if self._rows:
             write_probabilities(self._table, self._rows)
-        if self._target.is_dir() and len(self._images) > 1:
+        if len(self._images) > 1 and (self._is_map or self._table != self._target):
             told = {
                 "answered": {n: p.name for n, p in self.summary.written.items()},
                 "unlike": self.summary.unlike,
                 "failed": self.summary.failed,
             }
-            write_atomic(self._target / SUMMARY, json.dumps(told, indent=1))
+            try:
+                self._target.mkdir(parents=True, exist_ok=True)  # nothing made it if all failed
+                write_atomic(self._target / SUMMARY, json.dumps(told, indent=1))
+            except OSError as error:
+                raise DataError(
+                    f"{self._target}: cannot be written ({error.strerror}); choose another output"
+                ) from None
 
     @property
     def gives_dicom(self) -> bool:

@@ -192,6 +192,21 @@ def test_a_classified_dicom_image_gets_a_report_and_its_record(release_slices, m
         assert said == record(name, volume, expected, predictor.manifest)
 
 
+def test_a_folder_of_which_all_fail_has_a_summary(release_3d, release_classes, folder, tmp_path):
+    for path in folder.glob("*.nii*"):
+        path.write_bytes(b"")
+    for release, target in ((release_3d, "masks"), (release_classes, "new/classes")):
+        summary = answer(release, folder, tmp_path / target)
+        told = json.loads((tmp_path / target / "summary.json").read_text())
+        assert told == {"answered": {}, "unlike": {}, "failed": summary.failed}
+        assert len(summary.failed) == 3
+    answer(release_classes, folder, tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file: cannot be written \(.+\); choose another output"):
+        answer(release_3d, folder, tmp_path / "file")
+
+
 def test_classes_of_a_medmnist_file(release_classes, tmp_path):
     stack = np.stack([np.full((10, 10), value, np.uint8) for value in (10, 250, 20)])
     colour = np.repeat(stack[..., None], 3, axis=-1)
