@@ -62,6 +62,26 @@ def test_a_series_becomes_a_segmentation_at_the_peer(
     assert node.stop() == 0
 
 
+def test_a_classified_image_becomes_a_report_at_the_peer(
+    release_slices, start_node, associate, peer, mr_slice, tmp_path, until
+):
+    image = mr_slice("one", 0, np.full((10, 14), 50000, np.uint16))
+    node = start_node(release_slices)
+    association = associate(node)
+    send(association, [image])
+    association.release()
+    ((uid, content),) = until(lambda: peer.got)
+    manifest = load(release_slices).manifest
+    assert uid == Source((image,)).uid(manifest, "report")
+    image.save_as(tmp_path / "0.dcm")
+    expected = load(release_slices).predict(read(tmp_path / "0.dcm", manifest.preprocess.reading))
+    report = highdicom.sr.ComprehensiveSR.from_dataset(decoded(content))
+    (group,) = report.content.get_image_measurement_groups()
+    assert [group.finding_type.meaning] == list(expected.confidence) == ["bright"]
+    values = [measured.value for measured in group.get_measurements()]
+    np.testing.assert_allclose(values, expected.probabilities, rtol=1e-6)
+
+
 def decoded(content):
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
