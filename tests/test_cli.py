@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from medkd import cli
 from medkd.data import nifti
-from medkd.errors import ConfigError, DataError, FindingsError, MissingExtraError
+from medkd.device.engine import open_engine
+from medkd.errors import ConfigError, DataError, FindingsError, MissingExtraError, ReleaseError
 from tests.device.test_answer import BY_COMMAND, on_a_device
 
 ROOT = Path(__file__).parents[1]
@@ -302,6 +303,53 @@ class TestPredict:
         assert other.image.name in said
         (mask,) = (tmp_path / "out").glob("*.nii.gz")
         assert nib.load(mask).shape == (16, 16, 16)
+
+    @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+    def test_the_runtime_that_is_chosen_is_used(
+        self, command, released, tmp_path, monkeypatch, runtime
+    ):
+        opened = []
+
+        def spied(weights, runtime, **options):
+            opened.append(runtime)
+            return open_engine(weights, runtime, **options)
+
+        monkeypatch.setattr("medkd.device.predictor.open_engine", spied)
+        study, cohort = released
+        release, (case, _) = study.path("releases/student"), cohort.of(cohort.split.test)
+        mask = tmp_path / "mask.nii.gz"
+        code, said = command("predict", release, case.image, mask, "--runtime", runtime)
+        assert code == 0, said
+        assert opened == [runtime]
+        assert mask.exists()
+
+    def test_a_runtime_that_the_release_is_not_for_is_refused(self, command, released, tmp_path):
+        study, cohort = released
+        release, (case, _) = study.path("releases/student"), cohort.of(cohort.split.test)
+        asked = ["--runtime", "openvino-bf16"]
+        code, said = command("predict", release, case.image, tmp_path / "mask.nii.gz", *asked)
+        assert code == ReleaseError.exit_code
+        assert "released for onnxruntime, openvino, not for openvino-bf16" in " ".join(said.split())
+        assert not list(tmp_path.iterdir())
+        asked = ["--runtime", "abacus"]
+        assert command("predict", release, case.image, tmp_path / "mask.nii.gz", *asked)[0] == 2
+
+    def test_an_image_unlike_the_validated_is_refused_if_that_is_asked(
+        self, command, released, tmp_path
+    ):
+        study, cohort = released
+        release, (case, _) = study.path("releases/student"), cohort.of(cohort.split.test)
+        thick, mask = tmp_path / "thick.nii.gz", tmp_path / "mask.nii.gz"
+        nifti.write(thick, nifti.read(case.image).array[0], affine=np.diag([1.0, 1.0, 6.0, 1.0]))
+        verdict = "unlike the validated data: spacing of axis 2: 6 mm, expected 1-1"
+        code, said = command("predict", release, thick, mask, "--strict")
+        assert code == DataError.exit_code
+        assert f"thick.nii.gz: refused: {verdict}" in " ".join(said.split())
+        assert not mask.exists()
+        code, said = command("predict", release, thick, mask)
+        assert code == 0
+        assert verdict in " ".join(said.split())
+        assert mask.exists()
 
 
 class TestBench:
