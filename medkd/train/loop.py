@@ -86,8 +86,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     average = WeightAverage(model, decay=options.ema)
     state = _State(fabric, wrapped, optimizer, average, adapters)
     first, is_first = state.resume(run.folder), rank() == 0
-    numbered = enumerate(run.batches(first), start=first)
     curves = _Curves(run)
+    numbered = enumerate(curves.awaited(run.batches(first)), start=first)
     todo = progress(numbered, run.name, total=options.steps, done=first) if is_first else numbered
     if first and is_first:
         console.print(f"{run.name}: goes on from step {first}")
@@ -341,7 +341,15 @@ class _Curves:
 
     def restart(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
-        self._steps, self._since = 0, time.perf_counter()
+        self._steps, self._since, self._waited_s = 0, time.perf_counter(), 0.0
+
+    def awaited(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Yield batches, and count the time until each is there."""
+        before = time.perf_counter()
+        for batch in batches:
+            self._waited_s += time.perf_counter() - before
+            yield batch
+            before = time.perf_counter()
 
     def add(self, terms: dict[str, float], rate: float) -> None:
         self._rate = rate
@@ -353,6 +361,7 @@ class _Curves:
         curves = {f"train/{name}": value / self._steps for name, value in self._sums.items()}
         step_s = (time.perf_counter() - self._since) / self._steps
         times = {"time/step_ms": 1000 * step_s, "time/epoch_s": step_s * self._run.epoch_steps}
+        times["time/wait_share"] = self._waited_s / self._steps / step_s
         self._run.tracker.metrics(
             curves | times | {"train/learning_rate": self._rate}, step=step + 1
         )

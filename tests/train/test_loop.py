@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,6 +322,24 @@ def test_curves_are_averages_and_the_last_step_is_validated(run):
     assert run.tracker.curve("train/loss") == {20: 9.5, 25: 22.0, 30: 27.0}
     assert list(run.tracker.curve("validation/accuracy")) == [20, 30]
     assert run.tracker.curve("time/epoch_s").keys() == {20, 25, 30}
+
+
+@pytest.mark.parametrize(
+    ("get_s", "work_s", "least", "most"), [(0.05, 0, 0.5, 1), (0, 0.05, 0, 0.2)]
+)
+def test_the_share_of_waiting_for_data_is_told(run, get_s, work_s, least, most):
+    def slowly(first):
+        for batch in batches(first):
+            time.sleep(get_s)
+            yield batch
+
+    def work(model, batch, number):
+        time.sleep(work_s)
+        return step(model, batch, number)
+
+    fit(network(), OPTIONS, replace(run, step=work, batches=slowly))
+    shares = run.tracker.curve("time/wait_share")
+    assert all(least <= share <= most for share in shares.values())
 
 
 def test_a_run_killed_on_its_way_draws_the_curves_of_one_that_was_not(run, tmp_path):
