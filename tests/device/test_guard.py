@@ -80,7 +80,8 @@ def test_what_is_foreign_is_flagged_and_named(guarded):
 def test_what_leaves_float32_is_flagged(guarded, scale):
     guard, dims = guarded
     volume, unit = scan(dims, seed=0), OPTIONS[dims].model_copy(update={"intensity": "unit"})
-    huge = Volume((scale * volume.array / volume.array.max()).astype(np.float32), volume.affine)
+    array = np.float32(scale) * (volume.array / volume.array.max())
+    huge = Volume(array, volume.affine)
     finding = guard.check(describe(*preprocess(huge, unit)))
     assert finding.is_unlike
     assert finding.verdict.startswith("unlike the validated data")

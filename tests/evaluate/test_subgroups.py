@@ -96,7 +96,8 @@ def test_bands_come_in_order_and_hold_everybody(study):
 def test_a_structures_volume_groups_by_the_reference(study, tmp_path):
     label = np.zeros((20, 20, 20), np.uint8)
     label[:10, :10, :10] = 2  # the core: 1000 voxels of 2 mm³
-    nifti.write(tmp_path / "l.nii.gz", label, affine=np.diag([1.0, 1.0, 2.0, 1.0]))
+    for name in ("i.nii.gz", "l.nii.gz"):
+        nifti.write(tmp_path / name, label, affine=np.diag([1.0, 1.0, 2.0, 1.0]))
     named = {"attribute": "volume_ml/core", "edges": [1.9, 2.1]}
     config, cases, scores = study(named, label=tmp_path / "l.nii.gz")
     (group,) = subgroups(scores, cases, config)
