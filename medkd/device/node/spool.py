@@ -217,7 +217,8 @@ class Spool:
 
     def outbox(self) -> list[Path]:
         """Return the answers to be sent, the oldest first."""
-        return sorted((self.folder / "outbox").glob("*.dcm"), key=_changed)
+        with self._lock:  # or one is sent between its name and its age
+            return sorted((self.folder / "outbox").glob("*.dcm"), key=_changed)
 
     def sent(self, answer: Path) -> None:
         """Note that the peer has taken an answer."""
