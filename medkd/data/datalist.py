@@ -266,25 +266,26 @@ def _case(row: Mapping[str, str], config: Config, source: Path) -> Case:
     modalities = config.preprocess.modalities
     reserved = {"case", "image", "label", config.data.patient, config.data.case, *modalities}
     reserved.add(config.data.annotated or "label")
+    label: Path | int | tuple[str, ...] | None
     if _has_columns_of_findings(row, config):
         reserved |= config.data.labels.keys()
+        label, annotated = _by_columns(row, config.data, source)
+    else:
+        label, annotated = _label(row, config, source), _annotated(row, config, source)
     return Case(
         id=row["case"],
         image=source.parent / row["image"],
-        label=_label(row, config, source),
+        label=label,
         patient=row[config.data.patient],
         attributes={k: v for k, v in row.items() if k not in reserved},
         further=tuple(source.parent / row[name] for name in modalities[1:] if name in row),
-        annotated=_annotated(row, config, source),
+        annotated=annotated,
     )
 
 
 def _annotated(row: Mapping[str, str], config: Config, source: Path) -> tuple[str, ...] | None:
     """Return the structures or findings that a label covers, in order; None for all."""
     data = config.data
-    if _has_columns_of_findings(row, config):
-        judged = _judged(row, data, source)
-        return None if not judged or len(judged) == len(data.labels) else tuple(judged)
     text = row[data.annotated] if data.annotated else ""
     if not text or not row["label"]:
         return None
@@ -307,9 +308,6 @@ def _annotated(row: Mapping[str, str], config: Config, source: Path) -> tuple[st
 def _label(
     row: Mapping[str, str], config: Config, source: Path
 ) -> Path | int | tuple[str, ...] | None:
-    if _has_columns_of_findings(row, config):
-        judged = _judged(row, config.data, source)
-        return tuple(name for name, found in judged.items() if found) if judged else None
     text = row["label"]
     if not text:
         return None
@@ -347,8 +345,10 @@ def _has_columns_of_findings(row: Mapping[str, str], config: Config) -> bool:
     return asked and "label" not in row and config.data.labels.keys() <= row.keys()
 
 
-def _judged(row: Mapping[str, str], data: DataOptions, source: Path) -> dict[str, bool]:
-    """Return whether each finding is there, in the order of ``data.labels``, without the unjudged.
+def _by_columns(
+    row: Mapping[str, str], data: DataOptions, source: Path
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Return the findings that a row's columns tell of, and which were judged; None for all.
 
     CheXpert's way (Irvin et al., AAAI 2019): 1 and 0, and -1 where the reader could not tell, which
     is nothing to learn from, as an empty cell is.
@@ -363,7 +363,10 @@ def _judged(row: Mapping[str, str], data: DataOptions, source: Path) -> dict[str
         found = CELLS[row[name]]
         if found is not None:
             judged[name] = found
-    return judged
+    if not judged:
+        return None, None
+    label = tuple(name for name, found in judged.items() if found)
+    return label, None if len(judged) == len(data.labels) else tuple(judged)
 
 
 def _refuse_duplicates(cases: list[Case], source: Path) -> None:

@@ -97,7 +97,7 @@ def remarks(path: Path) -> dict[str, str]:
         DataError: not a NIfTI file.
     """
     try:
-        kind, halves = _kind(path), _halves(path)
+        kind, halves = _kind(path), pair_of(path)
         opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
         with opened(halves[0] if halves else path, "rb") as stream:
             start = stream.read(HEADER_BYTES + MOST_WORDS)
@@ -136,7 +136,7 @@ def _opened(path: Path, options: ReadingOptions) -> nib.nifti1.Nifti1Pair:
     """Read the header, and judge by it what the voxels will take."""
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    for half in _halves(path):
+    for half in pair_of(path):
         if not half.exists():
             raise DataError(f"{path}: without {half.name}; a NIfTI pair needs both, copy it again")
     warnings.filterwarnings("ignore", module=r"nibabel\.")  # what is odd is refused, or harmless
@@ -157,8 +157,8 @@ def _opened(path: Path, options: ReadingOptions) -> nib.nifti1.Nifti1Pair:
     return image
 
 
-def _halves(path: Path) -> list[Path]:
-    """Return header and voxels of a pair, by whichever of them it is named."""
+def pair_of(path: Path) -> list[Path]:
+    """Return header and voxels of a pair, by whichever of them it is named; none of a file."""
     pair = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
     other = pair.get(path.suffix)
     if other is None:
@@ -191,7 +191,7 @@ MAGIC_AT = {348: 344, 540: 4}
 
 def _kind(path: Path) -> Any:  # noqa: ANN401
     """Return nibabel's class for a file; of a pair by its header."""
-    halves = _halves(path)
+    halves = pair_of(path)
     opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
     with opened(halves[0] if halves else path, "rb") as stream:
         start = stream.read(HEADER_BYTES)

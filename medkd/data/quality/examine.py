@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
 from medkd.data.modalities import read_modalities
+from medkd.data.nifti import pair_of
 from medkd.data.quality.perceptual import perceptual_hash
 from medkd.data.quality.telling import telling
 from medkd.data.reading import label_of, label_on_image, options_of
@@ -346,6 +347,4 @@ def files_of(path: Path) -> Sequence[Path]:
     """Return the files that an image consists of: a DICOM folder's, or both of a pair."""
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.is_file())
-    pair = {".hdr": ".img", ".img": ".hdr", ".HDR": ".IMG", ".IMG": ".HDR"}
-    other = pair.get(path.suffix)  # either name stands for both
-    return sorted([path, path.with_suffix(other)]) if other else [path]
+    return pair_of(path) or [path]  # either name stands for both
