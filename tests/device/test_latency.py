@@ -8,6 +8,7 @@ from medkd.data import images, nifti
 from medkd.device import latency
 from medkd.device.choice import CHOICE
 from medkd.device.latency import measure_latencies, measure_latency
+from medkd.device.predictor import load
 from medkd.errors import DataError, ReleaseError
 
 
@@ -113,3 +114,10 @@ def test_releases_take_turns_and_none_is_measured_more_often(
     assert list(measured) == [release_3d, other]
     assert [release for release, _ in asked] == [release_3d, other] * (3 + latency.WARM_UP + 1)
     assert all(each.queries == 3 for each in measured.values())
+
+
+def test_no_former_answer_is_there_when_one_is_written(release_3d, sources, tmp_path):
+    for name in ("mask.nii.gz", "mask.json", "another.json"):
+        (tmp_path / name).write_text("former")
+    latency._answer(load(release_3d, threads=1), [sources / "0.nii.gz"], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.nii.gz", "mask.json"}
