@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from medkd.data.dicom.files import files_in
 from medkd.data.reader import NIFTI, PICTURES, suffix
 from medkd.errors import DataError
 
-# DICOM PS3.15 table E.1-1, basic profile: who a patient is …
+PROFILE = "basic_profile.txt"  # keywords of DICOM PS3.15 table E.1-1 (2026c), the basic profile
+# of those who a patient is; the others lead there with other knowledge
 DIRECT = {
     *("PatientID", "OtherPatientIDs", "OtherPatientIDsSequence", "IssuerOfPatientID"),
     *("PatientBirthDate", "PatientBirthTime", "PatientAddress", "PatientTelephoneNumbers"),
@@ -19,15 +22,6 @@ DIRECT = {
     *("AdditionalPatientHistory", "MilitaryRank", "AccessionNumber", "AdmissionID"),
     *("ServiceEpisodeID", "PersonAddress", "PersonTelephoneNumbers", "ResponsibleOrganization"),
     *("CurrentPatientLocation", "PatientInstitutionResidence", "InsurancePlanIdentification"),
-}
-# … and what leads to that with other knowledge
-INDIRECT = {
-    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName"),
-    *("DeviceSerialNumber", "StudyID", "StudyDescription", "SeriesDescription", "ImageComments"),
-    *("ProtocolName", "RequestedProcedureDescription", "PerformedProcedureStepDescription"),
-    *("AdmittingDiagnosesDescription", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
-    *("FrameOfReferenceUID", "EthnicGroup", "CountryOfResidence", "RegionOfResidence"),
-    *("PatientReligiousPreference", "ReasonForStudy", "RequestAttributesSequence"),
 }
 SAYS_NOTHING = re.compile(
     r"(?i)^(?:anon\w*|unknown|none|removed|de-?identified|no[_ ]?name|0+|x*)\^*$"
@@ -59,7 +53,7 @@ PATTERNS = {
 
 
 def telling(path: Path) -> tuple[str, ...]:
-    """Return the names of what a file, or the first of a series, says of its patient.
+    """Return the names of what a file, or any of a series, says of its patient.
 
     What cannot be read says nothing here: the readers refuse it.
     """
@@ -68,9 +62,9 @@ def telling(path: Path) -> tuple[str, ...]:
             return tuple(_of_nifti(path))
         if suffix(path) in PICTURES:
             return tuple(_of_picture(path))
-        files = files_in(path) if path.is_dir() else [path]
-        first = next((file for file in files if is_dicom(file)), None)
-        return tuple(_of_dicom(first)) if first else ()
+        found = files_in(path) if path.is_dir() else [path]
+        told = (name for file in found if is_dicom(file) for name in _of_dicom(file))
+        return tuple(dict.fromkeys(told))
     except (DataError, OSError):
         return ()
 
@@ -95,24 +89,48 @@ def is_direct(name: str) -> bool:
     return name in DIRECT or name.endswith(("Name", "Names")) or ": " in name
 
 
-def _of_dicom(path: Path) -> Iterator[str]:
+def _of_dicom(path: Path) -> list[str]:
     from medkd.data.dicom.header import read_dataset, refusing
     from medkd.options import ReadingOptions
 
-    with refusing(path):
-        memory_bytes = ReadingOptions().memory_bytes
-        header = read_dataset(path, memory_bytes=memory_bytes, all_attributes=True)
-        yield from sorted({element.keyword for element in header.iterall() if _tells(element)})
-        if any(element.tag.is_private for element in header):
-            yield "private attributes"
-        yield from _burned_in(header)
+    try:
+        with refusing(path):
+            memory_bytes = ReadingOptions().memory_bytes
+            header = read_dataset(path, memory_bytes=memory_bytes, all_attributes=True)
+            told = sorted({*_told_in(header), *_told_in(header.file_meta)})
+            told += ["private attributes"] * any(tag.is_private for tag in header.keys())  # noqa: SIM118
+            return [*told, *_burned_in(header)]
+    except DataError:
+        return []
 
 
-def _tells(element: Any) -> bool:  # noqa: ANN401
-    if element.VR not in {"PN", "DA", "DT"} and element.keyword not in DIRECT | INDIRECT:
-        return False
-    said = str(element.value or "").strip()
-    return bool(element.keyword) and (len(said) > LONGEST or not SAYS_NOTHING.match(said))
+@cache
+def _profile() -> frozenset[str]:
+    listed = files("medkd.data.quality").joinpath(PROFILE).read_text(encoding="utf-8").split()
+    return frozenset(DIRECT.union(listed))
+
+
+def _told_in(dataset: Any) -> Iterator[str]:  # noqa: ANN401
+    """Yield the keywords of attributes that tell, at any depth; no other's value is decoded."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+
+    for tag in dataset.keys():  # noqa: SIM118  as a mapping: itself it yields decoded elements
+        if not dictionary_has_tag(tag):
+            continue
+        keyword, vr = keyword_for_tag(tag), dictionary_VR(tag)
+        is_telling = vr in {"PN", "DA", "DT"} or keyword in _profile()
+        if vr == "SQ":
+            items = dataset[tag].value or ()
+            for item in items:
+                yield from _told_in(item)
+            if is_telling and items:
+                yield keyword
+        elif is_telling and _says_something(str(dataset[tag].value or "").strip()):
+            yield keyword
+
+
+def _says_something(text: str) -> bool:
+    return len(text) > LONGEST or not SAYS_NOTHING.match(text)
 
 
 def _burned_in(header: Any) -> Iterator[str]:  # noqa: ANN401

@@ -1,9 +1,11 @@
+import base64
 import signal
 
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL
 
 from medkd.data.dicom import decoding as module
 from medkd.data.dicom.decoding import Decoding
@@ -12,6 +14,14 @@ from medkd.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (32, 48)).astype(np.uint16)
 SMOOTH = (np.add.outer(np.arange(32), np.arange(48)) * 50).astype(np.uint16)
+
+SLOPE = np.add.outer(np.arange(12) * 20, np.arange(16) * 50).astype(np.uint16)
+SLOPE_IN_HTJ2K = base64.b85decode(  # by OpenJPH, lossless; no library here writes it
+    "|4;u>04YEK0000G0000C00000000000000G0000C0000000000009pH0sl|{2mk^A000XAQUDA90ssL31q1{@0smY86C"
+    "j9?kdTm&kdTm&kdTmwh=~7W02crOPjF>!N>E53R%LP^FfKASE;BCwkN^q*00000cK`wZlfVEbjr|1&bN~Rr0206e5`d5"
+    "b2Xp{b0f%$|zyK3K01^Pk#sPwK0GSdq0KfnhFaQNmU@-WgLNNk%09Y&*`@j%^zP13s04pE>7J#BCilX@Eih6K@cL1g_#"
+    "u#J%`TziX_5cCwx&Z&#"
+)
 
 
 def compress(plain, path, syntax, *, quality=None):
@@ -62,6 +72,15 @@ def damage(path):
 
 def test_lossless_jpeg_gives_what_was_compressed(lossless):
     np.testing.assert_array_equal(read(lossless).array.reshape(PIXELS.shape), PIXELS)
+
+
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K])
+def test_high_throughput_jpeg_2000_gives_what_was_compressed(tmp_path, kit, syntax):
+    dataset = kit.picture(SLOPE)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([SLOPE_IN_HTJ2K])
+    array = read(kit.save(tmp_path / "htj2k.dcm", dataset)).array
+    np.testing.assert_array_equal(array.reshape(SLOPE.shape), SLOPE)
 
 
 def test_lossy_jpeg_of_12_bits_is_near_what_was_compressed(twelve_bits):

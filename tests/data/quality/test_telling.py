@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from medkd.data.quality.telling import LONGEST, PATTERNS, looks_like, telling
+from medkd.data.quality.telling import DIRECT, LONGEST, PATTERNS, _profile, looks_like, telling
 
+UID_OF_FILE = "MediaStorageSOPInstanceUID"  # DICOM has none without
 SECRETS = ("Doe", "19560304", "MRN0042", "Mercy", "1.2.826.0.1.77")
 
 
@@ -48,12 +50,43 @@ def test_a_header_tells_the_names_of_what_it_says_and_not_what(tmp_path):
     assert set(told) == {
         *("PatientName", "PatientID", "PatientBirthDate", "StudyDate", "InstitutionName"),
         *("SeriesInstanceUID", "ScheduledPerformingPhysicianName"),
+        *("ReferencedStudySequence", UID_OF_FILE),
     }
     assert not any(secret in " ".join(told) for secret in SECRETS)
 
 
 def test_a_header_without_a_patient_tells_nothing(tmp_path):
-    assert telling(dicom(tmp_path / "x.dcm", PatientName="ANONYMOUS", PatientID="")) == ()
+    path = dicom(tmp_path / "x.dcm", PatientName="ANONYMOUS", PatientID="")
+    assert telling(path) == (UID_OF_FILE,)
+
+
+def test_every_file_of_a_series_is_asked(tmp_path):
+    for number in range(5):
+        dicom(tmp_path / f"{number}.dcm", **({"PatientName": "Doe^Jane"} if number == 3 else {}))
+    assert set(telling(tmp_path)) == {UID_OF_FILE, "PatientName"}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"ClinicalTrialSubjectID": "S-7"},
+        {"PatientAge": "043Y"},
+        {"GantryID": "G2"},
+        {"TextString": "seen at noon"},
+        {"PerformedProcedureStepID": "77"},
+    ],
+)
+def test_what_the_basic_profile_removes_is_told(tmp_path, told):
+    path = dicom(tmp_path / "x.dcm", **told, KVP="120", Manufacturer="Maker")
+    assert set(telling(path)) == {UID_OF_FILE, *told}
+
+
+def test_the_profile_names_attributes_of_dicom():
+    """As many as its table has, but for repeating groups and those the dictionary lacks."""
+    known = _profile()
+    assert all(tag_for_keyword(keyword) for keyword in known)
+    assert len(known) == 627
+    assert known > DIRECT
 
 
 def test_private_attributes_are_told(tmp_path):
@@ -64,7 +97,7 @@ def test_private_attributes_are_told(tmp_path):
     dataset = dcmread(path)
     dataset.private_block(0x0009, "VENDOR", create=True).add_new(1, "LO", "Doe^Jane")
     dataset.save_as(path)
-    assert telling(path) == ("private attributes",)
+    assert telling(path) == (UID_OF_FILE, "private attributes")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +113,8 @@ def test_private_attributes_are_told(tmp_path):
     ],
 )
 def test_hints_of_what_pixels_show(tmp_path, changes, told):
-    assert telling(dicom(tmp_path / "x.dcm", **changes)) == ((told,) if told else ())
+    found = telling(dicom(tmp_path / "x.dcm", **changes))
+    assert [name for name in found if " " in name] == ([told] if told else [])
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
