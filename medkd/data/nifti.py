@@ -5,11 +5,15 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -27,7 +31,10 @@ FLOAT_BYTES = 8  # scaled values are read as float64
 HEADER_BYTES = 544  # of NIfTI-2, the longer
 MOST_WORDS = 2**16  # of extensions, that are looked through
 TEXTS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
+NO_EXTENSION = bytes(4)  # after the header
 DICOM_EXTENSION = 2
+PACKING = 1  # of 9 levels: more saves little of a mask, and takes twice as long
+PIECE = 2**20  # bytes that are packed at once
 MOST_REMARKS = 2**26  # bytes before the first voxel
 DAMAGED = (
     ImageFileError,
@@ -60,12 +67,12 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
             sform are mirror images.
     """
     options = options or ReadingOptions()
-    image = _opened(path, options)
-    affine = _affine(image, path)
-    try:
-        array = np.asanyarray(image.dataobj)
-    except DAMAGED as error:
-        raise _damaged(path, error) from None
+    with _opened(path, options) as (header, stream):
+        affine = _affine(header, path)
+        try:
+            array = np.asanyarray(ArrayProxy(stream, header))
+        except DAMAGED as error:
+            raise _damaged(path, error) from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     volume = Volume(array=_channels_first(array, path), affine=affine)
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
@@ -83,8 +90,8 @@ def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
         DataError: as ``read``, but for voxels that are missing.
     """
     options = options or ReadingOptions()
-    image = _opened(path, options)
-    affine, shape = _affine(image, path), tuple(image.shape[:3])
+    with _opened(path, options) as (header, _):
+        affine, shape = _affine(header, path), tuple(header.get_data_shape()[:3])
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
         shape, affine = grid_at_right_angles(shape, affine)
     return without_values(shape, affine)
@@ -96,16 +103,16 @@ def remarks(path: Path) -> dict[str, str]:
     Raises:
         DataError: not a NIfTI file.
     """
+    halves = pair_of(path)
     try:
-        kind, halves = _kind(path), pair_of(path)
-        opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
-        with opened(halves[0] if halves else path, "rb") as stream:
+        with _stream(halves[0] if halves else path) as stream:
             start = stream.read(HEADER_BYTES + MOST_WORDS)
-        header = kind.header_class(start[: kind.header_class.template_dtype.itemsize], check=False)
+        kind = _kind(start, is_pair=bool(halves))
+        header = kind(start[: kind.template_dtype.itemsize], check=False)
     except DAMAGED as error:
         raise _damaged(path, error) from None
     texts = {field: bytes(header[field]).rstrip(b"\0") for field in TEXTS if field in header}
-    size = kind.header_class.template_dtype.itemsize
+    size = kind.template_dtype.itemsize
     if start[size : size + 1] > b"\0":
         code = int.from_bytes(start[size + 8 : size + 12], "little")
         end = len(start) if halves else int(header["vox_offset"])
@@ -122,39 +129,70 @@ def write(path: Path, array: np.ndarray, *, affine: np.ndarray) -> None:
         array: ``[*space]``, or ``[*space, channels]``.
         affine: ``[4, 4]``, voxel index to RAS+ millimetres.
     """
-    image = nib.nifti1.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    image.header["sform_code"] = 1
-    image.header["qform_code"] = int(skew_degrees(affine) < 1e-2)  # a quaternion has no shear
+    header = nib.nifti1.Nifti1Header()
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(array.dtype)
+    header.set_sform(affine, code=1)
+    header.set_qform(affine, code=int(skew_degrees(affine) < 1e-2))  # a quaternion has no shear
+    header.set_xyzt_units("mm")
+    header.set_data_offset(len(header.binaryblock) + len(NO_EXTENSION))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{path.name}")
-    nib.loadsave.save(image, temporary)
+    with temporary.open("wb") as file, _packed(file, path) as stream:
+        stream.write(header.binaryblock + NO_EXTENSION)
+        for plane in np.moveaxis(array, -1, 0):
+            stream.write(plane.tobytes(order="F"))
     temporary.replace(path)
 
 
-def _opened(path: Path, options: ReadingOptions) -> nib.nifti1.Nifti1Pair:
-    """Read the header, and judge by it what the voxels will take."""
+@contextmanager
+def _packed(file: BufferedIOBase, path: Path) -> Iterator[BufferedIOBase]:
+    """Yield what writes into a file, and packs it if its name says so; equal voxels, equal bytes.
+
+    Large pieces cost less to pack than planes.
+    """
+    if not path.name.endswith(".gz"):
+        yield file
+        return
+    packing = gzip.GzipFile("", "wb", PACKING, file, mtime=0)
+    with packing, BufferedWriter(packing, PIECE) as stream:
+        yield stream
+
+
+@contextmanager
+def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, BufferedIOBase]]:
+    """Yield the header, judged by what its voxels will take, and the stream that these lie in."""
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    for half in pair_of(path):
+    halves = pair_of(path)
+    for half in halves:
         if not half.exists():
             raise DataError(f"{path}: without {half.name}; a NIfTI pair needs both, copy it again")
     warnings.filterwarnings("ignore", module=r"nibabel\.")  # what is odd is refused, or harmless
-    try:
-        image = _kind(path).from_filename(path)
-        slope, intercept = image.header.get_slope_inter()
-    except DAMAGED as error:
-        raise _damaged(path, error) from None
-    dtype = image.get_data_dtype()
-    if dtype.kind not in "iufb":
-        raise DataError(f"{path}: voxels of type {dtype}; a volume holds one number a voxel")
-    if min(image.shape, default=0) < 1:
-        raise DataError(f"{path}: shape {image.shape}, so it holds no voxel; copy it again")
-    each = dtype.itemsize if slope is None and intercept is None else FLOAT_BYTES
-    shape = "x".join(map(str, image.shape))
-    size = math.prod(map(int, image.shape)) * each
-    refuse_larger(path, size, memory_bytes=options.memory_bytes, of=f"{shape} voxels")
-    return image
+    with ExitStack() as stack:
+        try:
+            streams = [stack.enter_context(_stream(each)) for each in halves or [path]]
+            kind = _kind(streams[0].read(HEADER_BYTES), is_pair=bool(halves))
+            streams[0].seek(0)
+            header = kind.from_fileobj(streams[0])
+            slope, intercept = header.get_slope_inter()
+        except DAMAGED as error:
+            raise _damaged(path, error) from None
+        dtype, shape = header.get_data_dtype(), header.get_data_shape()
+        if dtype.kind not in "iufb":
+            raise DataError(f"{path}: voxels of type {dtype}; a volume holds one number a voxel")
+        if min(shape, default=0) < 1:
+            raise DataError(f"{path}: shape {shape}, so it holds no voxel; copy it again")
+        is_scaled = (slope, intercept) not in {(None, None), (1, 0)}
+        each = FLOAT_BYTES if is_scaled else dtype.itemsize
+        size, voxels = math.prod(map(int, shape)) * each, "x".join(map(str, shape))
+        refuse_larger(path, size, memory_bytes=options.memory_bytes, of=f"{voxels} voxels")
+        yield header, streams[-1]
+
+
+def _stream(path: Path) -> BufferedIOBase:
+    packed = path.name.lower().endswith(".gz")
+    return gzip.open(path, "rb") if packed else path.open("rb")
 
 
 def pair_of(path: Path) -> list[Path]:
@@ -175,33 +213,28 @@ class _NoRemarks(list[object]):
         return cls()
 
 
-def _without_remarks(kind: Any) -> Any:  # noqa: ANN401
-    header = type("Header", (kind.header_class,), {"exts_klass": _NoRemarks})
-    return type(kind.__name__, (kind,), {"header_class": header})
+def _without_remarks(header: Any) -> Any:  # noqa: ANN401
+    return type(header.__name__, (header,), {"exts_klass": _NoRemarks})
 
 
 KINDS = {  # size of the header, and whether header and voxels are files of their own
-    (348, False): _without_remarks(nib.nifti1.Nifti1Image),
-    (348, True): _without_remarks(nib.nifti1.Nifti1Pair),
-    (540, False): _without_remarks(nib.nifti2.Nifti2Image),
-    (540, True): _without_remarks(nib.nifti2.Nifti2Pair),
+    (348, False): _without_remarks(nib.nifti1.Nifti1Header),
+    (348, True): _without_remarks(nib.nifti1.Nifti1PairHeader),
+    (540, False): _without_remarks(nib.nifti2.Nifti2Header),
+    (540, True): _without_remarks(nib.nifti2.Nifti2PairHeader),
 }
 MAGIC_AT = {348: 344, 540: 4}
 
 
-def _kind(path: Path) -> Any:  # noqa: ANN401
-    """Return nibabel's class for a file; of a pair by its header."""
-    halves = pair_of(path)
-    opened = gzip.open if path.name.lower().endswith(".gz") else Path.open
-    with opened(halves[0] if halves else path, "rb") as stream:
-        start = stream.read(HEADER_BYTES)
+def _kind(start: bytes, *, is_pair: bool) -> Any:  # noqa: ANN401
+    """Return nibabel's class for a header, by the first bytes of its file."""
     size = _size_of_header(start)
     magic = start[MAGIC_AT[size] :][:2]
     if magic == b"\0\0" and size == 348:
         raise ImageFileError("Analyze 7.5, which does not tell left from right")
     if magic not in {b"n+", b"ni"}:
         raise ImageFileError("no NIfTI magic")
-    return KINDS[size, bool(halves)]
+    return KINDS[size, is_pair]
 
 
 def _size_of_header(start: bytes) -> int:
@@ -224,22 +257,22 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: truncated or not a NIfTI file ({reason}); copy it again")
 
 
-def _affine(image: nib.nifti1.Nifti1Pair, path: Path) -> np.ndarray:
-    _refuse_sides(image, path)
-    affine = np.asarray(image.affine, dtype=float)
+def _affine(header: Any, path: Path) -> np.ndarray:  # noqa: ANN401
+    _refuse_sides(header, path)
+    affine = np.asarray(header.get_best_affine(), dtype=float)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SINGULAR:
         raise DataError(
             f"{path}: its affine does not place voxels in space {affine[:3, :3].tolist()}; correct "
             f"the header's sform or qform"
         )
-    unit_mm = UNITS_MM.get(int(image.header["xyzt_units"]) & UNITS_OF_SPACE, 1.0)
+    unit_mm = UNITS_MM.get(int(header["xyzt_units"]) & UNITS_OF_SPACE, 1.0)
     return np.diag([unit_mm] * 3 + [1.0]) @ affine
 
 
-def _refuse_sides(image: nib.nifti1.Nifti1Pair, path: Path) -> None:
+def _refuse_sides(header: Any, path: Path) -> None:  # noqa: ANN401
     """Refuse a header whose two affines are mirror images: readers differ on which they take."""
     try:
-        affines = [image.get_qform(coded=True), image.get_sform(coded=True)]
+        affines = [header.get_qform(coded=True), header.get_sform(coded=True)]
     except DAMAGED as error:
         raise _damaged(path, error) from None
     sides = {np.linalg.det(affine[:3, :3]) > 0 for affine, code in affines if code}

@@ -10,7 +10,7 @@ that took 1/14 to 1/5 of scipy's ``affine_transform``, 1/6 to 1/3 of SimpleITK's
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from medkd.options import PreprocessOptions
 from medkd.types import Volume
 
 SAME_SPACING = 1e-3  # relative; below this resampling would only blur
+VOXELS_AT_ONCE = 2**17  # worked on in float64: 1 MiB, which a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,21 @@ def normalise(
 
 
 def _standardise(array: np.ndarray, into: np.ndarray, limits: np.ndarray | None) -> None:
-    """Clip and scale in float64, a plane at a time: a large volume has no second copy."""
+    """Clip and scale in float64, a few planes at a time: a large volume has no second copy."""
     axis = int(np.argmax(np.abs(array.strides)))  # whose planes lie together in memory
+    source, target = np.moveaxis(array, axis, 0), np.moveaxis(into, axis, 0)
+    count = max(1, VOXELS_AT_ONCE * len(source) // array.size)
+    parts = [slice(start, start + count) for start in range(0, len(source), count)]
 
-    def planes() -> Iterator[np.ndarray]:
-        for plane in np.moveaxis(array, axis, 0):
-            exact = plane.astype(np.float64)
-            yield exact if limits is None else np.clip(exact, *limits, out=exact)
+    def exact(part: slice) -> np.ndarray:
+        planes = source[part].astype(np.float64)
+        return planes if limits is None else np.clip(planes, *limits, out=planes)
 
-    mean = sum(float(plane.sum()) for plane in planes()) / array.size
-    variance = sum(float(np.square(plane - mean).sum()) for plane in planes()) / array.size
+    mean = sum(float(exact(part).sum()) for part in parts) / array.size
+    variance = sum(float(np.square(exact(part) - mean).sum()) for part in parts) / array.size
     std = max(math.sqrt(variance), 1e-8)
-    for plane, target in zip(planes(), np.moveaxis(into, axis, 0), strict=True):
-        np.divide(plane - mean, std, out=target, casting="same_kind")
+    for part in parts:
+        np.divide(exact(part) - mean, std, out=target[part], casting="same_kind")
 
 
 def _check(volume: Volume, options: PreprocessOptions) -> None:

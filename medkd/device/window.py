@@ -35,7 +35,7 @@ def predict_windows(
         network, image, window=window, overlap=overlap, windows_at_once=windows_at_once
     )
     parts = [logits for _, logits in slabs]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=1)
 
 
 def predict_slabs(
@@ -52,7 +52,7 @@ def predict_slabs(
     with the image.
 
     Yields:
-        The rows of the image, and their logits ``[classes, rows, ...]``.
+        The rows of the image, and their logits ``[classes, rows, ...]``, good until the next.
     """
     padded, inside = _pad(image, window)
     corners = window_corners(padded.shape[1:], window, overlap)
@@ -144,8 +144,11 @@ def _pad(image: np.ndarray, window: Sequence[int]) -> tuple[np.ndarray, tuple[sl
     lacks = [max(0, w - n) for w, n in zip(window, image.shape[1:], strict=True)]
     if not any(lacks):
         return image, (slice(None), *(slice(0, n) for n in image.shape[1:]))
-    padded = np.pad(image, [(0, 0), *((n // 2, n - n // 2) for n in lacks)])
-    inside = tuple(
-        slice(n // 2, n // 2 + size) for n, size in zip(lacks, image.shape[1:], strict=True)
+    inside = (
+        slice(None),
+        *(slice(n // 2, n // 2 + size) for n, size in zip(lacks, image.shape[1:], strict=True)),
     )
-    return padded, (slice(None), *inside)
+    shape = [size + n for size, n in zip(image.shape[1:], lacks, strict=True)]
+    padded = np.zeros((len(image), *shape), image.dtype)
+    padded[inside] = image
+    return padded, inside

@@ -15,6 +15,7 @@ from torch import nn
 
 from medkd.device.engine import OnnxRuntime
 from medkd.errors import ReleaseError
+from medkd.export.phases import in_phases
 from medkd.extras import require
 from medkd.models.external import portable_graph
 
@@ -29,8 +30,8 @@ LOGIT_TOLERANCE = 1e-2  # of the largest logit; beyond it the export is wrong, n
 def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
     """Write ``model`` with a dynamic batch axis and a fixed window.
 
-    The exporter folds batch norms into the convolutions before them, plain and transposed. A
-    network that came as an ONNX file is copied.
+    The exporter folds batch norms into the convolutions before them, plain and transposed; see
+    ``phases`` for what becomes of some. A network that came as an ONNX file is copied.
 
     Args:
         model: in evaluation mode.
@@ -56,7 +57,9 @@ def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
             verbose=False,
         )
     assert program is not None
-    program.save(path)
+    exported = program.model_proto
+    in_phases(exported)
+    require("onnx", extra="train").save(exported, str(path))
 
 
 def without_idle_transposition(model: nn.Module) -> nn.Module:

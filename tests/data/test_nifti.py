@@ -198,6 +198,45 @@ def test_memory_is_what_the_config_allows(tmp_path):
         nifti.read(tmp_path / "i.nii", ReadingOptions(memory_gib=2**-11))
 
 
+def test_what_is_scaled_takes_the_memory_of_floats(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((64, 64, 64), np.uint8), np.eye(4))
+    image.header.set_slope_inter(0.5, 1)
+    nibabel.save(image, tmp_path / "i.nii")
+    with pytest.raises(DataError, match=r"takes 0\.00195 GiB"):
+        nifti.read(tmp_path / "i.nii", ReadingOptions(memory_gib=2**-10))
+    volume = nifti.read(tmp_path / "i.nii", ReadingOptions(memory_gib=2**-9))
+    assert volume.array.dtype == np.float64
+    assert set(volume.array.ravel()) == {1.0}
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_file_is_written_as_nibabel_writes_it(tmp_path, suffix):
+    """But for its qform, which nibabel leaves out, and codes."""
+    rng = np.random.default_rng(0)
+    affine = np.array([[0, -2.0, 0, 7], [1.5, 0, 0, -3], [0, 0, 4, 1], [0, 0, 0, 1]])
+    for array in (
+        rng.integers(0, 9, (5, 6, 7), np.uint8),
+        np.asfortranarray(rng.normal(size=(5, 6, 7)).astype(np.float32)),
+        rng.integers(0, 900, (5, 6, 7, 2), np.uint16)[:, ::2],
+    ):
+        nifti.write(tmp_path / f"own{suffix}", array, affine=affine)
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"its{suffix}")
+        own, its = (nibabel.load(tmp_path / f"{name}{suffix}") for name in ("own", "its"))
+        np.testing.assert_array_equal(np.asanyarray(own.dataobj), np.asanyarray(its.dataobj))
+        np.testing.assert_allclose(own.get_qform(coded=True)[0], affine, atol=1e-5)
+        np.testing.assert_array_equal(own.get_sform(coded=True)[0], its.affine)
+        assert own.header["qform_code"] == own.header["sform_code"] == 1
+        assert own.get_data_dtype() == its.get_data_dtype()
+        for field in ("dim", "pixdim", "vox_offset", "magic", "scl_slope", "scl_inter"):
+            np.testing.assert_array_equal(own.header[field], its.header[field])
+
+
+def test_equal_voxels_are_equal_bytes(tmp_path):
+    for name in ("one", "other"):
+        nifti.write(tmp_path / f"{name}.nii.gz", np.eye(9, dtype=np.uint8), affine=np.eye(4))
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "other.nii.gz").read_bytes()
+
+
 @pytest.mark.parametrize("extension", [-1, 0, 8, 2**30])
 def test_an_extension_that_lies_about_its_size_is_passed_over(tmp_path, extension):
     """nibabel reads to the end of the stream for -1, and as much as is said for the others."""

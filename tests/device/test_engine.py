@@ -23,7 +23,7 @@ NAMES = {Runtime.ONNXRUNTIME: "ONNX Runtime", Runtime.OPENVINO: "OpenVINO"}
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     network = nn.Sequential(
-        nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 3, 1)
+        nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.ConvTranspose3d(4, 3, 2, 2)
     ).eval()
     path = tmp_path_factory.mktemp("engine") / "model.onnx"
     export_onnx(network, path, shape=SHAPE)
@@ -50,6 +50,55 @@ def test_openvinos_own_format_answers_the_same(exported):
     network, path = exported
     actual, expected = answers(network, path.with_suffix(".xml"), Runtime.OPENVINO)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def kinds(path):
+    network = open_engine(path, Runtime.OPENVINO)._network.get_runtime_model()
+    return [node.get_rt_info()["layerType"].astype(str) for node in network.get_ops()]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_phases_of_a_finer_grid_are_put_together_at_once(exported, suffix):
+    found = kinds(exported[1].with_suffix(suffix))
+    assert found.count("DepthToSpace") == 1
+    assert "Transpose" not in found
+
+
+class Turned(nn.Module):
+    """Splits channels, transposes and joins axes, but in another order or by other steps."""
+
+    def __init__(self, split, order, joined):
+        super().__init__()
+        self.split, self.order, self.joined = split, order, joined
+
+    def forward(self, x):
+        return x.reshape(-1, *self.split).permute(self.order).reshape(-1, *self.joined)
+
+
+@pytest.mark.parametrize(
+    ("split", "order", "joined"),
+    [
+        ((2, 2, 3, 5, 5), (0, 3, 4, 2, 5, 1), (3, 10, 10)),  # the phases of the axes change places
+        ((3, 2, 2, 5, 5), (0, 1, 4, 2, 5, 3), (3, 10, 10)),  # channels first
+        ((2, 2, 3, 5, 5), (0, 3, 4, 1, 5, 2), (6, 5, 10)),  # joined otherwise
+        ((1, 4, 3, 5, 5), (0, 3, 4, 1, 5, 2), (3, 5, 20)),  # another step along each axis
+    ],
+)
+def test_what_is_no_shuffle_of_phases_answers_as_it_did(tmp_path, split, order, joined):
+    network = Turned(split, order, joined).eval()
+    export_onnx(network, tmp_path / "model.onnx", shape=(12, 5, 5))
+    x = torch.randn(2, 12, 5, 5)
+    answer = open_engine(tmp_path / "model.onnx", Runtime.OPENVINO)(x.numpy())
+    np.testing.assert_allclose(answer, network(x).numpy())
+
+
+def test_openvino_writes_over_what_it_returned(exported):
+    """Who keeps an answer copies it; ``predict_slabs`` says so, and ``predict_windows`` does."""
+    engine = open_engine(exported[1], Runtime.OPENVINO)
+    first = engine(np.zeros((1, *SHAPE), np.float32))
+    kept = first.copy()
+    engine(np.ones((1, *SHAPE), np.float32))
+    assert np.abs(first - kept).max() > 0
 
 
 @pytest.mark.skipif(not cpu_flags() & BF16, reason="the processor has no bf16")

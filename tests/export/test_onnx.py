@@ -97,7 +97,7 @@ def test_one_that_is_no_plain_convolution_stays(options):
 
 
 def test_a_unet_at_full_resolution_is_exported_without_one(tmp_path):
-    model = plain_unet(1, 3, 3, channels=[4, 8, 8], first_stride=1).eval()
+    model = plain_unet(1, 3, 3, channels=[8, 8, 8], first_stride=1).eval()
     export_onnx(model, tmp_path / "model.onnx", shape=SHAPE)
     verify_onnx(model, tmp_path / "model.onnx", shape=SHAPE)
     nodes = onnx.load(tmp_path / "model.onnx").graph.node

@@ -1,6 +1,5 @@
 """Names, ids and dates, planted in every input of a study, are looked for in all it gives out."""
 
-import csv
 import gzip
 import json
 import os
@@ -8,20 +7,22 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from functools import cache
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import yaml
-from pydicom import Dataset
+from PIL import Image, PngImagePlugin
+from pydicom import Dataset, Sequence
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage
 
-from tests.conftest import PARTS, ball, tiny_values
+from tests.conftest import PARTS, ball, tiny_values, write_table
 
 ROOT = Path(__file__).parents[2]
-PLANTED = {  # where: what, each of which occurs nowhere else
+HEADER = {
     "PatientName": "Plantagenet^Alice",
     "PatientID": "PID778899",
     "PatientBirthDate": "19330607",
@@ -30,9 +31,8 @@ PLANTED = {  # where: what, each of which occurs nowhere else
     "SeriesDescription": "Plantedthorax",
     "AccessionNumber": "ACC112233",
     "ReferringPhysicianName": "Plantedoctor^Eve",
-    "uid": "1.2.826.0.1.424242",
-    "descrip": "Planted descrip 19440708",
-    "extension": "Planted remark of an extension",
+}
+OF_TABLE = {
     "folder": "PLANTED_FOLDER_BOB",
     "file": "PlantedFile-1955",
     "case": "PlantedCase",
@@ -40,18 +40,40 @@ PLANTED = {  # where: what, each of which occurs nowhere else
     "surname": "Plantedson",
     "visit_date": "1966-09-10",
 }
+OF_VOLUMES = {
+    "uid": "1.2.826.0.1.424242",
+    "StructureSetLabel": "Plantedplan",
+    "descrip": "Planted descrip 19440708",
+    "extension": "Planted remark of an extension",
+}
+OF_PICTURES = {
+    "text": "Planted text 19550809",
+    "text of a label": "Planted text of Mr Fawkes",
+    "EXIF": "Planted artist 19660910",
+}
+PLANTED = HEADER | OF_TABLE | OF_VOLUMES | OF_PICTURES  # where: what; each occurs nowhere else
+KINDS = {  # of studies: what is planted in its inputs
+    "volumes": (3, HEADER | OF_TABLE | OF_VOLUMES),
+    "pictures": (2, OF_TABLE | OF_PICTURES),
+}
+EACH = [(kind, where) for kind, (_, planted) in KINDS.items() for where in planted]
 
 
-def slice_of(pixels, *, uid, number):
+def dataset_of(storage, *, uid, number):
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = storage
     dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{number}"
-    for keyword in list(PLANTED)[:8]:
-        setattr(dataset, keyword, PLANTED[keyword])
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"{uid}.{number}"
+    for keyword, value in HEADER.items():
+        setattr(dataset, keyword, value)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = storage, f"{uid}.{number}"
     dataset.SeriesInstanceUID = dataset.FrameOfReferenceUID = dataset.StudyInstanceUID = uid
+    return dataset
+
+
+def slice_of(pixels, *, uid, number):
+    dataset = dataset_of(CTImageStorage, uid=uid, number=number)
     dataset.Modality, dataset.SamplesPerPixel = "CT", 1
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.BitsAllocated = dataset.BitsStored = 16
@@ -63,47 +85,96 @@ def slice_of(pixels, *, uid, number):
     return dataset
 
 
-def write_data(root):
-    """Write ten DICOM series with NIfTI label maps, and a table; all of them disclose patients."""
+def structures_of(label, *, uid):
+    """Return an RTSTRUCT of a label map ``[slice, row, column]``, pixel by pixel."""
+    dataset = dataset_of(RTStructureSetStorage, uid=uid, number=999)
+    dataset.Modality, dataset.StructureSetLabel = "RTSTRUCT", OF_VOLUMES["StructureSetLabel"]
+    names, drawn = [], []
+    for number, name in enumerate(("ball", "core"), start=1):
+        said, roi = Dataset(), Dataset()
+        said.ROINumber, said.ROIName, roi.ReferencedROINumber = number, name, number
+        contours = []
+        for z, y, x in np.argwhere(label == number):
+            contour = Dataset()
+            corners = [(x + i, y + j, -z) for i, j in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5))]
+            corners.append((x - 0.5, y + 0.5, -z))
+            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", 4
+            contour.ContourData = [float(value) for value in np.ravel(corners)]
+            contours.append(contour)
+        roi.ContourSequence = Sequence(contours)
+        names.append(said)
+        drawn.append(roi)
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = Sequence(names), Sequence(drawn)
+    return dataset
+
+
+def write_volume(folder, number):
+    """Write a DICOM series with a label map, in NIfTI or as an RTSTRUCT; return their names."""
+    image, label = ball(3, seed=number)
+    (folder / "series").mkdir(parents=True)
+    uid, file = f"{OF_VOLUMES['uid']}.{number}", OF_TABLE["file"]
+    for index, pixels in enumerate(image):
+        dataset = slice_of(pixels, uid=uid, number=index)
+        dataset.save_as(folder / "series" / f"{file}-{index}.dcm", enforce_file_format=True)
+    if number % 2:
+        structures = structures_of(label, uid=uid)
+        structures.save_as(folder / f"{file}-structures.dcm", enforce_file_format=True)
+        return "series", f"{file}-structures.dcm"
+    affine = np.array([[0, 0, -1.0, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
+    mask = nibabel.Nifti1Image(label.astype(np.uint8), affine)
+    mask.header["descrip"] = OF_VOLUMES["descrip"].encode()
+    remark = nibabel.nifti1.Nifti1Extension(6, OF_VOLUMES["extension"].encode())
+    mask.header.extensions.append(remark)
+    nibabel.save(mask, folder / f"{file}-mask.nii.gz")
+    return "series", f"{file}-mask.nii.gz"
+
+
+def write_picture(folder, number):
+    """Write a PNG and its label map, both with words beside their pixels; return their names."""
+    image, label = ball(2, seed=number)
+    folder.mkdir(parents=True)
+    names = [f"{OF_TABLE['file']}-{what}.png" for what in ("image", "mask")]
+    for name, array, where in zip(
+        names, (image / 2, label), ("text", "text of a label"), strict=True
+    ):
+        text, exif = PngImagePlugin.PngInfo(), Image.Exif()
+        text.add_text("Comment", OF_PICTURES[where], zip=bool(number % 2))
+        exif[0x013B] = OF_PICTURES["EXIF"]
+        picture = Image.fromarray(np.clip(array, 0, 255).astype(np.uint8))
+        picture.save(folder / name, pnginfo=text, exif=exif)
+    return names
+
+
+def write_data(root, dims):
+    """Write ten cases and their table; all of them disclose patients."""
     rows = []
     for number in range(2 * len(PARTS)):
-        image, label = ball(3, seed=number)
-        folder = root / f"{PLANTED['folder']}_{number}"
-        (folder / "series").mkdir(parents=True)
-        for index, pixels in enumerate(image):
-            dataset = slice_of(pixels, uid=f"{PLANTED['uid']}.{number}", number=index)
-            name = f"{PLANTED['file']}-{index}.dcm"
-            dataset.save_as(folder / "series" / name, enforce_file_format=True)
-        affine = np.array([[0, 0, -1.0, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
-        mask = nibabel.Nifti1Image(label.astype(np.uint8), affine)
-        mask.header["descrip"] = PLANTED["descrip"].encode()
-        remark = nibabel.nifti1.Nifti1Extension(6, PLANTED["extension"].encode())
-        mask.header.extensions.append(remark)
-        nibabel.save(mask, folder / f"{PLANTED['file']}-mask.nii.gz")
+        folder = root / f"{OF_TABLE['folder']}_{number}"
+        image, label = (write_volume if dims == 3 else write_picture)(folder, number)
         rows.append(
             {
-                "case": f"{PLANTED['case']}-{number}",
-                "image": f"{folder.name}/series",
-                "label": f"{folder.name}/{PLANTED['file']}-mask.nii.gz",
-                "patient": f"{PLANTED['patient']}-{number // 2}",
+                "case": f"{OF_TABLE['case']}-{number}",
+                "image": f"{folder.name}/{image}",
+                "label": f"{folder.name}/{label}",
+                "patient": f"{OF_TABLE['patient']}-{number // 2}",
                 "part": PARTS[number // 2],
-                "surname": PLANTED["surname"],
-                "visit_date": PLANTED["visit_date"],
+                "surname": OF_TABLE["surname"],
+                "visit_date": OF_TABLE["visit_date"],
                 "site": ("north", "south")[number % 2],
             }
         )
-    with (root / "cases.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
+    write_table(root / "cases.csv", rows)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished study, and all that it has printed."""
-    folder = tmp_path_factory.mktemp("study")
-    write_data(folder / "data")
-    values = tiny_values(folder, dims=3, task="segmentation")
+    """Return a maker of a finished study, and of all that it has printed."""
+    return cache(lambda kind: finish(tmp_path_factory.mktemp(kind), KINDS[kind][0]))
+
+
+def finish(folder, dims):
+    write_data(folder / "data", dims)
+    values = tiny_values(folder, dims=dims, task="segmentation")
     values["data"]["root"] = str(folder)
     values["evaluate"] |= {"subgroups": ["site"], "least_in_group": 1}
     config = folder / "tiny.yaml"
@@ -157,17 +228,17 @@ def unpacked(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", PLANTED)
-def test_it_was_planted(finished, where):
-    inputs = [path for path in (finished[0] / "data").rglob("*") if path.is_file()]
+@pytest.mark.parametrize(("kind", "where"), EACH)
+def test_it_was_planted(finished, kind, where):
+    inputs = [path for path in (finished(kind)[0] / "data").rglob("*") if path.is_file()]
     secret = PLANTED[where].encode()
     assert any(secret in str(p).encode() or secret in b"".join(unpacked(p)) for p in inputs)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", PLANTED)
-def test_nothing_planted_comes_out(finished, where):
-    folder, said = finished
+@pytest.mark.parametrize(("kind", "where"), EACH)
+def test_nothing_planted_comes_out(finished, kind, where):
+    folder, said = finished(kind)
     paths = given_out(folder)
     assert len(paths) > 40
     secret = PLANTED[where].encode()
@@ -183,18 +254,30 @@ def test_nothing_planted_comes_out(finished, where):
 
 @pytest.mark.slow
 def test_the_check_says_what_was_planted_and_where(finished):
-    account = json.loads((finished[0] / "runs/tiny/check/check.json").read_text())
-    told = " ".join(f"{found['message']} {found['remedy']}" for found in account["findings"])
-    for keyword in list(PLANTED)[:8]:
-        assert keyword in told
-    for column in ("surname", "visit_date"):
-        assert f"the column {column!r}" in told
-    assert "'site'" not in told
+    told = {
+        kind: " ".join(
+            f"{found['message']} {found['remedy']}" for found in findings(finished, kind)
+        )
+        for kind in KINDS
+    }
+    for keyword in (*HEADER, "StructureSetLabel"):
+        assert keyword in told["volumes"]
+    assert "text Comment: a date" in told["pictures"]
+    assert "EXIF 315: a date" in told["pictures"]
+    for said in told.values():
+        for column in ("surname", "visit_date"):
+            assert f"the column {column!r}" in said
+        assert "'site'" not in said
+
+
+def findings(finished, kind):
+    return json.loads((finished(kind)[0] / "runs/tiny/check/check.json").read_text())["findings"]
 
 
 @pytest.mark.slow
-def test_keys_stand_in_for_cases_and_the_salt_stays(finished):
-    folder, _ = finished
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_stand_in_for_cases_and_the_salt_stays(finished, kind):
+    folder, _ = finished(kind)
     study = folder / "runs/tiny"
     report = json.loads((study / "report.json").read_text())
     keys = {case["case"] for case in report["roles"]["student"]["cases"]}
