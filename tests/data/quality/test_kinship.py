@@ -107,7 +107,9 @@ def test_the_hidden_pairs_of_hippocampus_are_those_that_its_source_tells(data_ro
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["hippocampus", "nuclei", "pneumonia"])
+@pytest.mark.parametrize(
+    "name", ["hippocampus", "nuclei", pytest.param("pneumonia", marks=pytest.mark.slow)]
+)
 def test_data_whose_patients_are_told_raise_no_suspicion(name, tmp_path, data_root):
     path = next(path for path in CONFIGS if path.stem == name)
     found = survey(Study(load(path, overrides=[f"study.root={tmp_path}"]), config_path=path))
