@@ -39,6 +39,8 @@ LESS_IS_BETTER = frozenset(
     }
 )
 
+ACCURACY_CLASSES = ((0.999, "99.9 %"), (0.99, "99 %"))  # of the reference
+
 
 class Result(BaseModel):
     """Base of every record: frozen, and no unknown keys."""
@@ -517,6 +519,22 @@ class Report(Result):
     def has_findings(self) -> bool:
         """Whether a case may be of several classes, or of none, each a question of its own."""
         return self.task is Task.CLASSIFICATION and self.activation is Activation.SIGMOID
+
+
+def primary(result: RoleResult) -> str | None:
+    """Return the figure that an answer is judged by: dice, or auroc of a classification."""
+    return next((key for key in ("dice", "auroc") if key in result.headline), None)
+
+
+def accuracy_class(value: float, reference: float) -> str:
+    """Return MLPerf's class of a value: the share of the reference's that it reaches.
+
+    Example:
+        >>> accuracy_class(0.8811, 0.889), accuracy_class(0.85, 0.889)
+        ('99 %', 'below 99 %')
+    """
+    share = value / reference if reference else 0.0
+    return next((name for least, name in ACCURACY_CLASSES if share >= least), "below 99 %")
 
 
 def read_report(path: Path) -> Report:

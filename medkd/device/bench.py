@@ -11,13 +11,12 @@ from medkd.device.latency import measure_latencies
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.errors import MedkdError
 from medkd.options import StudyOptions
-from medkd.results import Latency, Report, Result, read_report
+from medkd.results import Latency, Report, Result, accuracy_class, primary, read_report
 from medkd.types import Role
 
 REPORT = "report.json"
 
 MLPERF_QUERIES = 64
-CLASSES = ((0.999, "99.9 %"), (0.99, "99 %"))  # MLPerf's accuracy classes, of the reference
 
 
 class Accuracy(Result):
@@ -41,8 +40,7 @@ class Accuracy(Result):
             >>> Accuracy(figure="dice", value=0.8811, reference=0.889).of_reference
             '99 %'
         """
-        share = self.value / self.reference if self.reference else 0.0
-        return next((name for least, name in CLASSES if share >= least), "below 99 %")
+        return accuracy_class(self.value, self.reference)
 
 
 class Bench(Result):
@@ -108,8 +106,7 @@ def _report(path: Path) -> Report | None:
 def _figures(report: Report) -> Iterator[tuple[str, tuple[str, float]]]:
     """Yield name, figure and value of all releases of a study."""
     for role, result in report.roles.items():
-        figure = next((key for key in ("dice", "auroc") if key in result.headline), None)
-        if figure:
+        if figure := primary(result):
             yield str(role), (figure, result.headline[figure].value)
     for point in report.releases:
         yield point.name, (point.figure, point.value.value)

@@ -25,7 +25,17 @@ from medkd.report.wording import (
     title,
     wording,
 )
-from medkd.results import Interval, Latency, Parity, Percentiles, Report, RoleResult
+from medkd.results import (
+    Interval,
+    Latency,
+    Parity,
+    Percentiles,
+    Report,
+    RoleResult,
+    accuracy_class,
+    primary,
+)
+from medkd.types import Role
 
 N = TypeVar("N", int, float)
 
@@ -59,7 +69,7 @@ def _times(measured: Latency) -> tuple[Cell, Cell]:
 def latency(report: Report) -> Table:
     """Return what an answer costs on the machine it was measured on."""
     results = roles_of(report)
-    written = [_written(r.latency) if r.latency else {} for r in results]
+    written = [_accuracy(r, report) | _written(r.latency) if r.latency else {} for r in results]
     names = dict.fromkeys(name for column in written for name in column)
     rows = [
         (Cell(name), *(Cell(column[name]) if name in column else UNKNOWN for column in written))
@@ -75,13 +85,14 @@ def releases(report: Report) -> Table:
         (
             Cell(point.name, mood=point.role.value),
             interval_cell(point.value, key=point.figure, report=report),
+            Cell(_of_teacher(point.figure, point.value, report)),
             *_times(point.latency),
             Cell(_mebibytes(point.size_mib)),
         )
         for point in report.releases
     ]
     figure = title(report.releases[0].figure) if report.releases else ""
-    head = heads("Release", figure, *cost_heads()[1:])
+    head = heads("Release", figure, Cell("Of the teacher's", "MLPerf's class"), *cost_heads()[1:])
     return Table("Further releases, on the same test cases.", head, tuple(rows))
 
 
@@ -187,6 +198,21 @@ def _options(model: Mapping[str, object]) -> Cell:
     options = {key: value for key, value in model.items() if key != "name"}
     below = "; ".join(f"{key}: {text(value)}" for key, value in facts(options))
     return Cell(text(model.get("name", "not stated")), below)
+
+
+def _accuracy(result: RoleResult, report: Report) -> dict[str, str]:
+    figure = primary(result)
+    if figure is None:
+        return {}
+    reached = _of_teacher(figure, result.headline[figure], report)
+    return {f"{wording(figure).name}, of the teacher's (MLPerf's class)": reached}
+
+
+def _of_teacher(figure: str, value: Interval, report: Report) -> str:
+    teacher = report.roles.get(Role.TEACHER)
+    if teacher is None or figure not in teacher.headline:
+        return "no teacher"
+    return accuracy_class(value.value, teacher.headline[figure].value)
 
 
 def _written(measured: Latency) -> dict[str, str]:

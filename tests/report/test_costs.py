@@ -25,6 +25,17 @@ def test_all_that_was_measured_is_listed(segmentation):
         assert words in names
 
 
+def test_what_is_faster_says_how_much_of_the_teachers_accuracy_it_keeps(segmentation):
+    (row,) = (row for row in costs.latency(segmentation).rows if "MLPerf's class" in row[0].text)
+    teacher, student = (segmentation.roles[role] for role in (Role.TEACHER, Role.STUDENT))
+    share = student.headline["dice"].value / teacher.headline["dice"].value
+    assert row[1].text == "99.9 %"
+    assert row[2].text == ("99 %" if 0.99 <= share < 0.999 else row[2].text)
+    assert (row[2].text == "below 99 %") == (share < 0.99)
+    alone = segmentation.model_copy(update={"roles": {Role.STUDENT: student}})
+    assert "no teacher" in {row[1].text for row in costs.latency(alone).rows}
+
+
 def test_the_headline_holds_size_and_speed(segmentation):
     cells = costs.cost_cells(segmentation.roles[Role.TEACHER])
     assert [cell.text for cell in cells] == ["5.75 M", "249 ms", "232 ms", "21.9 MiB"]
