@@ -41,7 +41,7 @@ NETWORKS = {  # random weights take as long
     "teacher of nnU-Net's width": {"name": "dynunet", "filters": [32, 64, 128, 256]},
     "student at half resolution": {"name": "plain_unet", "channels": [8, 16, 32, 64]},
 }
-CROP, FULL = "hippocampus crop", "full size, resampled"
+CROP, FULL = "hippocampus crop", "full size, resampled"  # with MEDKD_DATA the crop is a real one
 IMAGES = {  # shape, spacing in mm, queries
     CROP: ((35, 50, 36), (1.0, 1.0, 1.0), 64),
     FULL: ((220, 220, 155), (0.9, 0.9, 1.2), 3),
@@ -113,7 +113,10 @@ def images(tmp_path_factory):
         nifti.write(
             folder / f"{name}.nii.gz", smooth.astype(np.int16), affine=np.diag([*spacing, 1])
         )
-    return {name: folder / f"{name}.nii.gz" for name in IMAGES}
+    written = {name: folder / f"{name}.nii.gz" for name in IMAGES}
+    if root := os.environ.get("MEDKD_DATA"):
+        written[CROP] = Path(root) / "hippocampus/imagesTr/hippocampus_003.nii.gz"
+    return written
 
 
 class Process:
