@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
-from monai.transforms import NormalizeIntensity, Orientation, Resize, Spacing
+from monai.transforms import (
+    ClipIntensityPercentiles,
+    NormalizeIntensity,
+    Orientation,
+    Resize,
+    ScaleIntensityRange,
+    Spacing,
+)
 from scipy import ndimage
 
 from medkd.data import nifti
@@ -263,3 +270,19 @@ def test_equals_monai_on_real_images(case, data_root):
     label = nifti.read(data_root / "sts_mr" / "labelsTr" / f"{case}.nii.gz").array.astype(np.uint8)
     back = from_grid(to_grid(label, grid, order=0), grid, order=0)
     assert 2 * (back & label).sum() / (back.sum() + label.sum()) > 0.9
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("case", ["STS_003", "STS_019", "STS_035"])
+def test_every_way_to_scale_intensities_equals_monais_on_real_images(case, data_root):
+    volume = nifti.read(data_root / "sts_mr" / "imagesTr" / f"{case}.nii.gz")
+    image = torch.from_numpy(volume.array.astype(np.float32))
+    clipped = ClipIntensityPercentiles(0.5, 99.5)(image)
+    top = np.iinfo(np.int16).max
+    for intensity, expected in {
+        "zscore": NormalizeIntensity()(image),
+        "percentile": NormalizeIntensity()(clipped),
+        "unit": ScaleIntensityRange(0, top, 0, 1)(image),
+    }.items():
+        scaled = normalise(volume.array.astype(np.int16), intensity, dtype=np.dtype(np.int16))
+        np.testing.assert_allclose(scaled, np.asarray(expected), atol=1e-4, err_msg=intensity)
