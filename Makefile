@@ -34,8 +34,8 @@ test: lint ## lint, types, architecture and the fast tests; with $MEDKD_DATA tho
 test-slow: .venv/.dev ## tests that take minutes each, an hour on two cores
 	$(PYTEST) -m slow --timeout 1800
 
-test-ci: .venv/.dev ## of the slow ones those of README, node and report
-	$(PYTEST) -m slow --timeout 1800 tests/test_readme.py tests/device/node tests/report
+test-ci: .venv/.dev ## of the slow ones those of README and report
+	$(PYTEST) -m slow --timeout 1800 tests/test_readme.py tests/report
 
 lint: .venv/.dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
