@@ -68,9 +68,14 @@ def open_study(config: Path, overrides: list[str] | None, budget: str) -> "Study
 
 @contextmanager
 def _checked(
-    config: Path, overrides: list[str] | None, budget: str, *, may_begin: bool = False
+    config: Path,
+    overrides: list[str] | None,
+    budget: str,
+    *,
+    may_begin: bool = False,
+    beside_others: bool = False,
 ) -> Iterator[tuple["Study", "Cohort"]]:
-    """Open a study, check its data and hold it while a stage runs.
+    """Open a study, check its data and hold it while a stage runs, unless it runs beside others.
 
     A stage that builds on others (not ``may_begin``) leaves no folder of a study without any.
     """
@@ -83,6 +88,9 @@ def _checked(
         study.refuse_new()
     check_models(study.config)
     cohort = check_cohort(study)
+    if beside_others:
+        yield study, cohort
+        return
     with study.hold(cohort.split, digests=cohort.part_digests):
         yield size_student(study, cohort), cohort
 
@@ -175,6 +183,10 @@ def soften(
     overrides: Overrides = None,
     budget: Budget = "quick",
     verify: Annotated[int, typer.Option(help="Compute this many cases anew and compare.")] = 0,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Write every N-th case from the K-th on, beside others."),
+    ] = None,
 ) -> None:
     """Write the teacher's soft targets, once a case.
 
@@ -183,11 +195,31 @@ def soften(
     from medkd.progress import console
     from medkd.train import soften as soft_targets
 
+    if part:
+        numbers = _part(part)
+        with _checked(config, overrides, budget, beside_others=True) as (study, cohort):
+            soft_targets.soften_part(study, cohort, part=numbers[0], parts=numbers[1])
+        return
     with _checked(config, overrides, budget) as (study, cohort):
         soft_targets.soften(study, cohort)
         if verify:
             largest = soft_targets.verify(study, cohort, cases=verify)
             console.print(f"largest difference of a probability: {largest:.2g}")
+
+
+def _part(said: str) -> tuple[int, int]:
+    """Read ``2/4``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    from medkd.errors import ConfigError
+
+    part, slash, parts = said.partition("/")
+    is_number = slash and part.isdecimal() and parts.isdecimal()
+    if not is_number or not 1 <= int(part) <= int(parts):
+        raise ConfigError(f"--part {said}: give K/N, as 2/4 for the second of four parts")
+    return int(part), int(parts)
 
 
 @app.command()

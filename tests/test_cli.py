@@ -417,3 +417,13 @@ def test_a_report_needs_a_config_or_two_studies(command):
     code, said = command("report")
     assert code == 2
     assert "--compare" in said
+
+
+@pytest.mark.parametrize("said", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2", "1/2/3", ""])
+def test_a_part_that_is_none_is_refused(said):
+    with pytest.raises(ConfigError, match=rf"--part {said}: give K/N"):
+        cli._part(said)
+
+
+def test_a_part_is_told_as_one_of_several():
+    assert [cli._part(said) for said in ("1/1", "2/16")] == [(1, 1), (2, 16)]

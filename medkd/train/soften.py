@@ -13,7 +13,7 @@ from medkd.data.activation import probabilities
 from medkd.data.check import Cohort
 from medkd.data.samples import load_samples
 from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
-from medkd.errors import DataError
+from medkd.errors import ConfigError, DataError
 from medkd.predict.teachers import Teachers, softened_by, stages, weights_among
 from medkd.progress import progress
 from medkd.study import Study, digest, write_atomic
@@ -45,11 +45,30 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
 
     def make(folder: Path) -> None:
         store = SoftTargetStore(_location(study) or str(folder / STORE))
-        _soften_all(study, cohort, store)
+        _soften_all(study, cohort, store, cohort.split.train)
         # the identity of this stage, wherever the store lies
         write_atomic(folder / "keys.json", json.dumps(sorted(_keys(study, cohort).values())))
 
     return study.stage("soft_targets", inputs=inputs, make=make)
+
+
+def soften_part(study: Study, cohort: Cohort, *, part: int, parts: int) -> None:
+    """Write the soft targets of every ``parts``-th training case, from the ``part``-th on.
+
+    Processes that each write another part, here or on other machines, need no word from each other.
+    ``soften`` then finds what is there and ends the stage.
+
+    Raises:
+        ConfigError: they would not lie where all of them see them.
+        StudyError: there is no teacher yet.
+    """
+    config, location = study.config, _location(study)
+    if location is None or config.distill.online:
+        raise ConfigError(
+            "distill.store: parts are written to a store that all processes see; set it to a "
+            "folder or an address, and distill.online to false"
+        )
+    _soften_all(study, cohort, SoftTargetStore(location), cohort.split.train[part - 1 :: parts])
 
 
 def open_soft_targets(study: Study, cohort: Cohort) -> dict[str, SoftTarget]:
@@ -110,10 +129,10 @@ def _identity(study: Study, asked: Sequence[str]) -> list[object]:
     return [[study.stage_digest(stage) for stage in asked], *weights]
 
 
-def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore) -> None:
+def _soften_all(study: Study, cohort: Cohort, store: SoftTargetStore, cases: Sequence[str]) -> None:
     keys = _keys(study, cohort)
     teachers, by = _teachers(study), softened_by(study, cohort)
-    train = cohort.of(cohort.split.train)
+    train = cohort.of(cases)
     todo = [case for case in train if not store.holds(keys[case.id])]
     samples = load_samples(todo, study.config)
     done = len(train) - len(todo)

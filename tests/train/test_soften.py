@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from medkd.config import load
 from medkd.data import phi
 from medkd.data.check import check
 from medkd.data.samples import load_samples
-from medkd.errors import DataError, StudyError
+from medkd.errors import ConfigError, DataError, StudyError
 from medkd.models.checkpoint import load_checkpoint
 from medkd.predict import teachers as teachers_module
 from medkd.predict.infer import predict_logits
@@ -18,7 +20,7 @@ from medkd.study import Study
 from medkd.track.tracker import NullTracker
 from medkd.train import admit
 from medkd.train.run import train_teacher
-from medkd.train.soften import STORE, open_soft_targets, soften, verify
+from medkd.train.soften import STORE, open_soft_targets, soften, soften_part, verify
 
 FOLDS = 3
 
@@ -105,6 +107,35 @@ def test_studies_that_bring_the_same_teacher_share_a_store(make_study, tmp_path,
         assert len(open_soft_targets(study, cohort)) == len(cohort.split.train)
         if number == 0:  # from now on nobody is asked
             monkeypatch.setattr(teachers_module.Teachers, "logits", None)
+
+
+@pytest.mark.slow
+def test_parts_of_several_processes_are_the_whole(make_config, tmp_path, monkeypatch):
+    config = make_config(dims=2)
+    command = [sys.executable, "-c", "from medkd.cli import main; main()"]
+    where = [str(config), "--set", f"distill.store={tmp_path}/shared"]
+    subprocess.run([*command, "train", *where, "--role", "teacher"], check=True)
+    begun = [
+        subprocess.Popen([*command, "soften", *where, "--part", f"{number}/2"]) for number in (1, 2)
+    ]
+    assert [process.wait() for process in begun] == [0, 0]
+    study = Study(load(config, overrides=where[2:]), config_path=config)
+    cohort = check(study)
+    assert len(open_soft_targets(study, cohort)) == len(cohort.split.train)
+    monkeypatch.setattr(teachers_module.Teachers, "logits", None)  # nobody is asked
+    with study.hold(cohort.split, digests=cohort.part_digests):
+        assert soften(study, cohort) == study.path("soft_targets")
+
+
+def test_a_part_is_its_own_cases_and_needs_a_store_that_others_see(make_study, tmp_path):
+    study, cohort = make_study(f"distill.store={tmp_path}/shared", dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften_part(study, cohort, part=2, parts=3)
+    stored = [path for path in (tmp_path / "shared").iterdir() if path.is_dir()]
+    assert len(stored) == len(cohort.split.train[1::3])
+    own, _ = make_study(dims=2)
+    with pytest.raises(ConfigError, match=r"distill\.store: .* all processes see"):
+        soften_part(own, cohort, part=1, parts=3)
 
 
 def test_an_unlabelled_case_is_softened_by_the_fold_that_never_saw_its_patient(make_config):
