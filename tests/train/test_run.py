@@ -176,10 +176,20 @@ def test_cases_without_a_label_are_distilled_and_nothing_else(make_config, monke
     assert student == {"c0", "c1"} | teacher
 
 
-def test_a_study_that_is_killed_and_run_again_ends_with_the_same_weights(make_study, monkeypatch):
+@pytest.mark.parametrize(
+    ("learn", "online"),
+    [(train_baseline, False), (distill, False), (distill, True)],
+    ids=["labels", "stored targets", "teacher asked"],
+)
+def test_a_study_that_is_killed_and_run_again_ends_with_the_same_weights(
+    make_study, monkeypatch, learn, online
+):
     ends = []
     for killed in (False, True):
-        study, cohort = make_study(dims=2)
+        study, cohort = make_study(f"distill.online={json.dumps(online)}", dims=2)
+        if learn is distill:
+            train_teacher(study, cohort, tracker=NullTracker())
+            soften(study, cohort)
         if killed:
             validate, calls = run.validation_figures, iter(range(1))
 
@@ -190,9 +200,9 @@ def test_a_study_that_is_killed_and_run_again_ends_with_the_same_weights(make_st
 
             monkeypatch.setattr(run, "validation_figures", die_at_the_second)
             with pytest.raises(KeyboardInterrupt):
-                train_baseline(study, cohort, tracker=NullTracker())
+                learn(study, cohort, tracker=NullTracker())
             monkeypatch.undo()
-        folder = train_baseline(study, cohort, tracker=NullTracker())
+        folder = learn(study, cohort, tracker=NullTracker())
         ends.append((folder / "weights.safetensors").read_bytes())
     assert ends[0] == ends[1]
 
