@@ -34,7 +34,7 @@ TEXTS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
 NO_EXTENSION = bytes(4)  # after the header
 DICOM_EXTENSION = 2
 PACKING = 1  # of 9 levels: more saves little of a mask, and takes twice as long
-PIECE = 2**20  # bytes that are packed at once
+PIECE = 2**20  # bytes that are packed or unpacked at once
 MOST_REMARKS = 2**26  # bytes before the first voxel
 DAMAGED = (
     ImageFileError,
@@ -191,8 +191,21 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
 
 
 def _stream(path: Path) -> BufferedIOBase:
-    packed = path.name.lower().endswith(".gz")
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    return _Unpacking(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+class _Unpacking(gzip.GzipFile):
+    """Fills an array piece by piece: at once, all that is unpacked would lie beside it, twice."""
+
+    def readinto(self, into: Any) -> int:  # noqa: ANN401
+        """Fill a buffer; return how many bytes there were."""
+        view, filled = memoryview(into).cast("B"), 0
+        while filled < len(view):
+            count = super().readinto(view[filled : filled + PIECE])
+            if not count:
+                break
+            filled += count
+        return filled
 
 
 def pair_of(path: Path) -> list[Path]:

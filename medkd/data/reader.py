@@ -92,18 +92,26 @@ def read_label(
             f"{path}: {volume.array.shape[0]} channels; a label map has one, unless "
             f"data.overlapping says that each is a structure"
         )
-    array = volume.array
-    if not np.issubdtype(array.dtype, np.integer) and array.dtype != bool:
-        if not np.isfinite(array).all():
-            raise DataError(f"{path}: the label map holds NaN or infinity; correct it")
-        if np.any(np.abs(array - np.rint(array)) > ROUNDING):
-            raise DataError(f"{path}: the label map holds fractions; give one whole number a voxel")
+    whole = _whole_numbers(volume.array, path)
+    return Volume(whole, volume.affine, volume.remedies, volume.frame_uid)
+
+
+def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
+    """Return values as int32, which takes no more memory than the two of them."""
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if is_float and not np.isfinite(array).all():
+        raise DataError(f"{path}: the label map holds NaN or infinity; correct it")
+    planes = np.moveaxis(array, -1, 0) if is_float else ()
+    if any(np.abs(plane - np.rint(plane)).max(initial=0) > ROUNDING for plane in planes):
+        raise DataError(f"{path}: the label map holds fractions; give one whole number a voxel")
     if array.max(initial=0) > LARGEST_LABEL or array.min(initial=0) < -LARGEST_LABEL:
         raise DataError(
             f"{path}: the label map holds values from {array.min():g} to {array.max():g}; values "
             f"go up to {LARGEST_LABEL}, so this may be an image"
         )
-    return Volume(np.rint(array).astype(np.int32), volume.affine, volume.remedies, volume.frame_uid)
+    if is_float:
+        return np.rint(array, out=np.empty_like(array, np.int32), casting="unsafe")
+    return array.astype(np.int32)
 
 
 def write_masks(path: Path, masks: np.ndarray, *, affine: np.ndarray) -> None:

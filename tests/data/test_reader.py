@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,20 @@ def test_masks_that_overlap_come_back_as_they_were_written(tmp_path, shape, name
 def test_masks_that_overlap_need_a_format_that_holds_them(tmp_path, dims, name):
     with pytest.raises(DataError, match=r"masks that may overlap .* \.(nii|tif)"):
         write_masks(tmp_path / name, np.zeros((2, *[4] * dims)), affine=np.eye(dims + 1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
+def test_reading_takes_the_voxels_and_a_label_map_its_integers_besides(tmp_path, dtype):
+    voxels = np.zeros((128, 128, 128), dtype)
+    voxels[:64] = 1
+    nifti.write(tmp_path / "m.nii.gz", voxels, affine=AFFINE)
+    little = 4 * 2**20
+    for read, bound in (
+        (read_image, voxels.nbytes + little),
+        (read_label, voxels.nbytes + 4 * voxels.size + little),
+    ):
+        tracemalloc.start()
+        found = read(tmp_path / "m.nii.gz")
+        assert tracemalloc.get_traced_memory()[1] < bound
+        tracemalloc.stop()
+        np.testing.assert_array_equal(found.array[0], voxels)
