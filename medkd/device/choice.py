@@ -93,7 +93,7 @@ def _measured(
     window = one.astype(np.float32)
     engines = {each: open_engine(weights, each, threads=threads) for each in usable}
     runtime = _fastest({each: _timed(engine, window) for each, engine in engines.items()})
-    engine, counts = engines[runtime], [threads] if threads else sorted({cores(), 1}, reverse=True)
+    engine, counts = engines[runtime], [threads] if threads else _counts(cores())
     if len(counts) > 1:
         by_count = {n: open_engine(weights, runtime, threads=n) for n in counts if n}
         threads = _fastest({n: _timed(each, window) for n, each in by_count.items()})
@@ -103,6 +103,11 @@ def _measured(
     return Choice(
         runtime=runtime, threads=threads or counts[0] or 1, windows_at_once=_fastest(batches)
     )
+
+
+def _counts(most: int) -> list[int]:
+    """Return the numbers of threads to try: two that share a core may get in each other's way."""
+    return sorted({most, max(1, most // 2), 1}, reverse=True)
 
 
 def _timed(engine: Engine, windows: np.ndarray) -> Callable[[], float]:

@@ -6,7 +6,7 @@ import pytest
 
 from medkd.device import choice as choosing
 from medkd.device import load
-from medkd.device.choice import CHOICE, Choice, choose
+from medkd.device.choice import CHOICE, Choice, _counts, choose
 from medkd.device.manifest import read_manifest
 from medkd.errors import ReleaseError
 from medkd.types import Runtime, Volume
@@ -135,3 +135,10 @@ def test_the_number_of_windows_at_once_moves_no_mask(release_3d, scan, at_once):
     predictor._windows_at_once = at_once
     actual = predictor.predict(volume, with_probabilities=True).probabilities
     np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cores", "tried"), [(1, [1]), (2, [2, 1]), (3, [3, 1]), (8, [8, 4, 1]), (64, [64, 32, 1])]
+)
+def test_all_cores_half_of_them_and_one_are_tried(cores, tried):
+    assert _counts(cores) == tried
