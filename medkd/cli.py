@@ -195,8 +195,10 @@ def soften(
     from medkd.progress import console
     from medkd.train import soften as soft_targets
 
-    if part:
+    if part is not None:
         numbers = _part(part)
+        if verify:
+            raise typer.BadParameter("--verify asks for all parts; leave out --part")
         with _checked(config, overrides, budget, beside_others=True) as (study, cohort):
             soft_targets.soften_part(study, cohort, part=numbers[0], parts=numbers[1])
         return

@@ -533,7 +533,9 @@ def accuracy_class(value: float, reference: float) -> str:
         >>> accuracy_class(0.8811, 0.889), accuracy_class(0.85, 0.889)
         ('99 %', 'below 99 %')
     """
-    share = value / reference if reference else 0.0
+    share = value / reference if reference else math.nan
+    if math.isnan(share):
+        return "not known"
     return next((name for least, name in ACCURACY_CLASSES if share >= least), "below 99 %")
 
 

@@ -129,6 +129,7 @@ def write(path: Path, array: np.ndarray, *, affine: np.ndarray) -> None:
         array: ``[*space]``, or ``[*space, channels]``.
         affine: ``[4, 4]``, voxel index to RAS+ millimetres.
     """
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     header = nib.nifti1.Nifti1Header()
     header.set_data_shape(array.shape)
     header.set_data_dtype(array.dtype)
@@ -151,7 +152,7 @@ def _packed(file: BufferedIOBase, path: Path) -> Iterator[BufferedIOBase]:
 
     Large pieces cost less to pack than planes.
     """
-    if not path.name.endswith(".gz"):
+    if not path.name.lower().endswith(".gz"):
         yield file
         return
     packing = gzip.GzipFile("", "wb", PACKING, file, mtime=0)
@@ -176,9 +177,9 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
             streams[0].seek(0)
             header = kind.from_fileobj(streams[0])
             slope, intercept = header.get_slope_inter()
+            dtype, shape = header.get_data_dtype(), header.get_data_shape()
         except DAMAGED as error:
             raise _damaged(path, error) from None
-        dtype, shape = header.get_data_dtype(), header.get_data_shape()
         if dtype.kind not in "iufb":
             raise DataError(f"{path}: voxels of type {dtype}; a volume holds one number a voxel")
         if min(shape, default=0) < 1:

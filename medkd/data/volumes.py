@@ -1,9 +1,9 @@
 """Volumes: arrays of preprocessed cases on disk, mapped into memory.
 
-They are kept as plain ``.npy`` files: compressed, a patch of 96 x 96 x 96 voxels takes 8 (blosc2, as
-nnU-Net keeps them) to 19 times (zarr) as long to read where all fit into the system's cache, and 7
-times (zarr) where 200 volumes hardly do (tests/benchmarks/test_volumes.py). What is mapped is cached
-by the system, once for all processes that read it.
+They are kept as plain ``.npy`` files: compressed, a patch of 96 x 96 x 96 voxels takes 8 (blosc2,
+as nnU-Net keeps them) to 19 times (zarr) as long to read where all fit into the system's cache, and
+7 times (zarr) where 200 volumes hardly do (tests/benchmarks/test_volumes.py). What is mapped is
+cached by the system, once for all processes that read it.
 """
 
 import json

@@ -24,8 +24,8 @@ BF16 = {"avx512_bf16", "amx_bf16"}  # processor flags
 T = TypeVar("T")
 
 # from a batch of windows to logits, [batch, classes, *window] or [batch, classes]; refuses windows
-# of another shape than the network's with a ReleaseError. What it returns is good until it is asked
-# again: OpenVINO then writes over it
+# of another shape than the network's with a ReleaseError. What it returns is no longer valid once
+# it is asked again: OpenVINO answers into the same memory
 Engine = Callable[[np.ndarray], np.ndarray]
 
 
@@ -173,9 +173,11 @@ def _shuffle_at_once(network: Any) -> None:  # noqa: ANN401
 
 def _stride(phases: Any, split: Any, order: Any, joined: Any) -> int | None:  # noqa: ANN401
     """Return by how much phases are finer together, all axes alike; None if they are no phases."""
+    shapes = [each.get_partial_shape() for each in (phases, split, joined)]
+    if any(shape.rank.is_dynamic or len(shape) < 3 for shape in shapes):
+        return None
     coarse, blocks, fine = (
-        [axis.get_length() if axis.is_static else 0 for axis in each.get_partial_shape()[1:]]
-        for each in (phases, split, joined)
+        [axis.get_length() if axis.is_static else 0 for axis in shape][1:] for shape in shapes
     )
     dims, constant = len(coarse) - 1, order.get_node()
     if constant.get_type_name() != "Constant" or len(blocks) != 2 * dims + 1 or not all(blocks):

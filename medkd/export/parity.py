@@ -91,7 +91,7 @@ def in_torch(network: nn.Module) -> Network:
 def logits_of(network: Network, sample: Sample, config: Config) -> np.ndarray:
     """Return logits ``[classes, *space]`` on the network's grid, or ``[classes, 1]``."""
     if config.task is Task.CLASSIFICATION:
-        return network(sample.image[None])[0][:, None]
+        return network(sample.image[None])[0][:, None].copy()
     options = config.preprocess
     return predict_windows(
         network,

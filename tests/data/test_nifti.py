@@ -209,7 +209,7 @@ def test_what_is_scaled_takes_the_memory_of_floats(tmp_path):
     assert set(volume.array.ravel()) == {1.0}
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".NII.GZ"])
 def test_a_file_is_written_as_nibabel_writes_it(tmp_path, suffix):
     """But for its qform, which nibabel leaves out, and codes."""
     rng = np.random.default_rng(0)
@@ -218,6 +218,7 @@ def test_a_file_is_written_as_nibabel_writes_it(tmp_path, suffix):
         rng.integers(0, 9, (5, 6, 7), np.uint8),
         np.asfortranarray(rng.normal(size=(5, 6, 7)).astype(np.float32)),
         rng.integers(0, 900, (5, 6, 7, 2), np.uint16)[:, ::2],
+        rng.integers(-900, 900, (5, 6, 7)).astype(">i2"),
     ):
         nifti.write(tmp_path / f"own{suffix}", array, affine=affine)
         nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / f"its{suffix}")
@@ -229,6 +230,17 @@ def test_a_file_is_written_as_nibabel_writes_it(tmp_path, suffix):
         assert own.get_data_dtype() == its.get_data_dtype()
         for field in ("dim", "pixdim", "vox_offset", "magic", "scl_slope", "scl_inter"):
             np.testing.assert_array_equal(own.header[field], its.header[field])
+
+
+def test_a_shape_that_is_none_is_one_error(tmp_path):
+    """nibabel reads a negative second axis as a sign of FreeSurfer's, whose size lies elsewhere."""
+    header = bytearray(header_of((2, 2, 2)))
+    struct.pack_into("<4h", header, 40, 3, -1, 1, 1)
+    struct.pack_into("<i", header, 144, 0)
+    (tmp_path / "odd.nii").write_bytes(bytes(header) + bytes(64))
+    for read in (nifti.read, nifti.read_grid):
+        with pytest.raises(DataError, match=r"odd\.nii: "):
+            read(tmp_path / "odd.nii")
 
 
 def test_equal_voxels_are_equal_bytes(tmp_path):

@@ -22,7 +22,10 @@ DIRECT = {
     *("AdditionalPatientHistory", "MilitaryRank", "AccessionNumber", "AdmissionID"),
     *("ServiceEpisodeID", "PersonAddress", "PersonTelephoneNumbers", "ResponsibleOrganization"),
     *("CurrentPatientLocation", "PatientInstitutionResidence", "InsurancePlanIdentification"),
+    *("ClinicalTrialSubjectID", "OrderCallbackPhoneNumber", "ReferencedPatientPhotoSequence"),
 }
+PRIVATE = "private attributes"
+CURVES = 0x50  # groups 5000 to 50FF, which no file of today has
 SAYS_NOTHING = re.compile(
     r"(?i)^(?:anon\w*|unknown|none|removed|de-?identified|no[_ ]?name|0+|x*)\^*$"
 )
@@ -86,7 +89,10 @@ def looks_like(text: str) -> str | None:
 
 def is_direct(name: str) -> bool:
     """Whether what goes by this name says who a patient is, by itself."""
-    return name in DIRECT or name.endswith(("Name", "Names")) or ": " in name
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(name)
+    return name in DIRECT or ": " in name or (tag is not None and _known_vr(tag) == "PN")
 
 
 def _of_dicom(path: Path) -> list[str]:
@@ -98,7 +104,6 @@ def _of_dicom(path: Path) -> list[str]:
             memory_bytes = ReadingOptions().memory_bytes
             header = read_dataset(path, memory_bytes=memory_bytes, all_attributes=True)
             told = sorted({*_told_in(header), *_told_in(header.file_meta)})
-            told += ["private attributes"] * any(tag.is_private for tag in header.keys())  # noqa: SIM118
             return [*told, *_burned_in(header)]
     except DataError:
         return []
@@ -111,25 +116,38 @@ def _profile() -> frozenset[str]:
 
 
 def _told_in(dataset: Any) -> Iterator[str]:  # noqa: ANN401
-    """Yield the keywords of attributes that tell, at any depth; no other's value is decoded."""
-    from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+    """Yield the keywords of attributes that tell, at any depth; few others are decoded."""
+    from pydicom.datadict import keyword_for_tag
 
     for tag in dataset.keys():  # noqa: SIM118  as a mapping: itself it yields decoded elements
-        if not dictionary_has_tag(tag):
+        keyword, vr = keyword_for_tag(tag), dataset.get_item(tag).VR or _known_vr(tag)
+        is_telling = vr in {"PN", "DA", "DT"} or keyword in _profile() or tag.group >> 8 == CURVES
+        if tag.is_private:
+            yield PRIVATE
+        if vr != "SQ" and not (keyword and is_telling):
             continue
-        keyword, vr = keyword_for_tag(tag), dictionary_VR(tag)
-        is_telling = vr in {"PN", "DA", "DT"} or keyword in _profile()
-        if vr == "SQ":
-            items = dataset[tag].value or ()
-            for item in items:
-                yield from _told_in(item)
-            if is_telling and items:
-                yield keyword
-        elif is_telling and _says_something(str(dataset[tag].value or "").strip()):
+        try:
+            value = dataset[tag].value
+            if vr == "SQ":
+                for item in value or ():
+                    yield from _told_in(item)
+        except Exception:  # noqa: BLE001  pydicom's errors share no base class
+            value = keyword  # what cannot be decoded may say anything
+        if keyword and is_telling and (value if vr == "SQ" else _says_something(value)):
             yield keyword
 
 
-def _says_something(text: str) -> bool:
+def _known_vr(tag: Any) -> str:  # noqa: ANN401
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return "UN"
+
+
+def _says_something(value: Any) -> bool:  # noqa: ANN401
+    text = str(value or "").strip()
     return len(text) > LONGEST or not SAYS_NOTHING.match(text)
 
 

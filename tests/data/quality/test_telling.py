@@ -12,7 +12,15 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from medkd.data.quality.telling import DIRECT, LONGEST, PATTERNS, _profile, looks_like, telling
+from medkd.data.quality.telling import (
+    DIRECT,
+    LONGEST,
+    PATTERNS,
+    _profile,
+    is_direct,
+    looks_like,
+    telling,
+)
 
 UID_OF_FILE = "MediaStorageSOPInstanceUID"  # DICOM has none without
 SECRETS = ("Doe", "19560304", "MRN0042", "Mercy", "1.2.826.0.1.77")
@@ -82,10 +90,11 @@ def test_what_the_basic_profile_removes_is_told(tmp_path, told):
 
 
 def test_the_profile_names_attributes_of_dicom():
-    """As many as its table has, but for repeating groups and those the dictionary lacks."""
+    """As many as its table has, but for those the dictionary lacks."""
     known = _profile()
-    assert all(tag_for_keyword(keyword) for keyword in known)
-    assert len(known) == 627
+    repeating = {"OverlayComments", "OverlayData", "CurveData"}
+    assert all(tag_for_keyword(keyword) for keyword in known - repeating)
+    assert len(known) == 627 + len(repeating)
     assert known > DIRECT
 
 
@@ -98,6 +107,53 @@ def test_private_attributes_are_told(tmp_path):
     dataset.private_block(0x0009, "VENDOR", create=True).add_new(1, "LO", "Doe^Jane")
     dataset.save_as(path)
     assert telling(path) == (UID_OF_FILE, "private attributes")
+
+
+def test_private_attributes_are_told_wherever_they_lie_and_what_lies_in_them(tmp_path):
+    from pydicom import dcmread
+
+    item, inside = Dataset(), Dataset()
+    item.private_block(0x0011, "VENDOR", create=True).add_new(1, "LO", "x")
+    path = dicom(tmp_path / "x.dcm", ReferencedImageSequence=[item])
+    assert set(telling(path)) == {UID_OF_FILE, "ReferencedImageSequence", "private attributes"}
+    dataset = dcmread(dicom(tmp_path / "y.dcm"))
+    inside.PatientName = "Doe^Jane"
+    dataset.private_block(0x0011, "VENDOR", create=True).add_new(1, "SQ", [inside])
+    dataset.save_as(tmp_path / "y.dcm")
+    assert set(telling(tmp_path / "y.dcm")) == {UID_OF_FILE, "PatientName", "private attributes"}
+
+
+def test_an_element_of_another_type_hides_no_other(tmp_path):
+    """Its VR is the file's, whatever the dictionary says; what cannot be decoded is told."""
+    from pydicom import DataElement
+
+    path = dicom(tmp_path / "x.dcm", PatientName="Doe^Jane", BurnedInAnnotation="YES")
+    from pydicom import dcmread
+
+    dataset = dcmread(path)
+    dataset[0x0008, 0x1140] = DataElement(0x00081140, "LO", "no sequence")
+    dataset[0x0040, 0xA30A] = DataElement(0x0040A30A, "DS", "1.5")
+    dataset.save_as(path)
+    content = path.read_bytes().replace(b"1.5 ", b"a.b ")
+    path.write_bytes(content)
+    assert {"PatientName", "burned in", UID_OF_FILE} <= set(telling(path))
+
+
+def test_overlays_and_curves_are_told(tmp_path):
+    from pydicom import DataElement, dcmread
+
+    path = dicom(tmp_path / "x.dcm")
+    dataset = dcmread(path)
+    dataset[0x6002, 0x4000] = DataElement(0x60024000, "LT", "seen by Dr Roe")
+    dataset[0x5000, 0x3000] = DataElement(0x50003000, "OW", b"ab")
+    dataset.save_as(path)
+    assert set(telling(path)) == {UID_OF_FILE, "OverlayComments", "CurveData"}
+
+
+def test_who_a_patient_is_is_said_by_names_of_persons_and_not_of_things():
+    direct = ("PatientName", "PhysiciansOfRecord", "ResponsiblePerson", "ClinicalTrialSubjectID")
+    assert all(map(is_direct, direct))
+    assert not any(map(is_direct, ("ROIName", "RTPlanName", "InstitutionName", "StudyDate")))
 
 
 @pytest.mark.parametrize(
