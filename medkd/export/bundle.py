@@ -5,8 +5,10 @@ predictor do; ``models/model.ts`` is the network as TorchScript, and ``models/mo
 for ``network_def`` where MONAI has a class of it (MONAI Label asks for that).
 """
 
+import io
 import json
 import warnings
+import zipfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -81,7 +83,19 @@ def _save_torchscript(network: nn.Module, path: Path, *, shape: Sequence[int]) -
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of a tracer, about Python values that are constants here
         traced = torch.jit.trace(network.cpu().eval(), torch.zeros(2, *shape), check_trace=False)
-        torch.jit.save(traced, path)
+        told = io.BytesIO()
+        torch.jit.save(traced, told)
+    path.write_bytes(_without_sources(told))
+
+
+def _without_sources(archive: io.BytesIO) -> bytes:
+    """Leave out where the lines that were traced lie on this machine: paths name its users."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(kept, "w") as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(entry, source.read(entry))
+    return kept.getvalue()
 
 
 def _inference(

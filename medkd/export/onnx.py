@@ -18,6 +18,7 @@ from medkd.errors import ReleaseError
 from medkd.export.phases import in_phases
 from medkd.extras import require
 from medkd.models.external import portable_graph
+from medkd.models.graph import forget
 
 OPSET = 20
 CONVOLUTIONS: dict[type, type] = {
@@ -59,6 +60,7 @@ def export_onnx(model: nn.Module, path: Path, *, shape: Sequence[int]) -> None:
     assert program is not None
     exported = program.model_proto
     in_phases(exported)
+    forget(exported)
     require("onnx", extra="train").save(exported, str(path))
 
 

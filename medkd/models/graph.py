@@ -107,7 +107,7 @@ class OnnxNetwork(nn.Module):
         if all(o.version < OPSET for o in model.opset_import if o.domain in ("", "ai.onnx")):
             return None
         windows = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).numpy()
-        _forget(model)
+        forget(model)
         _set_shape(model.graph.input[0], ["batch", *shape])
         if self._ends_in_sigmoid:
             model.graph.output[0].name = _last(model.graph).input[0]
@@ -178,14 +178,19 @@ def _last(graph: Any) -> Any:  # noqa: ANN401
     return last
 
 
-def _forget(model: Any) -> None:  # noqa: ANN401
-    """Leave out what the exporter wrote down beside the network, and all answers but the first."""
+def forget(model: Any) -> None:  # noqa: ANN401
+    """Leave out what the exporter wrote down beside the network, and all answers but the first.
+
+    That has the paths of the source files, which name the users of the machine.
+    """
     model.producer_name, model.producer_version, model.graph.name = "", "", "network"
     del model.metadata_props[:], model.graph.value_info[:], model.graph.output[1:]
     for described in (model, model.graph, *model.graph.node, *model.graph.initializer):
         described.doc_string = ""
-    for node in model.graph.node:
-        del node.metadata_props[:]
+        del described.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = ""
+        del value.metadata_props[:]
 
 
 def _set_shape(value: Any, shape: Iterable[int | str]) -> None:  # noqa: ANN401

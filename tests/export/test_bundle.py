@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import zipfile
 
 import nibabel
 import numpy as np
@@ -204,6 +205,20 @@ def test_it_writes_the_class_probabilities_of_a_folder(bundles, kind, tmp_path):
     for path in shown:
         expected = load(release).predict(read_image(path)).probabilities
         np.testing.assert_allclose(np.array(rows[path.name], float), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["volumes", "pictures", "classes"])
+def test_no_path_of_this_machine_is_in_it(bundles, kind):
+    files = [path for path in bundles(kind)[0].rglob("*") if path.is_file()]
+    assert any(path.suffix == ".ts" for path in files)
+    for path in files:
+        contents = [path.read_bytes()]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                contents += [archive.read(name) for name in archive.namelist()]
+        for content in contents:
+            assert b"site-packages" not in content
+            assert sys.prefix.encode() not in content
 
 
 def test_a_stock_network_comes_with_weights_that_are_no_pickle(bundles):

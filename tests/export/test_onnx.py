@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import onnx  # noqa: TID253
 import pytest
@@ -31,6 +34,13 @@ def exported(tmp_path_factory):
 
 def test_answers_what_torch_answers(exported):
     assert verify_onnx(unet(0), exported, shape=SHAPE) < 1e-4
+
+
+def test_no_path_of_this_machine_is_in_it(exported):
+    content = exported.read_bytes()
+    for path in (sys.prefix, torch.__file__, str(Path(__file__).parents[2]), str(Path.home())):
+        assert path.encode() not in content
+    assert b"site-packages" not in content
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])
