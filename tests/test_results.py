@@ -10,6 +10,7 @@ from medkd.results import (
     Part,
     Report,
     Verdict,
+    accuracy_class,
     read_report,
     verdict,
 )
@@ -111,3 +112,18 @@ def test_what_people_have_not_said_is_incomplete_unless_a_gate_failed():
     said, reasons = verdict([FAILED], missing=["nobody has signed"])
     assert said is Verdict.NOT_READY
     assert reasons[-1] == "nobody has signed"
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "said"),
+    [
+        (0.9, 0.9, "99.9 %"),
+        (0.892, 0.9, "99 %"),
+        (0.89, 0.9, "below 99 %"),
+        (float("nan"), 0.9, "not known"),
+        (0.9, float("nan"), "not known"),
+        (0.0, 0.0, "not known"),
+    ],
+)
+def test_the_accuracy_class_is_a_share_of_the_reference(value, reference, said):
+    assert accuracy_class(value, reference) == said

@@ -3,7 +3,8 @@
 Weights and inputs of convolutions and linear layers are rounded as OpenVINO rounds them, and the
 gradient passes as if they were not (Jacob et al. 2018, arXiv 1712.05877). A batch norm that export
 folds into a convolution scales its channels, which have scales of their own: folding changes
-nothing of the rounding.
+nothing of the rounding. A last layer that export splits into phases (``export.phases``) has a scale
+a phase there and one for all of them here, which rounds a little more.
 """
 
 from collections.abc import Iterator

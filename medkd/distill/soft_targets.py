@@ -12,6 +12,7 @@ is not there must not be rounded away either: from -69 to 69, in steps that grow
 the distance from 0 as well.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +32,8 @@ LOSS_TEMPERATURE = 4.0
 CHUNKS = {0: (), 1: (4096,), 2: (128, 128), 3: (32, 32, 32)}  # a patch is read without the volume
 ZSTD_LEVEL = 3
 KEPT_BYTES = 2**30  # of all soft targets of a study; the images are in memory too
-SCHEMA = 4  # of what is stored; part of every key
+WHOLE = "whole"  # attribute of a key's group: its array
+SCHEMA = 5  # of what is stored; part of every key
 
 
 class SoftTarget:
@@ -72,7 +74,8 @@ class SoftTargetStore:
 
     A soft target is called by the key of all that it was made from, and is there once it is whole:
     what was made from something else has another key, and can not be read by mistake. Studies may
-    share a store, and processes write different keys at once.
+    share a store, and processes write at once: each into an array of its own, which the key names
+    once it is whole, so that two that write the same do not disturb each other.
     """
 
     location: str
@@ -91,21 +94,21 @@ class SoftTargetStore:
         """
         if self.holds(key):
             return
-        codes = encode(logits, activation)
-        array = self._group("a").create_array(
-            key,
+        codes, own = encode(logits, activation), secrets.token_hex(4)
+        group = self._group("a").require_group(key)
+        array = group.create_array(
+            own,
             shape=codes.shape,
             dtype=codes.dtype,
             chunks=chunks(codes.shape),
             compressors=require("zarr", extra="train").codecs.ZstdCodec(level=ZSTD_LEVEL),
-            overwrite=True,
         )
         array[...] = codes
-        array.attrs["whole"] = True  # last
+        group.attrs[WHOLE] = own  # last
 
     def holds(self, key: str) -> bool:
         """Whether what ``key`` stands for is there, and whole."""
-        return _is_whole(self._group("a"), key)
+        return _whole(self._group("a"), key) is not None
 
     def read(self, key: str) -> SoftTarget:
         """Open the soft target of a key.
@@ -113,12 +116,13 @@ class SoftTargetStore:
         Raises:
             StudyError: there is none, or it is unfinished.
         """
-        if not _is_whole(self._reading, key):
+        array = _whole(self._reading, key)
+        if array is None:
             raise StudyError(
                 f"{self.location}: no soft target was made from this teacher, image and "
                 f"preprocessing ({key}); run medkd soften"
             )
-        return SoftTarget(self._reading[key])
+        return SoftTarget(array)
 
     @cached_property
     def _reading(self) -> Any:  # noqa: ANN401
@@ -136,8 +140,12 @@ class SoftTargetStore:
         return require("zarr", extra="train").open_group(location, mode=mode)
 
 
-def _is_whole(group: Any, key: str) -> bool:  # noqa: ANN401
-    return key in group and bool(group[key].attrs.get("whole"))
+def _whole(store: Any, key: str) -> Any:  # noqa: ANN401
+    """Return the array that a key names; None if it names none yet."""
+    group = store.get(key)
+    if group is None or WHOLE not in group.attrs:
+        return None
+    return group[group.attrs[WHOLE]]
 
 
 def within_reach(targets: Mapping[str, SoftTarget]) -> dict[str, SoftTarget]:

@@ -6,7 +6,8 @@ is a convolution of the coarser grid, all of them are one with 8 times the chann
 2016, arXiv 1609.07009), and the answer is the same but for rounding.
 
 A processor computes 8 channels at once. The last layer of a U-Net has as many as there are classes:
-three left most of that idle, and the layer took half of a light network's time.
+three left most of that idle, and the layer took half of a light network's time. What is stored and
+multiplied is more than before, by the places of a kernel that some phases do not hear from.
 """
 
 from collections.abc import Sequence

@@ -92,6 +92,18 @@ def test_what_is_no_shuffle_of_phases_answers_as_it_did(tmp_path, split, order, 
     np.testing.assert_allclose(answer, network(x).numpy())
 
 
+def test_shapes_that_are_not_known_before_are_no_shuffle(tmp_path):
+    ov = engine.openvino()
+    op = ov.opset13
+    image = op.parameter(ov.PartialShape.dynamic(), np.float32)
+    shape = op.parameter([-1], np.int64)  # of a rank that nobody knows
+    chain = op.reshape(image, shape, special_zero=False)
+    turned = op.transpose(chain, op.constant(np.array([], np.int64)))
+    network = ov.Model([op.reshape(turned, shape, special_zero=False)], [image, shape], "x")
+    engine._shuffle_at_once(network)
+    assert [n.get_type_name() for n in network.get_ops()].count("Transpose") == 1
+
+
 def test_openvino_writes_over_what_it_returned(exported):
     """Who keeps an answer copies it; ``predict_slabs`` says so, and ``predict_windows`` does."""
     engine = open_engine(exported[1], Runtime.OPENVINO)

@@ -140,6 +140,26 @@ def test_what_is_whole_is_not_written_again_under_the_feet_of_who_reads_it(store
     np.testing.assert_array_equal(read[...], before)
 
 
+def test_one_that_is_killed_over_a_key_does_not_disturb_another_that_writes_it(store, monkeypatch):
+    logits, fill = believed((2, 4, 4)), zarr.Array.__setitem__
+
+    def die(self, place, value):
+        raise KeyboardInterrupt
+
+    def fill_while_another_is_killed(self, place, value):
+        fill(self, place, value)
+        with monkeypatch.context() as patch:
+            patch.setattr(zarr.Array, "__setitem__", die)
+            with pytest.raises(KeyboardInterrupt):
+                store.write("key", logits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__setitem__", fill_while_another_is_killed)
+        store.write("key", logits)
+    store.write("alone", logits)
+    np.testing.assert_array_equal(store.read("key")[...], store.read("alone")[...])
+
+
 def test_a_store_that_is_gone_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no soft targets there"):
         SoftTargetStore(str(tmp_path / "gone.zarr")).read("case")

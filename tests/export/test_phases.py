@@ -72,7 +72,7 @@ def test_an_exported_network_answers_the_same_without_its_last_transposition(tmp
     [
         nn.ConvTranspose2d(2, LANES, 2, 2),
         nn.ConvTranspose2d(4, 4, 2, 2, groups=2),
-        nn.ConvTranspose2d(2, 2, 2, 2, dilation=2),
+        nn.ConvTranspose2d(2, 2, 2, 2, padding=1, output_padding=1, dilation=2),
         nn.ConvTranspose2d(2, 2, 3, 2),
     ],
     ids=["many channels", "groups", "dilation", "another size"],

@@ -19,6 +19,7 @@ from medkd.predict.teachers import frozen_teacher
 from medkd.study import Study
 from medkd.track.tracker import NullTracker
 from medkd.train import admit
+from medkd.train import soften as module
 from medkd.train.run import train_teacher
 from medkd.train.soften import STORE, open_soft_targets, soften, soften_part, verify
 
@@ -131,8 +132,9 @@ def test_a_part_is_its_own_cases_and_needs_a_store_that_others_see(make_study, t
     study, cohort = make_study(f"distill.store={tmp_path}/shared", dims=2)
     train_teacher(study, cohort, tracker=NullTracker())
     soften_part(study, cohort, part=2, parts=3)
-    stored = [path for path in (tmp_path / "shared").iterdir() if path.is_dir()]
-    assert len(stored) == len(cohort.split.train[1::3])
+    keys = module._keys(study, cohort)
+    stored = {path.name for path in (tmp_path / "shared").iterdir() if path.is_dir()}
+    assert stored == {keys[case_id] for case_id in cohort.split.train[1::3]}
     own, _ = make_study(dims=2)
     with pytest.raises(ConfigError, match=r"distill\.store: .* all processes see"):
         soften_part(own, cohort, part=1, parts=3)
