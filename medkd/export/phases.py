@@ -68,9 +68,10 @@ def _layer(
 ) -> tuple[list[Any], dict[str, np.ndarray]] | None:
     """Return the nodes that stand in for a layer, and their constants; None where it stays."""
     said = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
-    kernel, space = weights.get(node.input[1]), shapes.get(node.input[0])
-    if kernel is None or not space or not all(space):
-        return None
+    space = shapes.get(node.input[0])
+    if any(name not in weights for name in node.input[1:]) or not space or not all(space):
+        return None  # what is computed cannot be put in another order here
+    kernel = weights[node.input[1]]
     ones = [1] * len(space)
     stride: list[int] = said.get("strides", ones)
     before: list[int] = said.get("pads", 2 * [0] * len(space))[: len(space)]

@@ -82,6 +82,20 @@ def test_other_layers_stay(tmp_path, layer):
     assert kinds(tmp_path / "model.onnx") == ["ConvTranspose"]
 
 
+def test_a_layer_whose_bias_is_computed_stays(tmp_path):
+    class Computed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.ConvTranspose2d(2, 2, 2, 2)
+
+        def forward(self, x):
+            bias = self.layer.bias + x.mean(dim=(0, 2, 3))
+            return nn.functional.conv_transpose2d(x, self.layer.weight, bias, 2)
+
+    export_onnx(Computed().eval(), tmp_path / "model.onnx", shape=(2, 4, 4))
+    assert "ConvTranspose" in kinds(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_alone(tmp_path, bias):
     layer = nn.ConvTranspose3d(4, 2, 2, 2, bias=bias).eval()
