@@ -521,7 +521,7 @@ class Report(Result):
         return self.task is Task.CLASSIFICATION and self.activation is Activation.SIGMOID
 
 
-def primary(result: RoleResult) -> str | None:
+def primary_figure(result: RoleResult) -> str | None:
     """Return the figure that an answer is judged by: dice, or auroc of a classification."""
     return next((key for key in ("dice", "auroc") if key in result.headline), None)
 

@@ -11,7 +11,7 @@ from medkd.device.latency import measure_latencies
 from medkd.device.manifest import MANIFEST, read_manifest, sha256
 from medkd.errors import MedkdError
 from medkd.options import StudyOptions
-from medkd.results import Latency, Report, Result, accuracy_class, primary, read_report
+from medkd.results import Latency, Report, Result, accuracy_class, primary_figure, read_report
 from medkd.types import Role
 
 REPORT = "report.json"
@@ -106,7 +106,7 @@ def _report(path: Path) -> Report | None:
 def _figures(report: Report) -> Iterator[tuple[str, tuple[str, float]]]:
     """Yield name, figure and value of all releases of a study."""
     for role, result in report.roles.items():
-        if figure := primary(result):
+        if figure := primary_figure(result):
             yield str(role), (figure, result.headline[figure].value)
     for point in report.releases:
         yield point.name, (point.figure, point.value.value)

@@ -93,7 +93,7 @@ def _measured(
     window = one.astype(np.float32)
     engines = {each: open_engine(weights, each, threads=threads) for each in usable}
     runtime = _fastest({each: _timed(engine, window) for each, engine in engines.items()})
-    engine, counts = engines[runtime], [threads] if threads else _counts(cores())
+    engine, counts = engines[runtime], [threads] if threads else _thread_counts(cores())
     if len(counts) > 1:
         by_count = {n: open_engine(weights, runtime, threads=n) for n in counts if n}
         threads = _fastest({n: _timed(each, window) for n, each in by_count.items()})
@@ -105,7 +105,7 @@ def _measured(
     )
 
 
-def _counts(most: int) -> list[int]:
+def _thread_counts(most: int) -> list[int]:
     """Return the numbers of threads to try: two that share a core may get in each other's way."""
     return sorted({most, max(1, most // 2), 1}, reverse=True)
 

@@ -83,9 +83,9 @@ def _save_torchscript(network: nn.Module, path: Path, *, shape: Sequence[int]) -
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of a tracer, about Python values that are constants here
         traced = torch.jit.trace(network.cpu().eval(), torch.zeros(2, *shape), check_trace=False)
-        told = io.BytesIO()
-        torch.jit.save(traced, told)
-    path.write_bytes(_without_sources(told))
+        archive = io.BytesIO()
+        torch.jit.save(traced, archive)
+    path.write_bytes(_without_sources(archive))
 
 
 def _without_sources(archive: io.BytesIO) -> bytes:

@@ -33,7 +33,7 @@ from medkd.results import (
     Report,
     RoleResult,
     accuracy_class,
-    primary,
+    primary_figure,
 )
 from medkd.types import Role
 
@@ -201,7 +201,7 @@ def _options(model: Mapping[str, object]) -> Cell:
 
 
 def _accuracy(result: RoleResult, report: Report) -> dict[str, str]:
-    figure = primary(result)
+    figure = primary_figure(result)
     if figure is None:
         return {}
     reached = _of_teacher(figure, result.headline[figure], report)

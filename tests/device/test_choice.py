@@ -6,7 +6,7 @@ import pytest
 
 from medkd.device import choice as choosing
 from medkd.device import load
-from medkd.device.choice import CHOICE, Choice, _counts, choose
+from medkd.device.choice import CHOICE, Choice, _thread_counts, choose
 from medkd.device.manifest import read_manifest
 from medkd.errors import ReleaseError
 from medkd.types import Runtime, Volume
@@ -141,4 +141,4 @@ def test_the_number_of_windows_at_once_moves_no_mask(release_3d, scan, at_once):
     ("cores", "tried"), [(1, [1]), (2, [2, 1]), (3, [3, 1]), (8, [8, 4, 1]), (64, [64, 32, 1])]
 )
 def test_all_cores_half_of_them_and_one_are_tried(cores, tried):
-    assert _counts(cores) == tried
+    assert _thread_counts(cores) == tried

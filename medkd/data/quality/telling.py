@@ -92,7 +92,7 @@ def is_direct(name: str) -> bool:
     from pydicom.datadict import tag_for_keyword
 
     tag = tag_for_keyword(name)
-    return name in DIRECT or ": " in name or (tag is not None and _known_vr(tag) == "PN")
+    return name in DIRECT or ": " in name or (tag is not None and _dictionary_vr(tag) == "PN")
 
 
 def _of_dicom(path: Path) -> list[str]:
@@ -120,7 +120,7 @@ def _told_in(dataset: Any) -> Iterator[str]:  # noqa: ANN401
     from pydicom.datadict import keyword_for_tag
 
     for tag in dataset.keys():  # noqa: SIM118  as a mapping: itself it yields decoded elements
-        keyword, vr = keyword_for_tag(tag), dataset.get_item(tag).VR or _known_vr(tag)
+        keyword, vr = keyword_for_tag(tag), dataset.get_item(tag).VR or _dictionary_vr(tag)
         is_telling = vr in {"PN", "DA", "DT"} or keyword in _profile() or tag.group >> 8 == CURVES
         if tag.is_private:
             yield PRIVATE
@@ -137,7 +137,7 @@ def _told_in(dataset: Any) -> Iterator[str]:  # noqa: ANN401
             yield keyword
 
 
-def _known_vr(tag: Any) -> str:  # noqa: ANN401
+def _dictionary_vr(tag: Any) -> str:  # noqa: ANN401
     from pydicom.datadict import dictionary_VR
 
     try:
