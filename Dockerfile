@@ -1,13 +1,17 @@
 # docker build --target device -t medkd:device .      runs releases; no torch
 # docker build --target train  -t medkd:train .       trains, distils, evaluates
 FROM python:3.11-slim AS device
+# dicom,openvino runs int8 too
+ARG EXTRAS=dicom
 WORKDIR /opt/medkd
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY medkd medkd
-RUN pip install --no-cache-dir -c constraints.txt '.[dicom]'
+RUN pip install --no-cache-dir -c constraints.txt ".[$EXTRAS]"
 RUN useradd --create-home medkd
 USER medkd
 WORKDIR /home/medkd
+# a volume mounted here belongs to medkd
+RUN mkdir spool
 ENTRYPOINT ["medkd"]
 
 FROM device AS train
