@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from medkd.data.preprocess import Grid
 
@@ -19,7 +19,7 @@ TELLING = 3.0  # standard deviations from which on a feature is named as a reaso
 TOLD = 3  # reasons in a verdict
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 LOGARITHMIC = ("spacing", "extent", "edges", "noise", "jump", "spread")  # are compared as ratios
-ENOUGH = 250_000  # voxels, for a percentile or a mean
+ENOUGH = 2**15  # voxels, for a percentile or a mean: within 0.02 standard deviations
 TINY = 1e-6
 
 
@@ -70,7 +70,7 @@ class Guard(BaseModel):
         seen: lowest and highest value of each over the training images, in its own unit.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     features: tuple[str, ...]
     centre: tuple[float, ...]
@@ -78,6 +78,14 @@ class Guard(BaseModel):
     precision: tuple[tuple[float, ...], ...]
     limit: float
     seen: tuple[tuple[float, float], ...]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Guard":
+        count = len(self.features)
+        sides = [self.centre, self.scale, self.precision, self.seen, *self.precision]
+        if not count or any(len(side) != count for side in sides) or min(self.scale) <= 0:
+            raise ValueError(f"guard: its numbers are not of {count} features")
+        return self
 
     @np.errstate(invalid="ignore")
     def check(self, description: Mapping[str, float]) -> Finding:
@@ -102,20 +110,23 @@ def describe(array: np.ndarray, grid: Grid) -> dict[str, float]:
         f"extent of axis {i}, mm": float(n * s)
         for i, (n, s) in enumerate(zip(grid.shape, grid.spacing_mm, strict=True))
     }
-    mean, spread = float(array.mean()), float(array.std())
-    x = (array - mean) / max(spread, TINY)
+    sample = array.ravel(order="K")[:: -(-array.size // ENOUGH)]
+    mean, spread = float(sample.mean()), float(sample.std())
+    scale = max(spread, TINY)
     found |= {"mean intensity": mean, "spread of intensities": spread}
-    values = np.percentile(x.ravel()[:: max(1, x.size // ENOUGH)], PERCENTILES)
+    values = (_percentiles(sample) - mean) / scale
     found |= {f"percentile {p}": float(v) for p, v in zip(PERCENTILES, values, strict=True)}
-    found["share at the minimum"] = float((x <= x.min()).mean())
-    found["share at the maximum"] = float((x >= x.max()).mean())
-    for axis in range(1, x.ndim):
-        found[f"edges along axis {axis - 1}"] = _mean_size(np.diff(_thin(x, axis), axis=axis))
-    plane = _thin(x, 1, 2)
-    found["noise"] = _mean_size(np.diff(np.diff(plane, 2, axis=1), 2, axis=2))  # Immerkaer 1996
-    if x.ndim == 4:
-        profile = np.diff(x.mean(axis=(0, 1, 2)), 2)
-        found["largest jump between slices"] = float(np.abs(profile).max(initial=0))
+    found["share at the minimum"] = float((sample <= array.min()).mean())
+    found["share at the maximum"] = float((sample >= array.max()).mean())
+    for axis in range(1, array.ndim):
+        steps = np.diff(_thin(array, axis), axis=axis)
+        found[f"edges along axis {axis - 1}"] = _mean_size(steps) / scale
+    plane = _thin(array, 1, 2)
+    curves = np.diff(np.diff(plane, 2, axis=1), 2, axis=2)  # Immerkaer 1996
+    found["noise"] = _mean_size(curves) / scale
+    if array.ndim == 4:
+        profile = np.diff(array.mean(axis=(0, 1, 2)), 2)
+        found["largest jump between slices"] = float(np.abs(profile).max(initial=0)) / scale
     return found
 
 
@@ -185,15 +196,25 @@ def _distance(z: np.ndarray, precision: np.ndarray) -> float:
 
 
 def _vector(description: Mapping[str, float], features: Sequence[str]) -> np.ndarray:
-    values = np.array([description[name] for name in features])
+    values = np.array([description.get(name, math.nan) for name in features])
     ratios = [any(word in name for word in LOGARITHMIC) for name in features]
     return np.where(ratios, np.log(np.maximum(values, TINY)), values)
+
+
+def _percentiles(sample: np.ndarray) -> np.ndarray:
+    """Return ``np.percentile``; to sort all takes a ninth of the time that NumPy's selection does."""
+    place = np.array(PERCENTILES) / 100 * (sample.size - 1)
+    below = place.astype(int)
+    ordered = np.sort(sample)
+    above = np.minimum(below + 1, sample.size - 1)
+    low, high = ordered[below].astype(np.float64), ordered[above].astype(np.float64)
+    return low + (place - below) * (high - low)
 
 
 def _thin(x: np.ndarray, *kept: int) -> np.ndarray:
     """Leave out what a mean can do without: lines or planes along the axes that are not kept."""
     others = [axis for axis in range(1, x.ndim) if axis not in kept]
-    step = max(1, round((x.size / ENOUGH) ** (1 / max(1, len(others)))))
+    step = math.ceil((x.size / ENOUGH) ** (1 / max(1, len(others))))
     return x[tuple(slice(None, None, step if a in others else None) for a in range(x.ndim))]
 
 

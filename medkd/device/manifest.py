@@ -1,16 +1,17 @@
 """Manifest: what a release says of itself; a release that differs from it is refused."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medkd.device.guard import Guard
 from medkd.errors import ReleaseError
-from medkd.options import CodeOptions, PostprocessOptions, PreprocessOptions
+from medkd.options import LARGEST_LABEL, CodeOptions, PostprocessOptions, PreprocessOptions
 from medkd.results import Conformal, Parity, VariantResult
 from medkd.study import sha256
 from medkd.types import Activation, Runtime, Task, Temperature, Variant
@@ -81,6 +82,40 @@ class Manifest(BaseModel):
     guard: Guard | None = None
     files: dict[str, str]
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Manifest":
+        """Refuse what would give a wrong answer, or none, only once there is an image."""
+        count, values = len(self.classes), self.label_values
+        if not count or len(set(self.classes)) < count:
+            raise ValueError(f"classes: {list(self.classes)} are not different names")
+        is_map = self.task is Task.SEGMENTATION
+        with_background = is_map and self.activation is Activation.SOFTMAX
+        if len(values) != count or len(set(values)) < count or not _are_labels(values):
+            raise ValueError(
+                f"label_values: {list(values)} are not {count} different values from 0 to "
+                f"{LARGEST_LABEL}"
+            )
+        if is_map and (values[0] == 0) is not with_background:
+            raise ValueError(f"label_values: a {self.activation} with {values[0]} for the first")
+        divisors = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        if len(divisors) not in (1, count) or not all(0 < t < math.inf for t in divisors):
+            raise ValueError(f"temperature: {divisors} are not positive numbers, one a class")
+        rules = self.postprocess
+        named = {
+            "codes": self.codes,
+            "operating_points": self.operating_points,
+            "postprocess.largest_component": rules.largest_component,
+            "postprocess.fill_holes": rules.fill_holes,
+        }
+        if self.conformal and (is_map or self.has_findings):
+            named["conformal.thresholds"] = self.conformal.thresholds
+        elif self.conformal and len(self.conformal.thresholds) != 1:
+            raise ValueError("conformal.thresholds: a set of classes has one")
+        for where, names in named.items():
+            if unknown := sorted(set(names) - set(self.classes)):
+                raise ValueError(f"{where}: {', '.join(unknown)} is none of the classes")
+        return self
+
     @property
     def has_findings(self) -> bool:
         """Whether an image may be of several classes, or of none, each a question of its own."""
@@ -106,6 +141,14 @@ def read_manifest(folder: Path) -> Manifest:
         ReleaseError: no manifest, another version, a file that is missing or differs from its
             digest, or a name that leaves the folder.
     """
+    try:
+        return _read(folder)
+    except (OSError, RuntimeError) as error:  # a link that leads to itself is a RuntimeError
+        why = getattr(error, "strerror", None) or error
+        raise ReleaseError(f"{folder}: cannot be read ({why}); copy the release again") from None
+
+
+def _read(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise ReleaseError(f"{folder}: {_why_not(folder)}")
@@ -117,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path}: format version {found}, this medkd reads {VERSION}; export it again"
             )
         manifest = Manifest.model_validate(values)
-    except (ValueError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError, RecursionError, ValidationError) as error:
         raise ReleaseError(f"{path}: damaged ({error}); export the release again") from None
     for name, digest in manifest.files.items():
         _verify(folder, name, digest)
@@ -126,6 +169,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: its manifest has no digest of {', '.join(undigested)}; export it again"
         )
     return manifest
+
+
+def _are_labels(values: Collection[int]) -> bool:
+    return all(0 <= value <= LARGEST_LABEL for value in values)
 
 
 def weights_files(weights: str) -> tuple[str, ...]:
@@ -151,6 +198,8 @@ def _why_not(folder: Path) -> str:
 
 def _verify(folder: Path, name: str, digest: str) -> None:
     path = folder / name
+    if "\0" in name:
+        raise ReleaseError(f"{folder / MANIFEST}: {name!r} is no name of a file; refused")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ReleaseError(f"{folder / MANIFEST}: {name!r} leaves the release folder; refused")
     if not path.is_file():

@@ -17,7 +17,7 @@ from medkd.device.engine import Engine, open_engine
 from medkd.device.guard import Finding, describe
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_slabs
-from medkd.errors import DataError
+from medkd.errors import DataError, ReleaseError
 from medkd.types import Activation, Runtime, Task, Volume
 
 
@@ -112,7 +112,7 @@ class Predictor:
         return finding
 
     def _classes(self, array: np.ndarray, clock: "Clock") -> Prediction:
-        logits = self._engine(array[None])[0]
+        logits = self._sound(self._engine(array[None])[0])
         clock.lap("network")
         activation = self.manifest.activation
         p = activated(tempered(logits, self.manifest.temperature, activation), activation)
@@ -155,7 +155,7 @@ class Predictor:
         temperature, activation = self.manifest.temperature, self.manifest.activation
         for rows, logits in slabs:
             clock.lap("network")
-            tally.add(rows, tempered(logits, temperature, activation))
+            tally.add(rows, tempered(self._sound(logits), temperature, activation))
             clock.lap("postprocess")
         mask = self._mask(tally.answer, grid)
         probabilities = None
@@ -168,6 +168,19 @@ class Predictor:
             confidence=tally.confidence,
             conformal_ml=tally.conformal_ml,
         )
+
+    def _sound(self, logits: np.ndarray) -> np.ndarray:
+        if len(logits) != len(self.manifest.classes):
+            raise ReleaseError(
+                f"the network answers for {len(logits)} classes, the manifest names "
+                f"{len(self.manifest.classes)}; export the release again"
+            )
+        if not (math.isfinite(logits.max()) and math.isfinite(logits.min())):
+            raise DataError(
+                "the network's answer is not finite: intensities leave the range that it computes "
+                "in; correct their scale"
+            )
+        return logits
 
     def _mask(self, answer: np.ndarray, grid: Grid) -> np.ndarray:
         """Return an answer ``[channels, *space]`` as a mask on the image's grid, tidied."""

@@ -6,7 +6,14 @@ from scipy import ndimage
 from sklearn.covariance import ledoit_wolf
 
 from medkd.data.preprocess import preprocess
-from medkd.device.guard import Guard, describe, fit_guard, shrunk_covariance
+from medkd.device.guard import (
+    PERCENTILES,
+    Guard,
+    _percentiles,
+    describe,
+    fit_guard,
+    shrunk_covariance,
+)
 from medkd.evaluate.stress import STRESSES, stressed
 from medkd.options import PreprocessOptions
 from medkd.types import Volume
@@ -137,3 +144,8 @@ def test_a_guard_of_nothing_is_refused():
         fit_guard([one], [one], accept=0.95)
     with pytest.raises(ValueError, match="2 and 0"):
         fit_guard([one, one], [], accept=0.95)
+
+
+def test_percentiles_are_numpys():
+    sample = np.random.default_rng(0).normal(size=1001).astype(np.float32)
+    np.testing.assert_allclose(_percentiles(sample), np.percentile(sample, PERCENTILES), rtol=1e-6)

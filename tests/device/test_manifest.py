@@ -54,6 +54,67 @@ def test_a_link_that_leaves_the_folder_is_refused(release_3d, changed):
         load(folder)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "loop"])
+def test_a_name_that_no_file_has_is_refused(release_3d, changed, name):
+    folder = changed(release_3d, files={name: "0" * 64})
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(ReleaseError, match="refused|cannot be read|is missing"):
+        load(folder)
+
+
+GUARD = {
+    "features": ["mean intensity", "noise"],
+    "centre": [0, 0],
+    "scale": [1, 1],
+    "precision": [[1, 0], [0, 1]],
+    "limit": 2,
+    "seen": [[0, 1], [0, 1]],
+}
+PROMISE = {"promised": 0.9, "cases": 9}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"temperature": -1.5}, "temperature: .* not positive"),
+        ({"temperature": 0}, "temperature: .* not positive"),
+        ({"temperature": float("nan")}, "temperature: .* not positive"),
+        ({"temperature": [1, 2]}, "temperature: .* one a class"),
+        ({"classes": ["background", "organ", "organ"]}, "classes: .* different names"),
+        ({"classes": []}, "classes: .* different names"),
+        ({"label_values": [0, 7, 7]}, "label_values: .* 3 different values"),
+        ({"label_values": [0, 7]}, "label_values: .* 3 different values"),
+        ({"label_values": [0, -1, 7]}, "label_values: .* from 0 to 65535"),
+        ({"label_values": [0, 7, 70000]}, "label_values: .* from 0 to 65535"),
+        ({"label_values": [3, 7, 255]}, "label_values: a softmax with 3 for the first"),
+        ({"activation": "sigmoid"}, "label_values: a sigmoid with 0 for the first"),
+        ({"postprocess": {"fill_holes": ["liver"]}}, "postprocess.fill_holes: liver is none"),
+        ({"conformal": PROMISE | {"thresholds": {"liver": 0.5}}}, "conformal.*: liver is none"),
+        ({"operating_points": {"liver": 0.5}}, "operating_points: liver is none"),
+        ({"guard": GUARD | {"limit": float("inf")}}, "guard.limit"),
+        ({"guard": GUARD | {"centre": [0]}}, "not of 2 features"),
+        ({"guard": GUARD | {"precision": [[1, 0], [0]]}}, "not of 2 features"),
+        ({"guard": GUARD | {"scale": [1, 0]}}, "not of 2 features"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused(release_3d, changed, values, reason):
+    with pytest.raises(ReleaseError, match=f"(?s)damaged .*{reason}.*export the release again"):
+        load(changed(release_3d, **values))
+
+
+def test_a_set_of_classes_has_one_threshold(release_classes, changed):
+    promise = PROMISE | {"thresholds": {"dark": 0.5, "bright": 0.5}}
+    with pytest.raises(ReleaseError, match="a set of classes has one"):
+        load(changed(release_classes, conformal=promise))
+
+
+def test_a_manifest_without_end_is_refused(release_3d, changed):
+    folder = changed(release_3d)
+    (folder / MANIFEST).write_text("[" * 100_000)
+    with pytest.raises(ReleaseError, match="damaged"):
+        load(folder)
+
+
 @pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_another_version_is_refused(release_3d, changed, version):
     with pytest.raises(ReleaseError, match=f"format version {version}, .* reads 2; export it"):

@@ -8,7 +8,7 @@ from medkd.data.preprocess import from_grid, preprocess
 from medkd.data.reader import read_image
 from medkd.device import load
 from medkd.device.window import predict_windows
-from medkd.errors import DataError
+from medkd.errors import DataError, ReleaseError
 from medkd.types import Volume
 
 ORIENTATIONS = ["RAS", "LPS", "LAS", "PIR", "SAL", "IRP"]
@@ -166,6 +166,31 @@ def test_classes_are_tempered_probabilities(release_classes, value, likeliest):
 def test_an_image_that_does_not_fit_is_refused(release_3d, array, reason):
     with pytest.raises(DataError, match=reason):
         load(release_3d).predict(Volume(array, np.eye(array.ndim)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("release", ["release_3d", "release_overlapping", "release_classes"])
+def test_an_answer_that_is_not_finite_is_none(request, release, value):
+    predictor = load(request.getfixturevalue(release))
+    engine, window = predictor._engine, predictor.manifest.preprocess.window
+
+    def broken(windows):
+        logits = engine(windows).copy()
+        logits[:, :, *[-1] * (logits.ndim - 2)] = value
+        return logits
+
+    predictor._engine = broken
+    image = np.random.default_rng(0).integers(0, 255, (1, *window)).astype(np.uint8)
+    with pytest.raises(DataError, match="not finite: .* correct their scale"):
+        predictor.predict(Volume(image, np.diag([*[1.5] * len(window), 1])))
+
+
+@pytest.mark.parametrize("names", [2, 4])
+def test_a_network_of_other_classes_than_the_manifest_is_refused(release_3d, changed, names):
+    values = {"classes": list("abcd"[:names]), "label_values": list(range(names))}
+    image = Volume(np.zeros((1, 9, 9, 9)), np.eye(4))
+    with pytest.raises(ReleaseError, match=f"answers for 3 classes, the manifest names {names}"):
+        load(changed(release_3d, **values)).predict(image)
 
 
 @pytest.mark.data
