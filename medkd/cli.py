@@ -416,8 +416,8 @@ def predict(
 def bench(
     releases: Annotated[list[Path], typer.Argument(help="Release folders.")],
     image: Annotated[list[Path], typer.Option(help="An image to answer for; may be repeated.")],
-    queries: Annotated[int, typer.Option(help="Answers that are counted.")] = 64,
-    threads: Annotated[int, typer.Option(help="Threads of the network.")] = 2,
+    queries: Annotated[int, typer.Option(min=1, help="Answers that are counted.")] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the network.")] = 2,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures there too.")
     ] = None,
@@ -433,6 +433,8 @@ def bench(
     from medkd.progress import console
     from medkd.study import write_atomic
 
+    if json_path and not json_path.parent.is_dir():
+        raise typer.BadParameter(f"--json: there is no folder {json_path.parent}")
     # a line and no bar, which would take time from what is being timed
     console.print(f"measuring {', '.join(map(str, releases))}", markup=False)
     measured = measure(releases, image, queries=queries, threads=threads)

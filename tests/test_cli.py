@@ -380,6 +380,16 @@ class TestBench:
         assert said.splitlines()[-1] == f"error: {tmp_path / 'nope.nii.gz'}: no such file"
         assert "Traceback" not in said
 
+    @pytest.mark.parametrize(
+        "option", [("--threads", 0), ("--queries", 0), ("--json", "gone/b.json")]
+    )
+    def test_what_cannot_be_measured_is_refused_before(self, command, released, tmp_path, option):
+        study, _ = released
+        image = tmp_path / "nope.nii.gz"
+        code, said = command("bench", study.path("releases/student"), "--image", image, *option)
+        assert code == 2
+        assert option[0] in said
+
 
 @pytest.mark.slow
 def test_the_verbs_one_by_one_make_a_whole_study(command, config, monkeypatch):

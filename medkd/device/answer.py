@@ -13,6 +13,7 @@ import numpy as np
 from rich.markup import escape
 
 from medkd.data.reader import stem, suffix, write_mask, write_masks
+from medkd.device.former import refuse_to_replace
 from medkd.device.inputs import Input, answer_name, find_inputs
 from medkd.device.manifest import Manifest
 from medkd.device.pipeline import pipelined
@@ -26,7 +27,7 @@ from medkd.types import NO_FINDING, SEPARATOR, Activation, Runtime, Task, Volume
 
 Row = Mapping[str, Any]
 TABLE, SUMMARY = "probabilities.csv", "summary.json"
-MASKS = {".nii", ".nii.gz", ".png", ".tif", ".dcm"}  # suffixes of an answer that is one file
+MASKS = {".nii", ".nii.gz", ".png", ".tif", ".tiff", ".dcm"}  # of an answer that is one file
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,12 @@ def answer(
     DICOM images get a DICOM SEG. Classification writes one table, ``target`` if it ends in .csv or
     .json (which holds the records), else ``target/probabilities.csv``, and into a folder a DICOM SR
     and its record for DICOM images.
-    One bad file does not stop the others; a folder gets ``summary.json``, which names them.
+    One bad file does not stop the others; a folder gets ``summary.json``, which names them. A
+    former answer is replaced, but no other file. Who interrupts finds what was answered by then.
 
     Raises:
         ReleaseError: the release cannot be used.
-        DataError: an input does not exist or holds no image, or the folder cannot be written.
+        DataError: an input does not exist or holds no image, or there is no writing to ``target``.
         MissingExtraError: the extra dicom is not installed, and answers would be DICOM.
     """
     how = how or How()
@@ -94,10 +96,13 @@ def answer(
     run = _Run(predictor, images, target, how)
     if run.gives_dicom:
         require("highdicom", extra="dicom")  # before the first image is read, not after the last
+    run.open()
     outcomes = pipelined(images, read=run.read, work=run.predict, write=run.write)
-    for image, outcome in progress(outcomes, "predict", total=len(images)):
-        run.note(image, outcome)
-    run.conclude()
+    try:
+        for image, outcome in progress(outcomes, "predict", total=len(images)):
+            run.note(image, outcome)
+    finally:
+        run.conclude()
     return run.summary
 
 
@@ -143,6 +148,19 @@ class _Run:
         self._images = images
         self._rows: list[Row] = []
 
+    def open(self) -> None:
+        """Refuse an output that cannot be written, before the first image is read."""
+        shared = [self._target / SUMMARY] * self._has_summary + [self._table] * (not self._is_map)
+        for path in shared:
+            if path.resolve() in self._taken:
+                raise DataError(f"{path}: is one of the images; choose another output")
+            refuse_to_replace([path], record=path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(path.parent, error) from None
+        self._taken |= {path.resolve() for path in shared}
+
     def read(self, image: Input) -> tuple[Volume, Path]:
         """Read one image; an answer that would overwrite another file is refused before."""
         place = self._place(image)
@@ -151,6 +169,7 @@ class _Run:
         written = {file.resolve() for file in self._files(place)}
         if written & self._taken:
             raise DataError(f"its answer would overwrite {place}; choose another output")
+        refuse_to_replace(self._files(place), record=_record_of(place))
         self._taken |= written
         return image.read(self._predictor.manifest.preprocess.reading), place
 
@@ -193,21 +212,29 @@ class _Run:
 
     def conclude(self) -> None:
         """Write the table of classes, and what became of each image of a folder."""
-        if self._rows:
-            write_probabilities(self._table, self._rows)
-        if len(self._images) > 1 and (self._is_map or self._table != self._target):
-            told = {
-                "answered": {n: p.name for n, p in self.summary.written.items()},
-                "unlike": self.summary.unlike,
-                "failed": self.summary.failed,
-            }
-            try:
-                self._target.mkdir(parents=True, exist_ok=True)  # nothing made it if all failed
-                write_atomic(self._target / SUMMARY, json.dumps(told, indent=1))
-            except OSError as error:
-                raise DataError(
-                    f"{self._target}: cannot be written ({error.strerror}); choose another output"
-                ) from None
+        try:
+            if self._rows:
+                write_probabilities(self._table, self._rows)
+            if self._has_summary:
+                write_atomic(self._target / SUMMARY, json.dumps(self._told, indent=1))
+        except OSError as error:
+            raise _unwritable(self._target, error) from None
+
+    @property
+    def _has_summary(self) -> bool:
+        return len(self._images) > 1 and (self._is_map or self._table != self._target)
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        """What became of each image; of those that an interruption left out, their names."""
+        summary = self.summary
+        reached = summary.written.keys() | summary.failed.keys()
+        return {
+            "answered": {name: place.name for name, place in summary.written.items()},
+            "unlike": summary.unlike,
+            "failed": summary.failed,
+            "not_reached": [each.name for each in self._images if each.name not in reached],
+        }
 
     @property
     def gives_dicom(self) -> bool:
@@ -220,8 +247,13 @@ class _Run:
         return self._target if suffix(self._target) in {".csv", ".json"} else self._target / TABLE
 
     def _files(self, place: Path) -> list[Path]:
-        """Return what is written for one image alone: a mask or an SR, and its record."""
-        return [] if place == self._table else [place, _record_of(place)]
+        """Return what is written for one image alone: a mask or an SR, its record, its maps."""
+        if place == self._table:
+            return []
+        files = [place, _record_of(place)]
+        if self._how.probabilities and self._is_map:
+            files.append(_maps_of(place, dims=len(self._predictor.manifest.preprocess.window)))
+        return files
 
     def _place(self, image: Input) -> Path:
         """Return where the answer for an image goes."""
@@ -313,13 +345,22 @@ def _record_of(place: Path) -> Path:
 
 def _write_maps(place: Path, volume: Volume, probabilities: np.ndarray) -> None:
     """Write the probabilities of all classes, channels last: NIfTI in 3D, NumPy's format in 2D."""
-    maps, name = np.moveaxis(probabilities, 0, -1), stem(place) + ".probabilities"
+    maps, path = np.moveaxis(probabilities, 0, -1), _maps_of(place, dims=volume.dims)
     if volume.dims == 3:
         from medkd.data import nifti
 
-        nifti.write(place.with_name(name + ".nii.gz"), maps, affine=volume.affine)
+        nifti.write(path, maps, affine=volume.affine)
     else:
-        np.save(place.with_name(name + ".npy"), maps, allow_pickle=False)
+        np.save(path, maps, allow_pickle=False)
+
+
+def _maps_of(place: Path, *, dims: int) -> Path:
+    """Return where the probabilities of an answer are written: beside it."""
+    return place.with_name(f"{stem(place)}.probabilities{'.nii.gz' if dims == 3 else '.npy'}")
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder}: cannot be written ({error.strerror}); choose another output")
 
 
 def _write_dicom(place: Path, image: Input, answered: _Answered, manifest: Manifest) -> None:

@@ -202,7 +202,7 @@ def _vector(description: Mapping[str, float], features: Sequence[str]) -> np.nda
 
 
 def _percentiles(sample: np.ndarray) -> np.ndarray:
-    """Return ``np.percentile``; to sort all takes a ninth of the time that NumPy's selection does."""
+    """Return ``np.percentile``; sorting takes a ninth of the time of NumPy's selection."""
     place = np.array(PERCENTILES) / 100 * (sample.size - 1)
     below = place.astype(int)
     ordered = np.sort(sample)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,35 +83,39 @@ class Manifest(BaseModel):
     files: dict[str, str]
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Manifest":
+    def _values_fit(self) -> "Manifest":
         """Refuse what would give a wrong answer, or none, only once there is an image."""
         count, values = len(self.classes), self.label_values
         if not count or len(set(self.classes)) < count:
             raise ValueError(f"classes: {list(self.classes)} are not different names")
-        is_map = self.task is Task.SEGMENTATION
-        with_background = is_map and self.activation is Activation.SOFTMAX
         if len(values) != count or len(set(values)) < count or not _are_labels(values):
             raise ValueError(
                 f"label_values: {list(values)} are not {count} different values from 0 to "
                 f"{LARGEST_LABEL}"
             )
-        if is_map and (values[0] == 0) is not with_background:
+        is_map, excluding = self.task is Task.SEGMENTATION, self.activation is Activation.SOFTMAX
+        if is_map and (values[0] == 0) is not excluding:
             raise ValueError(f"label_values: a {self.activation} with {values[0]} for the first")
         divisors = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
         if len(divisors) not in (1, count) or not all(0 < t < math.inf for t in divisors):
             raise ValueError(f"temperature: {divisors} are not positive numbers, one a class")
-        rules = self.postprocess
-        named = {
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Manifest":
+        """Refuse what is said of a class that there is not."""
+        said: dict[str, Iterable[str]] = {
             "codes": self.codes,
             "operating_points": self.operating_points,
-            "postprocess.largest_component": rules.largest_component,
-            "postprocess.fill_holes": rules.fill_holes,
+            "postprocess.largest_component": self.postprocess.largest_component,
+            "postprocess.fill_holes": self.postprocess.fill_holes,
         }
-        if self.conformal and (is_map or self.has_findings):
-            named["conformal.thresholds"] = self.conformal.thresholds
-        elif self.conformal and len(self.conformal.thresholds) != 1:
+        thresholds = self.conformal.thresholds if self.conformal else {}
+        if self.task is Task.SEGMENTATION or self.has_findings:
+            said["conformal.thresholds"] = thresholds
+        elif len(thresholds) > 1:
             raise ValueError("conformal.thresholds: a set of classes has one")
-        for where, names in named.items():
+        for where, names in said.items():
             if unknown := sorted(set(names) - set(self.classes)):
                 raise ValueError(f"{where}: {', '.join(unknown)} is none of the classes")
         return self
@@ -171,7 +175,7 @@ def _read(folder: Path) -> Manifest:
     return manifest
 
 
-def _are_labels(values: Collection[int]) -> bool:
+def _are_labels(values: Iterable[int]) -> bool:
     return all(0 <= value <= LARGEST_LABEL for value in values)
 
 

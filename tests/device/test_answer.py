@@ -12,11 +12,12 @@ from pydicom import dcmread
 
 from medkd.data import images, nifti
 from medkd.data.preprocess import preprocess
-from medkd.data.reader import read_image, read_label
+from medkd.data.reader import read_image, read_label, write_mask
 from medkd.device import load
 from medkd.device.answer import How, answer, answer_file, write_probabilities
 from medkd.device.guard import describe, fit_guard
 from medkd.device.manifest import MANIFEST
+from medkd.device.predictor import Predictor
 from medkd.device.record import record
 from medkd.errors import DataError, MissingExtraError, ReleaseError
 from medkd.types import Volume
@@ -64,6 +65,68 @@ def test_a_folder_gives_masks_and_one_bad_file_stops_nothing(release_3d, folder,
     told = json.loads((tmp_path / "masks" / "summary.json").read_text())
     assert told["answered"] == {"a.nii.gz": "a.nii.gz", "b.v2.nii": "b.v2.nii.gz"}
     assert told["failed"] == summary.failed
+
+
+@pytest.mark.parametrize("release", ["release_3d", "release_classes"])
+def test_who_interrupts_finds_what_was_answered_by_then(request, release, tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    dims = 3 if release == "release_3d" else 2
+    for name in "abcde":
+        image = np.random.default_rng(0).integers(0, 255, [12] * dims).astype(np.uint8)
+        write_mask(source / f"{name}{'.nii.gz' if dims == 3 else '.png'}", image, affine=np.eye(4))
+    predict, asked = Predictor.predict, []
+
+    def interrupted(self, *args, **options):
+        asked.append(1)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return predict(self, *args, **options)
+
+    monkeypatch.setattr(Predictor, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer(request.getfixturevalue(release), source, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert len(told["answered"]) >= 2
+    assert not told["failed"]
+    assert len(told["answered"]) + len(told["not_reached"]) == 5
+    if dims == 2:
+        said = [row["image"] for row in table(tmp_path / "out" / "probabilities.csv")]
+        assert set(said) >= told["answered"].keys()
+    monkeypatch.undo()
+    answer(request.getfixturevalue(release), source, tmp_path / "out")  # may be asked again
+    assert not json.loads((tmp_path / "out" / "summary.json").read_text())["not_reached"]
+
+
+def test_what_is_no_former_answer_is_not_replaced(release_3d, release_classes, folder, tmp_path):
+    scan = (folder / "b.v2.nii").read_bytes()
+    summary = answer(release_3d, folder / "a.nii.gz", folder / "b.v2.nii")  # OUTPUT was forgotten
+    assert "exists, and nothing says that it is a former answer" in summary.failed["a.nii.gz"]
+    assert (folder / "b.v2.nii").read_bytes() == scan
+    for name in ("cases.csv", "cases.json"):
+        (tmp_path / name).write_text("case,label\n")
+        with pytest.raises(DataError, match="exists, and nothing says"):
+            answer(release_classes, folder, tmp_path / name)
+        assert (tmp_path / name).read_text() == "case,label\n"
+    maps = tmp_path / "mask.probabilities.nii.gz"
+    maps.write_bytes(scan)
+    how = How(probabilities=True)
+    assert answer(release_3d, folder / "a.nii.gz", tmp_path / "mask.nii.gz", how=how).failed
+    assert maps.read_bytes() == scan
+
+
+def test_an_output_below_a_file_is_refused_at_once(release_3d, release_classes, folder, tmp_path):
+    (tmp_path / "file").touch()
+    for release in (release_3d, release_classes):
+        with pytest.raises(DataError, match=r"cannot be written .* choose another output"):
+            answer(release, folder, tmp_path / "file" / "out")
+
+
+def test_an_image_named_like_the_summary_fails_alone(release_3d, folder, tmp_path):
+    (folder / "a.nii.gz").rename(folder / "summary.nii.gz")
+    summary = answer(release_3d, folder, tmp_path / "out")
+    assert "would overwrite" in summary.failed["summary.nii.gz"]
+    assert "failed" in json.loads((tmp_path / "out" / "summary.json").read_text())
 
 
 def test_a_mask_file_has_the_images_own_grid(release_3d, folder, tmp_path):
@@ -198,7 +261,8 @@ def test_a_folder_of_which_all_fail_has_a_summary(release_3d, release_classes, f
     for release, target in ((release_3d, "masks"), (release_classes, "new/classes")):
         summary = answer(release, folder, tmp_path / target)
         told = json.loads((tmp_path / target / "summary.json").read_text())
-        assert told == {"answered": {}, "unlike": {}, "failed": summary.failed}
+        failed = {"failed": summary.failed}
+        assert told == {"answered": {}, "unlike": {}, **failed, "not_reached": []}
         assert len(summary.failed) == 3
     answer(release_classes, folder, tmp_path / "t.csv")
     assert not (tmp_path / "t.csv").exists()

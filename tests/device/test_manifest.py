@@ -58,7 +58,7 @@ def test_a_link_that_leaves_the_folder_is_refused(release_3d, changed):
 def test_a_name_that_no_file_has_is_refused(release_3d, changed, name):
     folder = changed(release_3d, files={name: "0" * 64})
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(ReleaseError, match="refused|cannot be read|is missing"):
+    with pytest.raises(ReleaseError, match=r"refused|cannot be read|is missing"):
         load(folder)
 
 

@@ -181,7 +181,7 @@ def test_an_answer_that_is_not_finite_is_none(request, release, value):
 
     predictor._engine = broken
     image = np.random.default_rng(0).integers(0, 255, (1, *window)).astype(np.uint8)
-    with pytest.raises(DataError, match="not finite: .* correct their scale"):
+    with pytest.raises(DataError, match=r"not finite: .* correct their scale"):
         predictor.predict(Volume(image, np.diag([*[1.5] * len(window), 1])))
 
 
