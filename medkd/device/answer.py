@@ -118,7 +118,7 @@ def answer_file(predictor: Predictor, sources: Sequence[Path], target: Path) -> 
     image = Input(sources[0].name, sources[0], modalities=modalities)
     volume = image.read(predictor.manifest.preprocess.reading)
     clock.lap("read")
-    prediction = predictor.predict(volume)
+    prediction = predictor.answer(volume)
     clock.restart()
     if prediction.mask is not None:
         _write_mask(target, image, _Answered(volume, prediction), predictor.manifest)
@@ -177,7 +177,7 @@ class _Run:
         """Answer for one image."""
         volume, place = given
         wanted = self._how.probabilities and self._is_map
-        prediction = self._predictor.predict(
+        prediction = self._predictor.answer(
             volume, with_probabilities=wanted, strict=self._how.strict
         )
         return _Answered(volume, prediction), place

@@ -54,7 +54,7 @@ class Predictor:
     """A loaded release.
 
     Example:
-        ``mask = load("releases/student").predict(read_image(path)).mask``
+        ``mask = load("releases/student").predict(read_image(path))``
     """
 
     def __init__(
@@ -70,7 +70,20 @@ class Predictor:
         self._engine = engine
         self._windows_at_once = windows_at_once
 
-    def predict(
+    def predict(self, volume: Volume) -> np.ndarray:
+        """Return the mask of an image on its own grid, or the probabilities of its classes.
+
+        ``answer`` also tells what to know of it.
+
+        Returns:
+            What ``Prediction.mask`` is, for classification ``Prediction.probabilities``.
+        """
+        found = self.answer(volume)
+        mask_or_classes = found.probabilities if found.mask is None else found.mask
+        assert mask_or_classes is not None
+        return mask_or_classes
+
+    def answer(
         self, volume: Volume, *, with_probabilities: bool = False, strict: bool = False
     ) -> Prediction:
         """Answer for one image.

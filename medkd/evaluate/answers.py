@@ -36,7 +36,7 @@ def answers_to_images(study: Study, role: Role) -> AnswerImage | None:
     if role is Role.TEACHER and not is_portable(study):
         return None
     predictor = load(study.path(f"releases/{role}"))
-    return lambda volume: predictor.predict(volume, with_probabilities=True)
+    return lambda volume: predictor.answer(volume, with_probabilities=True)
 
 
 def classified(

@@ -155,7 +155,7 @@ class _Evaluation:
         predictor = load(release)
 
         def answer(case: Case) -> Prediction:
-            return predictor.predict(image_of(case, self._config), with_probabilities=True)
+            return predictor.answer(image_of(case, self._config), with_probabilities=True)
 
         scores = self._score(role, answer)
         figure = "dice" if self._config.task is Task.SEGMENTATION else "auroc"

@@ -86,7 +86,7 @@ def _by_name(
 
 def _of_case(predictor: Predictor, case: Case, config: Config) -> np.ndarray:
     image = image_of(case, config)
-    probabilities = predictor.predict(image, with_probabilities=True).probabilities
+    probabilities = predictor.answer(image, with_probabilities=True).probabilities
     assert probabilities is not None
     if config.task is Task.CLASSIFICATION:
         return probabilities

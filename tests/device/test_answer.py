@@ -75,15 +75,15 @@ def test_who_interrupts_finds_what_was_answered_by_then(request, release, tmp_pa
     for name in "abcde":
         image = np.random.default_rng(0).integers(0, 255, [12] * dims).astype(np.uint8)
         write_mask(source / f"{name}{'.nii.gz' if dims == 3 else '.png'}", image, affine=np.eye(4))
-    predict, asked = Predictor.predict, []
+    ask, asked = Predictor.answer, []
 
     def interrupted(self, *args, **options):
         asked.append(1)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return predict(self, *args, **options)
+        return ask(self, *args, **options)
 
-    monkeypatch.setattr(Predictor, "predict", interrupted)
+    monkeypatch.setattr(Predictor, "answer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         answer(request.getfixturevalue(release), source, tmp_path / "out")
     told = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -136,7 +136,7 @@ def test_a_mask_file_has_the_images_own_grid(release_3d, folder, tmp_path):
     assert mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, image.affine)
     assert nibabel.aff2axcodes(mask.affine) == nibabel.aff2axcodes(image.affine)
-    expected = load(release_3d).predict(nifti.read(folder / "a.nii.gz")).mask
+    expected = load(release_3d).answer(nifti.read(folder / "a.nii.gz")).mask
     np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
 
 
@@ -155,7 +155,7 @@ def test_a_picture_gets_a_png(release_2d, scan, tmp_path):
     picture = np.clip(scan((20, 31)), 0, 255).astype(np.uint8)
     images.write(tmp_path / "p.png", picture)
     answer(release_2d, tmp_path / "p.png", tmp_path / "masks")
-    expected = load(release_2d).predict(images.read(tmp_path / "p.png")).mask
+    expected = load(release_2d).answer(images.read(tmp_path / "p.png")).mask
     assert expected.any()
     mask = images.read_label(tmp_path / "masks" / "p.png").array[0]
     np.testing.assert_array_equal(mask, expected)
@@ -219,7 +219,7 @@ def test_the_json_of_classes_holds_the_records(release_classes, pictures, change
     said = []
     for path in sorted(pictures.iterdir()):
         volume = read_image(path)
-        said.append(record(path.name, volume, predictor.predict(volume), predictor.manifest))
+        said.append(record(path.name, volume, predictor.answer(volume), predictor.manifest))
     assert json.loads((tmp_path / "t.json").read_text()) == said
     assert said[0]["conformal"] == {"promised": 0.9, "set": ["dark", "bright"]}
     answer_file(predictor, [pictures / "bright.png"], tmp_path / "one.JSON")
@@ -244,7 +244,7 @@ def test_a_classified_dicom_image_gets_a_report_and_its_record(release_slices, m
         volume = read_image(
             tmp_path / "study" / name / "0.dcm", predictor.manifest.preprocess.reading
         )
-        expected = predictor.predict(volume)
+        expected = predictor.answer(volume)
         assert list(expected.confidence) == [name]
         report = highdicom.sr.srread(tmp_path / "out" / f"{name}.dcm")
         (group,) = report.content.get_image_measurement_groups()
@@ -349,7 +349,7 @@ from medkd.device import load
 
 release, source, target = sys.argv[1:]
 volume = read_image(__import__("pathlib").Path(source))
-mask = load(release).predict(volume).mask
+mask = load(release).predict(volume)
 write_mask(__import__("pathlib").Path(target), mask, affine=volume.affine)
 """
 
@@ -369,7 +369,7 @@ def on_a_device(code, *arguments):
 def test_a_device_needs_no_library_of_an_extra(release_3d, folder, tmp_path, how):
     done = on_a_device(*how, release_3d, folder / "a.nii.gz", tmp_path / "mask.nii.gz")
     assert done.returncode == 0, done.stderr
-    expected = load(release_3d).predict(nifti.read(folder / "a.nii.gz")).mask
+    expected = load(release_3d).answer(nifti.read(folder / "a.nii.gz")).mask
     np.testing.assert_array_equal(nifti.read(tmp_path / "mask.nii.gz").array[0], expected)
 
 
@@ -561,7 +561,7 @@ def test_structures_that_overlap_are_channels_of_one_file(
     done = answer(release, [image], tmp_path / "out")
     (place,) = done.written.values()
     assert place.name == f"a{suffix}"
-    expected = load(release).predict(read_image(image)).mask
+    expected = load(release).answer(read_image(image)).mask
     np.testing.assert_array_equal(read_label(place, several=True).array, expected)
     assert expected.sum(axis=0).max() == 2
     assert place.with_name("a.json").exists()

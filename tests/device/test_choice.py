@@ -35,7 +35,7 @@ def test_it_is_measured_once_and_kept_beside_the_weights(release, measurements):
     assert len(measurements) == 1
     (kept,) = json.loads((release / CHOICE).read_text()).values()
     assert Choice.model_validate(kept) == first
-    assert load(release).predict(Volume(np.ones((1, 9, 9, 9)), np.eye(4))).mask.shape == (9, 9, 9)
+    assert load(release).answer(Volume(np.ones((1, 9, 9, 9)), np.eye(4))).mask.shape == (9, 9, 9)
     assert len(measurements) == 1
 
 
@@ -131,9 +131,9 @@ def test_the_number_of_windows_at_once_moves_no_mask(release_3d, scan, at_once):
     predictor = load(release_3d, threads=1)
     volume = Volume(scan((21, 17, 12))[None], np.diag([1.5, 1.5, 1.5, 1]))
     predictor._windows_at_once = 1
-    expected = predictor.predict(volume, with_probabilities=True).probabilities
+    expected = predictor.answer(volume, with_probabilities=True).probabilities
     predictor._windows_at_once = at_once
-    actual = predictor.predict(volume, with_probabilities=True).probabilities
+    actual = predictor.answer(volume, with_probabilities=True).probabilities
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 

@@ -37,9 +37,9 @@ def test_the_mask_lies_on_the_images_own_grid_whatever_its_orientation(
     release_3d, scan, codes, spacing
 ):
     predictor, array = load(release_3d), scan((21, 17, 12))
-    upright = predictor.predict(volume_in(array, "RAS", spacing)).mask
+    upright = predictor.predict(volume_in(array, "RAS", spacing))
     volume = volume_in(array, codes, spacing)
-    mask = predictor.predict(volume).mask
+    mask = predictor.answer(volume).mask
     assert mask.shape == volume.shape
     assert set(np.unique(upright)) == set(VALUES)
     np.testing.assert_array_equal(in_ras(mask.astype(np.int16), volume.affine), upright)
@@ -49,12 +49,12 @@ def test_the_mask_lies_on_the_images_own_grid_whatever_its_orientation(
 def test_probabilities_sum_to_1_and_the_likeliest_is_the_mask(release_3d, scan, spacing):
     volume = volume_in(scan((21, 17, 12)), "LPS", spacing)
     predictor = load(release_3d)
-    answer = predictor.predict(volume, with_probabilities=True)
+    answer = predictor.answer(volume, with_probabilities=True)
     assert answer.probabilities.shape == (3, *volume.shape)
     np.testing.assert_allclose(answer.probabilities.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_array_equal(VALUES[answer.probabilities.argmax(axis=0)], answer.mask)
-    np.testing.assert_array_equal(predictor.predict(volume).mask, answer.mask)
-    assert predictor.predict(volume).probabilities is None
+    np.testing.assert_array_equal(predictor.answer(volume).mask, answer.mask)
+    assert predictor.answer(volume).probabilities is None
 
 
 def test_equals_its_parts_put_together_by_hand(release_3d, scan):
@@ -63,7 +63,7 @@ def test_equals_its_parts_put_together_by_hand(release_3d, scan):
     array, grid = preprocess(volume, predictor.manifest.preprocess)
     logits = predict_windows(predictor._engine, array, window=(8, 8, 8), overlap=0.25)
     expected = from_grid(softmax(logits / 1.5), grid, order=1)
-    actual = predictor.predict(volume, with_probabilities=True).probabilities
+    actual = predictor.answer(volume, with_probabilities=True).probabilities
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -77,14 +77,14 @@ def test_a_release_may_decide_before_the_way_back(release_3d, changed, scan):
                          indexing="ij")  # fmt: skip
     nearest = tuple(np.floor(p + 0.5).astype(int) for p in places)
     expected = VALUES[logits.argmax(axis=0)[nearest]]
-    np.testing.assert_array_equal(predictor.predict(volume).mask, expected)
+    np.testing.assert_array_equal(predictor.answer(volume).mask, expected)
 
 
 def test_rules_of_the_manifest_tidy_the_mask(release_3d, changed, scan):
     volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
-    before = load(release_3d).predict(volume).mask
+    before = load(release_3d).answer(volume).mask
     rules = {"largest_component": ["lesion"], "fill_holes": ["organ"]}
-    after = load(changed(release_3d, postprocess=rules)).predict(volume).mask
+    after = load(changed(release_3d, postprocess=rules)).answer(volume).mask
     numbered, count = ndimage.label(before == 255, structure=np.ones((3, 3, 3)))
     assert count > 1
     largest = numbered == np.bincount(numbered.ravel())[1:].argmax() + 1
@@ -96,12 +96,12 @@ def test_a_release_without_a_guard_cannot_be_strict(release_3d, scan):
     predictor = load(release_3d)
     assert predictor.manifest.guard is None
     with pytest.raises(DataError, match="has no guard"):
-        predictor.predict(Volume(scan((20, 20, 20))[None], np.eye(4)), strict=True)
+        predictor.answer(Volume(scan((20, 20, 20))[None], np.eye(4)), strict=True)
 
 
 def test_confidence_is_the_mean_probability_of_what_was_found(release_3d, scan):
     volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
-    answer = load(release_3d).predict(volume, with_probabilities=True)
+    answer = load(release_3d).answer(volume, with_probabilities=True)
     for index, name in ((1, "organ"), (2, "lesion")):
         inside = answer.probabilities[index][answer.mask == VALUES[index]]
         assert answer.confidence[name] == pytest.approx(inside.mean(), abs=1e-5)
@@ -111,18 +111,18 @@ def test_confidence_is_the_mean_probability_of_what_was_found(release_3d, scan):
 def test_a_promise_tells_the_volume_of_all_that_may_be_a_structure(release_3d, changed, scan):
     volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
     promise = {"promised": 0.9, "thresholds": {"organ": 0.2, "lesion": 0.4}, "cases": 30}
-    answer = load(changed(release_3d, conformal=promise)).predict(volume, with_probabilities=True)
+    answer = load(changed(release_3d, conformal=promise)).answer(volume, with_probabilities=True)
     for index, (name, threshold) in enumerate(promise["thresholds"].items(), start=1):
         possible = (answer.probabilities[index] >= threshold).sum() * 1.5**3 / 1000
         assert answer.conformal_ml[name] == pytest.approx(possible, rel=1e-3)
-    assert load(release_3d).predict(volume).conformal_ml == {}
+    assert load(release_3d).answer(volume).conformal_ml == {}
 
 
 @pytest.mark.parametrize(("threshold", "possible"), [(0.0, 2), (0.9999, 1)])
 def test_a_promise_tells_which_classes_are_possible(release_classes, changed, threshold, possible):
     promise = {"promised": 0.9, "thresholds": {"set": threshold}, "cases": 30}
     image = Volume(np.full((1, 20, 12), 30, np.uint8), np.eye(3))
-    answer = load(changed(release_classes, conformal=promise)).predict(image)
+    answer = load(changed(release_classes, conformal=promise)).answer(image)
     assert len(answer.possible) == possible
     assert "dark" in answer.possible
     assert answer.confidence == {"dark": pytest.approx(answer.probabilities[0])}
@@ -131,7 +131,7 @@ def test_a_promise_tells_which_classes_are_possible(release_classes, changed, th
 @pytest.mark.parametrize("shape", [(16, 16), (9, 40), (50, 33)])
 def test_pictures_of_any_size(release_2d, scan, shape):
     image = Volume(np.clip(scan(shape), 0, 255).astype(np.uint8)[None], np.eye(3))
-    answer = load(release_2d).predict(image, with_probabilities=True)
+    answer = load(release_2d).answer(image, with_probabilities=True)
     assert answer.mask.shape == shape
     assert set(np.unique(answer.mask)) <= set(VALUES)
     np.testing.assert_array_equal(VALUES[answer.probabilities.argmax(axis=0)], answer.mask)
@@ -140,7 +140,7 @@ def test_pictures_of_any_size(release_2d, scan, shape):
 def test_a_temperature_softens_and_moves_no_mask(release_2d, changed, scan):
     image = Volume(scan((30, 20))[None], np.eye(3))
     hot = changed(release_2d, temperature=6.0)
-    one, other = (load(r).predict(image, with_probabilities=True) for r in (release_2d, hot))
+    one, other = (load(r).answer(image, with_probabilities=True) for r in (release_2d, hot))
     np.testing.assert_array_equal(one.mask, other.mask)
     assert other.probabilities.max(axis=0).mean() < one.probabilities.max(axis=0).mean()
 
@@ -148,11 +148,12 @@ def test_a_temperature_softens_and_moves_no_mask(release_2d, changed, scan):
 @pytest.mark.parametrize(("value", "likeliest"), [(30, 0), (220, 1)])
 def test_classes_are_tempered_probabilities(release_classes, value, likeliest):
     image = Volume(np.full((1, 20, 12), value, np.uint8), np.eye(3))
-    answer = load(release_classes).predict(image)
+    answer = load(release_classes).answer(image)
     logits = np.array([-4, 4]) * value / 255 + [2, -2]
     np.testing.assert_allclose(answer.probabilities, softmax(logits / 1.5), atol=1e-5)
     assert answer.probabilities.argmax() == likeliest
     assert answer.mask is None
+    np.testing.assert_array_equal(load(release_classes).predict(image), answer.probabilities)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_classes_are_tempered_probabilities(release_classes, value, likeliest):
 )
 def test_an_image_that_does_not_fit_is_refused(release_3d, array, reason):
     with pytest.raises(DataError, match=reason):
-        load(release_3d).predict(Volume(array, np.eye(array.ndim)))
+        load(release_3d).answer(Volume(array, np.eye(array.ndim)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -182,7 +183,7 @@ def test_an_answer_that_is_not_finite_is_none(request, release, value):
     predictor._engine = broken
     image = np.random.default_rng(0).integers(0, 255, (1, *window)).astype(np.uint8)
     with pytest.raises(DataError, match=r"not finite: .* correct their scale"):
-        predictor.predict(Volume(image, np.diag([*[1.5] * len(window), 1])))
+        predictor.answer(Volume(image, np.diag([*[1.5] * len(window), 1])))
 
 
 @pytest.mark.parametrize("names", [2, 4])
@@ -190,7 +191,7 @@ def test_a_network_of_other_classes_than_the_manifest_is_refused(release_3d, cha
     values = {"classes": list("abcd"[:names]), "label_values": list(range(names))}
     image = Volume(np.zeros((1, 9, 9, 9)), np.eye(4))
     with pytest.raises(ReleaseError, match=f"answers for 3 classes, the manifest names {names}"):
-        load(changed(release_3d, **values)).predict(image)
+        load(changed(release_3d, **values)).answer(image)
 
 
 @pytest.mark.data
@@ -199,7 +200,7 @@ def test_a_dicom_series_and_its_nifti_twin_get_the_same_mask(release_3d, data_ro
     predictor, masks = load(release_3d), []
     for path in (folder / "dicom", folder / "image.nii.gz"):
         volume = read_image(path)
-        masks.append(in_ras(predictor.predict(volume).mask.astype(np.int16), volume.affine))
+        masks.append(in_ras(predictor.answer(volume).mask.astype(np.int16), volume.affine))
     assert (masks[0] != masks[1]).mean() < 1e-4
 
 
@@ -210,7 +211,7 @@ def test_structures_that_overlap_are_where_their_own_probability_is_a_half(
 ):
     volume = volume_in(scan((21, 17, 12)), codes, spacing_mm)
     predictor = load(release_overlapping, threads=1)
-    answer = predictor.predict(volume, with_probabilities=True)
+    answer = predictor.answer(volume, with_probabilities=True)
     assert answer.mask.shape == answer.probabilities.shape == (2, *volume.shape)
     sure = np.abs(answer.probabilities - 0.5) > 1e-4
     np.testing.assert_array_equal(answer.mask[sure], (answer.probabilities >= 0.5)[sure])
@@ -228,7 +229,7 @@ def test_confidence_and_promises_of_structures_that_overlap_are_their_own(
     promise = {"promised": 0.9, "thresholds": {"organ": 0.2, "lesion": 0.8}, "cases": 30}
     volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
     release = changed(release_overlapping, conformal=promise)
-    answer = load(release).predict(volume, with_probabilities=True)
+    answer = load(release).answer(volume, with_probabilities=True)
     for index, (name, threshold) in enumerate(promise["thresholds"].items()):
         p = answer.probabilities[index]
         expected = p[answer.mask[index] == 1].mean()
@@ -239,9 +240,9 @@ def test_confidence_and_promises_of_structures_that_overlap_are_their_own(
 
 def test_rules_tidy_structures_that_overlap_each_by_itself(release_overlapping, changed, scan):
     volume = volume_in(scan((21, 17, 12)), "RAS", (1.5, 1.5, 1.5))
-    before = load(release_overlapping).predict(volume).mask
+    before = load(release_overlapping).answer(volume).mask
     rules = {"largest_component": ["lesion"]}
-    after = load(changed(release_overlapping, postprocess=rules)).predict(volume).mask
+    after = load(changed(release_overlapping, postprocess=rules)).answer(volume).mask
     numbered, count = ndimage.label(before[1], structure=np.ones((3, 3, 3)))
     assert count > 1
     largest = numbered == np.bincount(numbered.ravel())[1:].argmax() + 1
@@ -252,7 +253,7 @@ def test_one_temperature_a_structure_moves_no_mask(release_overlapping_2d, chang
     image = Volume(scan((30, 20))[None], np.eye(3))
     hot = changed(release_overlapping_2d, temperature=[6.0, 0.5])
     one, other = (
-        load(r).predict(image, with_probabilities=True) for r in (release_overlapping_2d, hot)
+        load(r).answer(image, with_probabilities=True) for r in (release_overlapping_2d, hot)
     )
     np.testing.assert_array_equal(one.mask, other.mask)
     logits = special.logit(one.probabilities.astype(float))
@@ -266,7 +267,7 @@ class TestFindings:
     def answer(self, release, left, right):
         picture = np.full((1, 8, 8), right, np.uint8)
         picture[..., :4] = left
-        return load(release).predict(Volume(picture, np.eye(3)))
+        return load(release).answer(Volume(picture, np.eye(3)))
 
     @pytest.mark.parametrize(
         ("left", "right", "found"),

@@ -154,7 +154,7 @@ def test_it_answers_as_the_release_for_a_folder_of_images(bundles, kind, tmp_pat
     out = tmp_path / "out"
     monai_bundle(folder, "run", *CONFIGS, "--dataset_dir", shown[0].parent, "--output_dir", out)
     for path in shown:
-        expected = load(release).predict(read_image(path)).mask
+        expected = load(release).answer(read_image(path)).mask
         actual = _read(out / path.name)
         if kind == "overlapping volumes":
             actual = np.moveaxis(actual, -1, 0)
@@ -170,7 +170,7 @@ def test_what_was_trained_answers_as_its_release(trained, tmp_path):
     monai_bundle(folder, "run", *CONFIGS, "--dataset_dir", shown[0].parent, "--output_dir", out)
     predictor, said = load(release), set()
     for path in shown:
-        expected = predictor.predict(read_image(path)).mask
+        expected = predictor.answer(read_image(path)).mask
         said |= {*np.unique(expected).tolist()}
         assert (_read(out / path.name) == expected).mean() >= 0.999
     assert said == {0, 1, 2}
@@ -203,7 +203,7 @@ def test_it_writes_the_class_probabilities_of_a_folder(bundles, kind, tmp_path):
     with table.open() as file:
         rows = {row[0].rpartition("/")[2]: row[1:] for row in csv.reader(file)}
     for path in shown:
-        expected = load(release).predict(read_image(path)).probabilities
+        expected = load(release).answer(read_image(path)).probabilities
         np.testing.assert_allclose(np.array(rows[path.name], float), expected, atol=1e-3)
 
 

@@ -12,7 +12,7 @@ def test_the_thresholds_of_a_release_are_those_of_its_answers_to_the_validation_
     folder = study.path("releases/student")
     predictor, shares = load(folder), []
     for case in cohort.of(cohort.split.validation):
-        answer = predictor.predict(read_image(case.image), with_probabilities=True).probabilities
+        answer = predictor.answer(read_image(case.image), with_probabilities=True).probabilities
         label = np.searchsorted(study.config.label_values, read_label(case.label).array[0])
         shares.append([missed_shares(answer[i], label == i) for i in (1, 2)])
     conformal = read_manifest(folder).conformal

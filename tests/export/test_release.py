@@ -60,7 +60,7 @@ class TestRelease:
         (sample,) = load_samples([case], study.config)
         logits = predict_logits(model, sample.image, study.config)
         expected = apply_temperature(logits, found.temperature, axis=0)
-        answer = load(study.path(f"releases/{role}"), threads=1).predict(
+        answer = load(study.path(f"releases/{role}"), threads=1).answer(
             read_image(case.image), with_probabilities=True
         )
         np.testing.assert_allclose(answer.probabilities, expected, atol=1e-3)
@@ -162,7 +162,7 @@ class TestVariants:
         manifest = read_manifest(variants[variant])
         assert manifest.runtimes
         for runtime in manifest.runtimes:
-            mask = load(variants[variant], runtime=runtime).predict(read_image(case.image)).mask
+            mask = load(variants[variant], runtime=runtime).answer(read_image(case.image)).mask
             assert mask.shape == read_image(case.image).shape
 
     def test_a_bundle_sends_its_user_to_monai(self, variants):
@@ -298,7 +298,7 @@ class TestRetraining:
         manifest = read_manifest(folder)
         assert manifest.parity["openvino"].difference == trained.difference
         case = cohort.of(cohort.split.test)[0]
-        assert load(folder).predict(read_image(case.image)).mask.any()
+        assert load(folder).answer(read_image(case.image)).mask.any()
         shutil.rmtree(folder)
 
     def test_the_gate_refuses_what_is_not_recovered_and_says_so(self, broken):

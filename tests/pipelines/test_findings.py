@@ -107,7 +107,7 @@ def test_every_release_answers_with_probabilities_of_their_own(finished, variant
     assert manifest.operating_points.keys() == manifest.conformal.thresholds.keys() == set(FINDINGS)
     predictor, right, sums = load(release), [], []
     for number in range(36, 48):
-        said = predictor.predict(read_image(finished.parents[1] / f"data/c{number}.png"))
+        said = predictor.answer(read_image(finished.parents[1] / f"data/c{number}.png"))
         sums.append(said.probabilities.sum())
         right += [(name in said.confidence) == bool(number & v) for name, v in FINDINGS.items()]
     assert np.mean(right) > 0.8

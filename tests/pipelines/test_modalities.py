@@ -85,7 +85,7 @@ def test_files_of_a_case_are_answered_in_any_order_and_none_stands_for_another(s
     assert not answer(release, list(case.images[::-1]), place).failed
     volume = image_of(case, opened.config)
     np.testing.assert_array_equal(
-        read_label(place).array[0], load_release(release).predict(volume).mask
+        read_label(place).array[0], load_release(release).answer(volume).mask
     )
     alone = answer(release, case.image, tmp_path / "masks")
     assert "no file of flair" in next(iter(alone.failed.values()))

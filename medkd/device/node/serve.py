@@ -243,7 +243,7 @@ class Node:
             self._spool.finish(folder, answer=None)
             return
         volume = image.read(reading)
-        prediction = self._predictor.predict(volume, strict=self._options.strict)
+        prediction = self._predictor.answer(volume, strict=self._options.strict)
         made = as_dicom(prediction, volume, source, manifest)
         if not has_ended:
             made.SeriesDescription += BROKEN_OFF

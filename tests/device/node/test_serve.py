@@ -50,7 +50,7 @@ def test_a_series_becomes_a_segmentation_at_the_peer(
     send(association, objects_of(folder))
     association.release()
     ((uid, content),) = until(lambda: peer.got)
-    expected = load(release_3d).predict(read(folder)).mask
+    expected = load(release_3d).answer(read(folder)).mask
     assert uid == Source.read(sorted(folder.iterdir())).uid(
         load(release_3d).manifest, "segmentation"
     )
@@ -74,7 +74,7 @@ def test_a_classified_image_becomes_a_report_at_the_peer(
     manifest = load(release_slices).manifest
     assert uid == Source((image,)).uid(manifest, "report")
     image.save_as(tmp_path / "0.dcm")
-    expected = load(release_slices).predict(read(tmp_path / "0.dcm", manifest.preprocess.reading))
+    expected = load(release_slices).answer(read(tmp_path / "0.dcm", manifest.preprocess.reading))
     report = highdicom.sr.ComprehensiveSR.from_dataset(decoded(content))
     (group,) = report.content.get_image_measurement_groups()
     assert [group.finding_type.meaning] == list(expected.confidence) == ["bright"]
