@@ -170,6 +170,8 @@ def refusing(path: Path) -> Iterator[None]:
             raise
         # its text may hold what the file says of its patient
         what = f"not a DICOM file that can be read ({type(error).__name__})"
+        if isinstance(error, OSError) and error.strerror:
+            what = f"cannot be read ({error.strerror})"
         raise DataError(f"{path}: {what}; copy it again, or remove it") from None
 
 

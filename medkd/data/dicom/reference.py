@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.dicom import rtstruct, segmentation
-from medkd.data.dicom.files import files_in, is_dicom
+from medkd.data.dicom.files import dicom_of, files_in, refusal
 from medkd.data.dicom.header import read_dataset, refusing
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
@@ -20,8 +20,10 @@ def reference_in(path: Path) -> Path | None:
     Raises:
         DataError: a damaged DICOM file, or a folder that holds several.
     """
-    files = files_in(path) if path.is_dir() else [path]
-    found = [file for file in files if is_dicom(file) and _is_reference(file)]
+    files, unreadable = dicom_of(files_in(path) if path.is_dir() else [path])
+    if unreadable and path.is_dir():
+        raise DataError(f"{path}: {refusal(unreadable)}")
+    found = [file for file in files if _is_reference(file)]
     if len(found) > 1:
         raise DataError(
             f"{path}: holds {len(found)} SEG or RTSTRUCT; name the file that is meant as the label"

@@ -8,9 +8,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.uid import UID
 
-from medkd.data.dicom.files import files_in, is_dicom
-from medkd.data.dicom.header import read_dataset
+from medkd.data.dicom.files import dicom_of, files_in, reason, refusal
+from medkd.data.dicom.header import read_dataset, refusing
 from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
 from medkd.options import ReadingOptions, SeriesOptions
@@ -21,7 +22,8 @@ NO_PICTURES = {  # modalities of objects that say something about images, or tha
     "RTDOSE": "give the series that was planned on",
 }
 CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # PS3.5: CS
-UID = re.compile(r"[0-9.]{0,64}")
+PLAIN_UID = re.compile(r"[0-9.]{0,64}")
+IMAGE = "Image Storage"  # in the names of all classes of pictures (PS3.6 A)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Series:
     @property
     def summary(self) -> str:
         """The series in a few words, for a list to choose from."""
-        uid = self.uid if UID.fullmatch(self.uid) else "a UID that is none"
+        uid = self.uid if PLAIN_UID.fullmatch(self.uid) else "a UID that is none"
         return f"{uid} ({_kind(self.modality, 'no modality')}, {len(self.files)} files)"
 
 
@@ -55,12 +57,48 @@ def series_in(path: Path, *, memory_bytes: int) -> list[Series]:
     Raises:
         DataError: no DICOM, a damaged file among it, or nothing that is a picture.
     """
-    files = [file for file in files_in(path) if is_dicom(file)] if path.is_dir() else [path]
+    files, unreadable = dicom_of(files_in(path)) if path.is_dir() else ([path], {})
     refuse_larger(path, sum(file.stat().st_size for file in files), memory_bytes=memory_bytes)
-    found, others = grouped((f, read_dataset(f, memory_bytes=memory_bytes)) for f in files)
+    if path.is_dir():
+        headers, damaged = read_headers(files, memory_bytes=memory_bytes)
+        if told := refusal(unreadable | damaged):
+            raise DataError(f"{path}: {told}")
+    else:
+        headers = [(path, read_dataset(path, memory_bytes=memory_bytes))]
+    found, others = grouped(headers)
     if not found:
         raise DataError(f"{path}: {_no_picture({*others.values()})}")
     return found
+
+
+def read_headers(
+    files: Iterable[Path], *, memory_bytes: int
+) -> tuple[list[tuple[Path, Dataset]], dict[Path, str]]:
+    """Return the headers of files, and why others have none that can be read to its end."""
+    headers: list[tuple[Path, Dataset]] = []
+    unreadable: dict[Path, str] = {}
+    for file in files:
+        try:
+            with refusing(file):
+                header = read_dataset(file, memory_bytes=memory_bytes)
+                is_cut = _is_cut(header)
+        except DataError as error:
+            unreadable[file] = reason(error, file)
+        else:
+            if is_cut:
+                unreadable[file] = "ends before its picture"
+            else:
+                headers.append((file, header))
+    return headers, unreadable
+
+
+def _is_cut(header: Dataset) -> bool:
+    """Whether a header without a picture is of a class that has one, or ends before it says so.
+
+    pydicom reads what there is of a file that is cut between two attributes.
+    """
+    kind = header.get("SOPClassUID")
+    return "Rows" not in header and (not kind or IMAGE in UID(str(kind)).name)
 
 
 def grouped(headers: Iterable[tuple[Path, Dataset]]) -> tuple[list[Series], dict[Path, str]]:

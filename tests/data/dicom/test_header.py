@@ -1,3 +1,4 @@
+import errno
 import tracemalloc
 from pathlib import Path
 
@@ -182,6 +183,15 @@ def test_what_holds_nothing_is_refused(tmp_path, content):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"gone\.dcm: no such file"):
         read(tmp_path / "gone.dcm")
+
+
+def test_a_disk_that_fails_is_told_as_such(tmp_path, monkeypatch):
+    def fail(self, *args, **options):
+        raise OSError(errno.EIO, "Input/output error", str(self))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(DataError, match=r"a\.dcm: cannot be read \(Input/output error\); "):
+        read_dataset(tmp_path / "a.dcm", memory_bytes=MIB)
 
 
 def test_no_message_tells_what_the_file_says_of_its_patient(tmp_path, kit):

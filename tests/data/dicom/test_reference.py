@@ -107,6 +107,14 @@ def test_the_one_reference_of_a_folder_is_meant(written, series):
         reference_in(series.folder)
 
 
+def test_a_folder_with_an_unreadable_file_holds_no_reference_for_sure(series):
+    (series.folder / "rs.dcm").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"series: 1 file .* unreadable: rs\.dcm \(empty\); mend or"
+    ):
+        reference_in(series.folder)
+
+
 def test_structures_that_may_overlap_keep_the_voxels_they_share(written, grid):
     boxes = [("Heart", (0, 0, 4, 4)), ("Left Lung", (2, 2, 6, 6))]
     path = written(boxes)

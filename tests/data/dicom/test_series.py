@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.uid import BasicTextSRStorage, RawDataStorage
 
 from medkd.data.dicom.series import choose, series_in
 from medkd.data.dicom.volume import read
@@ -86,6 +88,7 @@ def test_what_is_drawn_on_images_is_no_series_of_images(folder, kit):
         dataset = kit.picture(np.zeros((4, 4), np.uint8), Modality=modality, SeriesInstanceUID="7")
         if modality == "SR":
             del dataset.Rows
+            dataset.SOPClassUID = BasicTextSRStorage
         kit.save(folder / modality, dataset)
     assert {s.uid for s in series_in(folder, memory_bytes=GIB)} == set(SERIES)
 
@@ -94,6 +97,64 @@ def test_a_folder_without_dicom_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match="holds no DICOM file"):
         series_in(tmp_path, memory_bytes=GIB)
+
+
+def cut_before_rows(path):
+    """Leave of a file what lies before the size of its picture: pydicom reads that as a whole."""
+    dataset = dcmread(path)
+    at = path.read_bytes().index(b"\x28\0\x02\0")
+    assert "Rows" in dataset
+    path.write_bytes(path.read_bytes()[:at])
+    assert "Rows" not in dcmread(path)
+
+
+UNREADABLE = {
+    "cut": (cut_before_rows, "ends before its picture"),
+    "stub": (lambda path: path.write_bytes(path.read_bytes()[:140]), "not a DICOM file"),
+    "empty": (lambda path: path.write_bytes(b""), "empty"),
+    "garbage": (lambda path: path.write_bytes(b"garbage"), "not DICOM, as its name says"),
+    "link to nothing": (
+        lambda path: (path.unlink(), path.symlink_to("gone")),
+        r"cannot be read \(No such file or directory\)",
+    ),
+    "link in a circle": (
+        lambda path: (path.unlink(), path.symlink_to(path.name)),
+        r"cannot be read \(Too many levels of symbolic links\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", UNREADABLE)
+@pytest.mark.parametrize("number", [0, 4])
+def test_a_series_is_never_read_without_its_unreadable_slices(series, damage, number):
+    """Of slices at an end, the others alone are a regular stack."""
+    change, why = UNREADABLE[damage]
+    path = series.path(number)
+    change(path)
+    told = (
+        rf"series: 1 file of this folder is unreadable: {path.name} \({why}.*\); mend or remove it"
+    )
+    with pytest.raises(DataError, match=told):
+        read(series.folder)
+    path.unlink()
+    assert read(series.folder).shape[0] == 4
+
+
+def test_every_unreadable_file_of_a_folder_is_named(series):
+    series.path(0).write_bytes(b"")
+    series.path(1).write_bytes(b"garbage")
+    names = sorted([f"{series.path(0).name} (empty)", f"{series.path(1).name} (not DICOM"])
+    with pytest.raises(DataError, match="2 files of this folder are unreadable") as caught:
+        read(series.folder)
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_an_object_without_a_picture_that_is_of_no_image_class_hides_nothing(series, kit):
+    """Scanners put raw data of the same modality beside their images."""
+    raw = kit.slice_of(0, SOPClassUID=RawDataStorage)
+    del raw.Rows, raw.PixelData
+    kit.save(series.folder / "raw.dcm", raw)
+    assert read(series.folder).shape[0] == 5
 
 
 def test_a_folder_larger_than_memory_is_refused_before_it_is_read(folder):
@@ -108,6 +169,7 @@ def test_what_a_damaged_file_has_for_its_modality_is_not_shown(tmp_path, kit, ha
         damaged = kit.picture(np.zeros((4, 4), np.uint8))
         if not has_pixels:
             del damaged.Rows
+            damaged.SOPClassUID = RawDataStorage
         path = kit.save(tmp_path / f"{number}.dcm", damaged)
         content = path.read_bytes().replace(b"CS\x02\x00MR", b"CS\x02\x00\n^")
         old = b"UI\x06\x001.2.4\0"

@@ -10,6 +10,7 @@ from medkd.data import images, nifti
 from medkd.data.findings import Level
 from medkd.data.quality.examine import Examined, examine, files_of
 from medkd.types import Case
+from tests.data.dicom.conftest import save, slice_of
 from tests.data.start.test_dicom_tree import write_outlines
 
 RNG = np.random.default_rng(0)
@@ -129,6 +130,23 @@ def test_a_file_that_may_not_be_opened_is_one_finding_of_its_case(case, config, 
     assert (finding.level, finding.file) == (Level.ERROR, path)
     assert finding.message == "cannot be read (Permission denied)"
     assert finding.remedy
+
+
+@pytest.mark.parametrize("of", ["image", "label"])
+def test_a_folder_of_a_series_with_an_unreadable_file_is_one_finding_that_names_it(
+    case, config, of
+):
+    """The others are a regular stack, and a series one slice short would go unseen."""
+    folder = case.image.parent / "series"
+    for number in range(3):
+        save(folder / f"{number}.dcm", slice_of(number))
+    listed = replace(case, **{of: folder})
+    assert not any("unreadable" in each.message for each in examine(listed, config).findings)
+    (folder / "2.dcm").write_bytes(b"")
+    (finding,) = examine(listed, config).findings
+    assert (finding.level, finding.file) == (Level.ERROR, folder)
+    assert finding.message == "1 file of this folder is unreadable: 2.dcm (empty)"
+    assert finding.remedy == "mend or remove it"
 
 
 @pytest.fixture
