@@ -7,7 +7,7 @@ DICOM study by the rule of the release.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medkd.data.dicom import is_dicom
-from medkd.data.dicom.files import files_in, linked
+from medkd.data.dicom.files import dicom_of, files_in, linked, refusal
 from medkd.data.modalities import modality_of, read_modalities
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*")
-NO_IMAGES = {"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC"}  # modalities
+OTHERS = {*SUFFIXES} - {".dcm"}  # suffixes of other formats
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,14 @@ class Input:
 
     Attributes:
         name: tells it apart from the others, and what its answer is called after.
-        path: its file, or the folder of its series.
+        path: its file, or the folder of its series; of a link to nothing, the link's folder.
         files: of its DICOM series; empty for other formats.
         array: ``[height, width]`` or ``[height, width, 3]``, where it is one of many in a file.
         modalities: the files or folders of its modalities, in the order of the channels, where it
             has several.
         series: where they lie in the folders of a DICOM study, the files of each instead.
         further: the DICOM files of all modalities but the first, which has ``files``.
-        lacks: why its modalities cannot be read, where they cannot.
+        lacks: why it cannot be read, where that is known beforehand.
         missing: names of those that are not there.
     """
 
@@ -63,7 +62,8 @@ class Input:
         """Read the image.
 
         Raises:
-            DataError: as ``read_modalities``; or a modality is missing.
+            DataError: as ``read_modalities``; a modality is missing, or a file of the folder that
+                may belong to it is unreadable.
         """
         if self.modalities or self.series or self.lacks:
             with self.apart() as paths:
@@ -88,10 +88,10 @@ class Input:
         """Yield the file or folder of each modality; a series of a study lies in one of its own.
 
         Raises:
-            DataError: a modality is missing.
+            DataError: as ``read``.
         """
         if self.lacks:
-            raise DataError(self.lacks)
+            raise DataError(f"{self.path}: {self.lacks}")
         with ExitStack() as stack:
             folders = [stack.enter_context(linked(files)) for files in self.series]
             yield tuple(folders) or self.modalities or (self.path,)
@@ -114,6 +114,9 @@ def find_inputs(
     ``CASE_t1.nii.gz`` and ``CASE_flair.nii.gz``, or ``CASE_0000.nii.gz`` and ``CASE_0001.nii.gz``;
     so are folders of a DICOM series. Where ``options`` say which series of a study is of which
     modality, the series of each study are one image.
+
+    What cannot be read is an image that fails when it is read. Where that is a file of a folder,
+    all series of the folder do: none of them is known to be whole.
 
     Raises:
         DataError: a source does not exist or holds no image, or two images cannot be told apart.
@@ -138,7 +141,12 @@ def _told_apart(found: Sequence[Input]) -> list[Input]:
 
 
 def _whence(image: Input) -> str:
-    return image.path.parent.name if image.array is None else image.path.stem
+    return _name_of(image.path.parent) if image.array is None else image.path.stem
+
+
+def _name_of(folder: Path) -> str:
+    """Return a folder's name, also where it is called ``.`` or ``..``."""
+    return folder.name if folder.name not in {"", ".."} else folder.resolve().name
 
 
 def _together(found: Sequence[Input], modalities: Sequence[str]) -> list[Input]:
@@ -183,62 +191,109 @@ def _of_modalities(case: Path, found: Sequence[list[Input]], modalities: Sequenc
 
 
 def _find(source: Path, options: ReadingOptions, modalities: Sequence[str]) -> list[Input]:
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder")
+    try:
+        source.stat()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not source.is_symlink():
+            raise DataError(f"{source}: no such file or folder") from None
+        lacks = f"the file {source.name} cannot be read ({error.strerror}); mend or remove it"
+        return [Input(source.name, source.parent, lacks=lacks)]
     if source.suffix == ".npz":
         return list(_npz_images(source, options))
     if source.is_file():
-        is_plain = suffix(source) in SUFFIXES and suffix(source) != ".dcm"
-        return [Input(source.name, source, () if is_plain else (source,))]
-    known = {*SUFFIXES} - {".img", ".dcm"}  # the .hdr stands for its pair
-    found = [Input(p.name, p) for p in files_in(source) if suffix(p) in known]
-    known_files = {each.path for each in found}
-    if modalities:
-        found += _studies(source, options, modalities, apart_from=known_files)
-    else:
-        found += _dicom_series(source, options, apart_from=known_files)
+        return [Input(source.name, source, () if suffix(source) in OTHERS else (source,))]
+    found = _of_folder(source, options, modalities)
     if not found:
         rule = " that the release's preprocess.reading.series asks for" if options.series else ""
         raise DataError(f"{source}: holds no image (NIfTI, PNG, JPEG, TIFF, DICOM){rule}")
     return sorted(found, key=lambda each: each.name)
 
 
-def _dicom_series(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[Input]:
-    """Yield the series of a tree, one or several a folder."""
-    for folder, dicom in _dicom_files(source, apart_from):
-        series = _series(dicom, options)
-        place = folder.relative_to(source)
-        for uid, members in sorted(series.items()):
-            # a folder's own name says more than a UID, where it holds one series
-            name = place.as_posix() if len(series) == 1 else (place / _safe(uid)).as_posix()
-            yield Input(source.name if name == "." else name, folder, tuple(members))
+def _of_folder(source: Path, options: ReadingOptions, modalities: Sequence[str]) -> list[Input]:
+    try:
+        files = files_in(source)
+    except OSError:  # told by the walk through the tree
+        files = []
+    known = [file for file in files if suffix(file) in OTHERS - {".img"}]  # the .hdr of the pair
+    found = [image for file in known for image in _find(file, options, ())]
+    folders = _folders(source, options, apart_from={*known})
+    if modalities:
+        return found + list(_studies(source, folders, options, modalities))
+    return found + [image for each in folders for image in _dicom_series(source, each, options)]
 
 
-def _dicom_files(source: Path, apart_from: set[Path]) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield the folders of a tree that hold DICOM files, with these."""
-    for folder, inner, _ in os.walk(source):
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of a tree with DICOM files: their headers, and why others cannot be read."""
+
+    path: Path
+    headers: "Sequence[tuple[Path, Dataset]]" = ()
+    lacks: str = ""
+
+    def name_in(self, source: Path) -> str:
+        place = self.path.relative_to(source)
+        return place.as_posix() if place.name else _name_of(source)
+
+
+def _folders(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[_Folder]:
+    """Yield the folders of a tree that hold DICOM files, or cannot be listed."""
+    unlisted: list[OSError] = []
+    for folder, inner, _ in os.walk(source, onerror=unlisted.append):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
-        files = [file for file in files_in(Path(folder)) if file not in apart_from]
-        if dicom := [file for file in files if is_dicom(file)]:
-            yield Path(folder), dicom
+        dicom, unreadable = dicom_of(
+            each for each in files_in(Path(folder)) if each not in apart_from
+        )
+        unreadable = {file: why for file, why in unreadable.items() if suffix(file) not in OTHERS}
+        if dicom or unreadable:
+            from medkd.data.dicom.series import read_headers
+
+            headers, damaged = read_headers(dicom, memory_bytes=options.memory_bytes)
+            yield _Folder(Path(folder), headers, refusal(unreadable | damaged))
+    for error in unlisted:
+        why = f"the folder cannot be listed ({error.strerror}); mend or remove it"
+        yield _Folder(Path(error.filename), lacks=why)
+
+
+def _dicom_series(source: Path, folder: _Folder, options: ReadingOptions) -> Iterator[Input]:
+    """Yield the series of a folder that are meant; where any file is unreadable, all fail."""
+    from medkd.data.dicom.series import grouped, meant
+
+    series = meant(grouped(folder.headers)[0], options.series)
+    name, place = folder.name_in(source), folder.path.relative_to(source)
+    if folder.lacks and not series:
+        yield Input(name, folder.path, lacks=folder.lacks)
+    for each in series:
+        # a folder's own name says more than a UID, where it holds one series
+        own = name if len(series) == 1 else (place / _safe(each.uid)).as_posix()
+        yield Input(own, folder.path, each.files, lacks=folder.lacks)
 
 
 def _studies(
-    source: Path, options: ReadingOptions, modalities: Sequence[str], apart_from: set[Path]
+    source: Path, folders: Iterable[_Folder], options: ReadingOptions, modalities: Sequence[str]
 ) -> Iterator[Input]:
     """Yield the studies of a tree, each an image of several modalities."""
-    files = [file for _, dicom in _dicom_files(source, apart_from) for file in dicom]
-    headers, damaged = _headers(files, options)
+    found = list(folders)
     studies: dict[str, list[tuple[Path, Dataset]]] = {}
-    for file, header in headers:
+    for file, header in (member for folder in found for member in folder.headers):
         studies.setdefault(str(header.get("StudyInstanceUID", "")), []).append((file, header))
+    told: set[Path] = set()
     for uid, members in sorted(studies.items()):
-        parents = [str(file.parent) for file, _ in members]
-        place = Path(os.path.commonpath(parents)).relative_to(source)
-        name = place.as_posix() if place.name else source.name if len(studies) == 1 else _safe(uid)
-        yield _study(name, source / place, members, options, modalities)
-    for file in damaged:
-        yield Input(file.relative_to(source).as_posix(), file, (file,))
+        places = {file.parent for file, _ in members}
+        root = Path(os.path.commonpath(places))
+        place = root.relative_to(source)
+        alone = _name_of(source) if len(studies) == 1 else _safe(uid)
+        name = place.as_posix() if place.name else alone
+        study = _study(name, root, members, options, modalities)
+        of_it = [each for each in found if each.lacks and each.path in {*places, root}]
+        lacks = "; ".join(
+            f"{each.path.relative_to(root)}: {each.lacks}".removeprefix(".: ") for each in of_it
+        )
+        told |= {each.path for each in of_it}
+        # nothing is waited for: what is missing may be what is unreadable
+        yield replace(study, lacks=lacks, missing=()) if lacks else study
+    for folder in found:
+        if folder.lacks and folder.path not in told:
+            yield Input(folder.name_in(source), folder.path, lacks=folder.lacks)
 
 
 def _study(
@@ -289,32 +344,6 @@ def _shared(modalities: Sequence[str], chosen: Sequence[tuple[Path, ...]]) -> st
                 f"preprocess.reading.series_of"
             )
     return ""
-
-
-def _headers(
-    files: Sequence[Path], options: ReadingOptions
-) -> "tuple[list[tuple[Path, Dataset]], list[Path]]":
-    """Return the headers of files, and those that have none that can be read."""
-    from medkd.data.dicom.header import read_dataset
-
-    headers, damaged = [], []
-    for file in files:
-        try:
-            headers.append((file, read_dataset(file, memory_bytes=options.memory_bytes)))
-        except DataError:
-            damaged.append(file)
-    return headers, damaged
-
-
-def _series(files: Sequence[Path], options: ReadingOptions) -> dict[str, tuple[Path, ...]]:
-    """Return the files of each series of images that is meant; damaged ones for reading to tell."""
-    from medkd.data.dicom.series import grouped, meant
-
-    headers, damaged = _headers(files, options)
-    images, others = grouped(headers)
-    damaged += [file for file, modality in others.items() if modality not in NO_IMAGES]
-    found = {each.uid: each.files for each in meant(images, options.series)}
-    return found | ({"damaged": tuple(damaged)} if damaged else {})
 
 
 def _safe(name: str) -> str:

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import highdicom  # noqa: TID253
 import nibabel
@@ -458,6 +459,24 @@ def test_a_dicom_study_gets_segmentations_named_after_its_folders(
     assert made.Modality == "SEG"
     said = json.loads((tmp_path / "out" / "visit" / "t1.json").read_text())
     assert set(said["volumes_ml"]) == {"organ", "lesion"}
+
+
+def test_one_unreadable_slice_fails_its_folder_and_stops_no_other(
+    release_3d, write_series, tmp_path, monkeypatch
+):
+    """The last slice of a series is emptied: nothing else tells that one is missing."""
+    study = tmp_path / "study"
+    for name in ("t1", "t2"):
+        write_series(study / name, series=name)
+    (study / "t2" / "002.dcm").write_bytes(b"")
+    summary = answer(release_3d, study, tmp_path / "out")
+    assert list(summary.written) == ["t1"]
+    told = "1 file of this folder is unreadable: 002.dcm (empty); mend or remove it"
+    assert summary.failed == {"t2": told}
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["failed"] == {"t2": told}
+    monkeypatch.chdir(study / "t1")
+    alone = answer(release_3d, Path(), tmp_path / "alone")
+    assert alone.written == {"t1": tmp_path / "alone" / "t1.dcm"}
 
 
 def test_without_the_extra_a_device_reads_dicom_and_says_what_writes_it(

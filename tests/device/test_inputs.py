@@ -1,3 +1,8 @@
+import errno
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -52,7 +57,7 @@ def test_a_series_beside_files_that_are_no_image_of_it_is_read(study):
 
 def test_an_error_names_the_folder_and_not_where_its_links_lay(study):
     for file in (study / "sub" / "both").glob("b-*"):
-        file.write_bytes(file.read_bytes()[:900])
+        file.write_bytes(file.read_bytes()[:-100])  # of its pixels
     told = []
     for each in find_inputs([study], ANY):
         try:
@@ -82,10 +87,133 @@ def test_of_several_series_those_are_meant_that_the_rule_of_the_release_fits(stu
         find_inputs([study], ReadingOptions(series=SeriesOptions(modality="CT")))
 
 
-def test_a_damaged_file_does_not_hide_the_series_beside_it(study):
-    (study / "t1" / "bad.dcm").write_bytes(b"\0" * 128 + b"DICM\x02\0")
-    found = [each for each in find_inputs([study], ANY) if each.path.name == "t1"]
-    assert sorted(len(each.files) for each in found) == [1, 9]
+STUB = b"\0" * 128 + b"DICM\x02\0"
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def damaged(path):
+    path.write_bytes(STUB)
+
+
+def link_to_nothing(path):
+    path.unlink()
+    path.symlink_to("gone")
+
+
+def link_in_a_circle(path):
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def refused(image):
+    with pytest.raises(DataError) as caught:
+        image.read(ANY)
+    where, _, told = str(caught.value).partition(f"{image.path}: ")
+    assert not where
+    return told
+
+
+@pytest.mark.parametrize("harm", [empty, damaged, link_to_nothing, link_in_a_circle])
+def test_no_series_of_a_folder_with_an_unreadable_file_is_answered_one_slice_short(study, harm):
+    """The slice is the last one, so that the others are a regular stack."""
+    last = study / "t1" / "002.dcm"
+    assert dcmread(last).InstanceNumber == 9
+    harm(last)
+    *others, found = find_inputs([study], ANY)
+    assert found.name == "t1"
+    told = refused(found)
+    assert told.startswith("1 file of this folder is unreadable: 002.dcm (")
+    assert told.endswith("); mend or remove it")
+    assert [each.read(ANY).shape for each in others] == [(9, 12, 14)] * 2
+
+
+def test_all_series_that_share_a_folder_with_an_unreadable_file_fail(study):
+    empty(study / "sub" / "both" / "bad.dcm")
+    *both, other = find_inputs([study], ANY)
+    assert [each.name.rpartition("/")[0] for each in both] == ["sub/both", "sub/both"]
+    assert {refused(each) for each in both} == {
+        "1 file of this folder is unreadable: bad.dcm (empty); mend or remove it"
+    }
+    assert other.read(ANY).shape == (9, 12, 14)
+
+
+def test_each_unreadable_file_of_a_folder_is_told_with_its_reason(tmp_path):
+    folder = tmp_path / "scans" / "sub"
+    folder.mkdir(parents=True)
+    (folder / "a.dcm").write_bytes(b"")
+    (folder / "b.IMA").write_bytes(b"garbage")
+    (folder / "c").write_bytes(STUB)
+    (found,) = find_inputs([tmp_path / "scans"], ANY)
+    assert found.name == "sub"
+    assert refused(found) == (
+        "3 files of this folder are unreadable: a.dcm (empty), b.IMA (not DICOM, as its name "
+        "says), c (not a DICOM file); mend or remove them"
+    )
+
+
+def test_an_unreadable_file_fails_by_its_folder_where_the_rule_leaves_no_series(study):
+    empty(study / "t1" / "002.dcm")
+    (found,) = find_inputs([study], ReadingOptions(series=SeriesOptions(modality="CT")))
+    assert found.name == "t1"
+    assert "002.dcm (empty)" in refused(found)
+
+
+@pytest.mark.parametrize("place", ["sub", "."])
+def test_a_folder_that_cannot_be_listed_fails_by_its_name(study, monkeypatch, place):
+    listed = {"scandir": os.scandir, "listdir": os.listdir}
+    forbidden = study / place
+
+    def refusing(name):
+        def list_(path="."):
+            if Path(path) == forbidden:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return listed[name](path)
+
+        return list_
+
+    for name in listed:
+        monkeypatch.setattr(os, name, refusing(name))
+    found = {each.name: each for each in find_inputs([study], ANY)}
+    name = "sub" if place == "sub" else "study"
+    assert found.keys() == ({"sub", "t1"} if place == "sub" else {"study"})
+    told = "the folder cannot be listed (Permission denied); mend or remove it"
+    assert refused(found[name]) == told
+
+
+@pytest.mark.parametrize("target", ["gone", "b.nii.gz"])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_a_link_that_leads_nowhere_fails_and_stops_no_other(tmp_path, target, by_folder):
+    nifti.write(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), np.int16), affine=np.eye(4))
+    (tmp_path / "b.nii.gz").symlink_to(target)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "c.nii.gz").symlink_to("gone")  # no input: of another format, and below
+    files = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    good, bad = find_inputs([tmp_path] if by_folder else files, ANY)
+    assert (good.name, bad.name) == ("a.nii.gz", "b.nii.gz")
+    assert good.read(ANY).shape == (3, 3, 3)
+    assert refused(bad).startswith("the file b.nii.gz cannot be read (")
+    bad.path.resolve()  # answers ask for that, and refuse no link in a circle
+
+
+@pytest.mark.parametrize("source", [".", "..", "../t1"])
+def test_a_folder_is_called_by_its_name_wherever_one_works(study, monkeypatch, source):
+    shutil.rmtree(study / "sub")
+    (study / "t1" / "deep").mkdir()
+    monkeypatch.chdir(study / "t1" / ("deep" if source == ".." else ""))
+    (found,) = find_inputs([Path(source)], ANY)
+    assert answer_name(found, ".dcm") == "t1.dcm"
+    assert found.read(ANY).shape == (9, 12, 14)
+
+
+def test_files_of_one_name_are_told_apart_in_the_folder_one_works_in_too(tmp_path, monkeypatch):
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        nifti.write(folder / "x.nii.gz", np.zeros((3, 3, 3), np.int16), affine=np.eye(4))
+    monkeypatch.chdir(tmp_path / "a")
+    found = find_inputs([Path("x.nii.gz"), Path("../b/x.nii.gz")], ANY)
+    assert [each.name for each in found] == ["a/x.nii.gz", "b/x.nii.gz"]
 
 
 NAMES = ("t1", "flair")
@@ -223,6 +351,38 @@ def test_series_of_other_grids_are_refused_by_the_study_and_their_number(patient
     (found,) = find_inputs([root], OF_STUDY, NAMES)
     with pytest.raises(DataError, match=r"/study \(series 2\): case study: .* 2x6x7 .*3x6x7"):
         found.read(OF_STUDY)
+
+
+@pytest.mark.parametrize("place", ["2", "."])
+def test_a_study_with_an_unreadable_file_in_a_folder_of_its_own_fails(patient, tmp_path, place):
+    root = patient("t1", "flair")
+    patient("t1", "flair", study="other")
+    empty(root / place / "bad.dcm")
+    other, found = find_inputs([tmp_path], OF_STUDY, NAMES)
+    assert (other.name, found.name) == ("other", "study")
+    where = "2: " if place == "2" else ""
+    assert refused(found) == (
+        f"{where}1 file of this folder is unreadable: bad.dcm (empty); mend or remove it"
+    )
+    assert other.read(OF_STUDY).shape == (3, 6, 7)
+
+
+def test_a_study_waits_for_no_series_that_may_be_an_unreadable_file(patient):
+    root = patient("t1", in_one=True)
+    empty(root / "bad.dcm")
+    (found,) = find_inputs([root], OF_STUDY, NAMES)
+    assert not found.missing
+    assert "bad.dcm (empty)" in refused(found)
+
+
+def test_an_unreadable_file_in_a_folder_without_a_series_of_a_study_fails_alone(patient):
+    root = patient("t1", "flair")
+    (root / "3").mkdir()
+    empty(root / "3" / "bad.dcm")
+    bad, study = find_inputs([root], OF_STUDY, NAMES)
+    assert (bad.name, study.name) == ("3", "study")
+    assert "bad.dcm (empty)" in refused(bad)
+    assert study.read(OF_STUDY).shape == (3, 6, 7)
 
 
 def test_folders_of_a_series_each_are_told_apart_by_their_names(patient):
