@@ -163,6 +163,8 @@ class _Run:
 
     def read(self, image: Input) -> tuple[Volume, Path]:
         """Read one image; an answer that would overwrite another file is refused before."""
+        if image.lacks:  # takes no place that another's answer may need
+            raise DataError(f"{image.path}: {image.lacks}")
         place = self._place(image)
         if not (place == self._target or place.resolve().is_relative_to(self._target.resolve())):
             raise DataError(f"its name would put its answer outside of {self._target}; rename it")

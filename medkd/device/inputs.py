@@ -119,11 +119,19 @@ def find_inputs(
     all series of the folder do: none of them is known to be whole.
 
     Raises:
-        DataError: a source does not exist or holds no image, or two images cannot be told apart.
+        DataError: the only source does not exist or holds no image (one of several is an image that
+            fails), or two images cannot be told apart.
     """
     by_study = len(modalities) > 1 and {*modalities} == options.series_of.keys()
-    names = modalities if by_study else ()
-    found = [image for source in sources for image in _find(source, options, names)]
+    names, found = modalities if by_study else (), []
+    for source in sources:
+        try:
+            found += _find(source, options, names)
+        except DataError as error:
+            if len(sources) == 1:
+                raise
+            why = str(error).removeprefix(f"{source}: ")
+            found.append(Input(name=_name_of(source), path=source, lacks=why))
     return _told_apart(_together(found, modalities) if len(modalities) > 1 else found)
 
 

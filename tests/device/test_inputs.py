@@ -392,3 +392,18 @@ def test_folders_of_a_series_each_are_told_apart_by_their_names(patient):
     (found,) = find_inputs([root], ANY, NAMES)
     assert (found.name, len(found.files), len(found.further)) == ("p", 3, 3)
     assert [found.read(ANY).array[channel].max() for channel in (0, 1)] == [20, 10]
+
+
+def test_one_source_of_several_that_is_none_fails_alone(tmp_path):
+    nifti.write(tmp_path / "a.nii.gz", np.zeros((3, 3, 3), np.uint8), affine=np.eye(4))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "b.npz").write_bytes(b"PK")
+    sources = [tmp_path / name for name in ("b.npz", "empty", "gone.nii", "a.nii.gz")]
+    *failed, whole = find_inputs(sources, ANY)
+    assert whole.read(ANY).shape == (3, 3, 3)
+    told = {each.name: each.lacks for each in failed}
+    assert list(told) == ["b.npz", "empty", "gone.nii"]
+    assert told["b.npz"].startswith("truncated or not an npz")
+    for each in failed:
+        with pytest.raises(DataError, match=each.path.name):
+            each.read(ANY)
