@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from medkd.data.cards import TODO
+from medkd.data.cards import TODO, Known
 from medkd.data.start.fingerprint import Fingerprint
 from medkd.data.start.layout import Layout
+from medkd.data.start.patients import Patients
 
 ASKED = {  # what only people know, and how to say it
     "anatomy": "organ and region that the images show",
@@ -28,21 +30,23 @@ precise the labels are, and for whom the figures say nothing.
 """
 
 
-def draft_card(layout: Layout, found: Fingerprint, *, data: Path) -> str:
+def draft_card(layout: Layout, found: Fingerprint, *, data: Path, patients: Patients) -> str:
     """Return a card that `medkd check` accepts and whose TODO fields it names."""
     shapes, spacings = (_range(array) for array in (found.shapes, found.spacings_mm))
     unit = f"; {spacings} mm" if found.dims == 3 else ""
-    has_parts = all(row.part for row in layout.rows)
+    splits = "the data set's own" if layout.has_parts else "by patient, dealt by medkd"
+    if layout.dealt:
+        splits += f"; {' and '.join(layout.dealt)} dealt by medkd from its training cases"
     known = {
-        "name": layout.title or data.name,
-        "modality": layout.modality or _modality(found),
+        "name": _said(layout.title) or _said(data.name) or TODO,
+        "modality": _said(layout.modality) or _modality(found),
         "task": str(found.task),
-        "licence": layout.licence or TODO,
+        "licence": _said(layout.licence) or TODO,
         "acquisition": f"{TODO}: sites, scanners, years. The files: {shapes} voxels{unit}",
-        "splits": "the data set's own" if has_parts else "by patient, dealt by medkd",
+        "splits": splits,
         "known_biases": [f"{TODO}: who or what is missing, over-represented or easier than usual"],
         "cases": found.cases,
-        "patients": found.patients,
+        "patients": found.patients if patients.are_told else None,
         "statistics": None,
     }
     order = (
@@ -52,6 +56,14 @@ def draft_card(layout: Layout, found: Fingerprint, *, data: Path) -> str:
     )
     lines = [_field(name, known.get(name, TODO)) for name in order]
     return "---\n" + "".join(lines) + "---\n" + PROSE
+
+
+def _said(text: str) -> str:
+    """Return what a data set says of itself; nothing where a card could not say it."""
+    try:
+        return TypeAdapter(Known).validate_python(" ".join(text.split()))
+    except ValidationError:
+        return ""
 
 
 def _field(name: str, value: object) -> str:

@@ -17,20 +17,21 @@ from pathlib import Path
 import numpy as np
 
 from medkd.data.quality.examine import Examined, examine
-from medkd.data.quality.kinship import kinships, proposed
 from medkd.data.start.card import draft_card
 from medkd.data.start.fingerprint import Fingerprint, fingerprint
 from medkd.data.start.layout import Layout, Row
 from medkd.data.start.layouts import recognise
-from medkd.data.start.medmnist_file import unpacked
+from medkd.data.start.medmnist_file import NOBODY_TELLS, unpacked
+from medkd.data.start.parts import dealt, judged
+from medkd.data.start.patients import Patients, with_patients
 from medkd.data.start.plan import plan
-from medkd.data.start.write_config import draft_config, is_npz
+from medkd.data.start.structures import held
+from medkd.data.start.write_config import draft_config
 from medkd.errors import DataError, StudyError
 from medkd.progress import progress
 from medkd.study import write_atomic
-from medkd.types import Case, Task
+from medkd.types import Case
 
-PATIENT_COLUMNS = ("patient", "subject", "participant", "person", "group")
 OVERLAP = "preprocess.reading.overlap"  # is the remedy of structures that share voxels
 CHANNELS = "data.overlapping"  # is that of labels with a channel each
 COVERED = 0.9  # of the cases have to be in a table that is taken for theirs
@@ -50,17 +51,20 @@ class Started:
     config: Path
     layout: Layout
     data: Fingerprint
-    patients: str
+    patients: Patients
 
     @property
     def summary(self) -> str:
         """What was found, in a few lines."""
         found = self.data
         sizes = "x".join(f"{edge:g}" for edge in np.median(found.shapes, axis=0))
-        return (
-            f"{self.layout.name}: {found.cases} cases of {found.patients} patients, "
-            f"{found.task}, median {sizes} voxels\npatients: {self.patients}"
-        )
+        whose = f" of {found.patients} patients" if self.patients.are_told else ""
+        lines = [
+            f"{self.layout.name}: {found.cases} cases{whose}, {found.task}, median {sizes} voxels",
+            f"patients: {self.patients.how}",
+            *self.layout.remarks,
+        ]
+        return "\n".join(lines)
 
 
 def init(data: Path, folder: Path) -> Started:
@@ -72,12 +76,14 @@ def init(data: Path, folder: Path) -> Started:
 
     Raises:
         DataError: of no layout that is known, or nothing that can be read.
-        StudyError: the folder holds a study already.
+        StudyError: the folder holds a study already, or is none.
     """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.resolve().name).strip("_.-") or "study"
     config = folder / f"{name}.yaml"
     if config.exists():
         raise StudyError(f"{config}: there is a study already; choose another folder")
+    if in_the_way := [path for path in (folder, *folder.parents) if path.is_file()]:
+        raise StudyError(f"{in_the_way[0]}: a file, and a study is a folder; choose another name")
     with tempfile.TemporaryDirectory() as unpacking:
         layout = recognise(data)
         if not layout.rows:
@@ -87,9 +93,9 @@ def init(data: Path, folder: Path) -> Started:
 
 def _started(layout: Layout, data: Path, config: Path) -> Started:
     """Read every case and write what follows from them."""
-    rows = _with_tables(layout.rows, data)
-    cases = {row.case: _case(row) for row in rows}
-    if len(cases) < len(rows):
+    layout = judged(replace(layout, rows=tuple(_with_tables(layout.rows, data))))
+    cases = {row.case: _case(row) for row in layout.rows}
+    if len(cases) < len(layout.rows):
         raise DataError(f"{data}: two cases go by one name; rename their files")
     examined = _examined(cases, layout)
     lines = [finding.line for seen in examined.values() for finding in seen.findings]
@@ -100,17 +106,16 @@ def _started(layout: Layout, data: Path, config: Path) -> Started:
         layout = replace(layout, overlap="keep")
         examined = _examined(cases, layout)
         layout = replace(layout, labels=_of_channels(layout.labels, examined))
-    labels = dict(layout.labels) or _labels(layout.task, examined)
-    rows, known = _with_patients(rows, cases, examined)
-    found = fingerprint(
-        {row.case: _case(row) for row in rows}, examined, labels, overlapping=layout.overlapping
-    )
+    layout, known = _with_patients(held(layout, examined), cases, examined)
+    cases = {row.case: _case(row) for row in layout.rows}
+    found = fingerprint(cases, examined, layout.labels, overlapping=layout.overlapping)
+    layout = dealt(layout, list(cases.values()))
     folder = config.parent
     folder.mkdir(parents=True, exist_ok=True)
-    if not is_npz(layout):
-        write_atomic(folder / "cases.csv", _table(rows, layout.modalities))
-    write_atomic(folder / "card.md", draft_card(layout, found, data=data))
-    write_atomic(config, draft_config(config, layout, labels, plan(found), patients=known))
+    if not layout.is_npz:
+        write_atomic(folder / "cases.csv", _table(layout))
+    write_atomic(folder / "card.md", draft_card(layout, found, data=data, patients=known))
+    write_atomic(config, draft_config(config, layout, plan(found), patients=known))
     return Started(config, layout, found, known)
 
 
@@ -144,14 +149,6 @@ def _of_channels(named: Mapping[str, int], examined: Mapping[str, Examined]) -> 
     if len(rising) < max(values, default=0):
         rising = [f"structure_{value}" for value in range(1, max(values) + 1)]
     return {name: number for number, name in enumerate(rising, start=1)}
-
-
-def _labels(task: Task, examined: Mapping[str, Examined]) -> dict[str, int]:
-    """Name the structures that occur by their values, where nothing tells their names."""
-    values = sorted({value for found in examined.values() for value in found.voxels if value})
-    if task is Task.SEGMENTATION and not values:
-        raise DataError("no label map holds anything but 0; a study needs a structure to learn")
-    return {"foreground" if len(values) == 1 else f"structure_{v}": v for v in values}
 
 
 def _with_tables(rows: Sequence[Row], data: Path) -> list[Row]:
@@ -197,33 +194,19 @@ def _others(line: Mapping[str, str], column: str) -> dict[str, str]:
 
 
 def _with_patients(
-    rows: Sequence[Row], cases: Mapping[str, Case], examined: Mapping[str, Examined]
-) -> tuple[list[Row], str]:
-    """Give each case a patient, and say how it is known."""
-    if all(row.patient for row in rows):
-        return list(rows), "named by the data set"
-    for word in PATIENT_COLUMNS:
-        for column in dict.fromkeys(name for row in rows for name in row.attributes):
-            if word in column.lower() and all(row.attributes.get(column) for row in rows):
-                told = [replace(row, patient=row.attributes[column]) for row in rows]
-                return told, f"by the column {column} of a table beside the data"
-    found = list(kinships(cases, examined))
-    of_case = proposed(list(cases), found)
-    told = [replace(row, patient=row.patient or cases[of_case[row.case]].patient) for row in rows]
-    if found:
-        return told, f"inferred, correct it if you know better: {found[0].evidence}"
-    lacking = sum(not row.patient for row in rows)
-    return told, (
-        f"TODO: nobody tells whose {lacking} of {len(rows)} cases are, each is taken for a "
-        f"patient; correct the column patient"
-    )
+    layout: Layout, cases: Mapping[str, Case], examined: Mapping[str, Examined]
+) -> tuple[Layout, Patients]:
+    if layout.is_npz:
+        return layout, NOBODY_TELLS
+    rows, known = with_patients(layout.rows, cases, examined)
+    return replace(layout, rows=tuple(rows)), known
 
 
-def _table(rows: Sequence[Row], modalities: Sequence[str]) -> str:
+def _table(layout: Layout) -> str:
     """Return the datalist as CSV; files by their whole paths, a column a modality."""
+    rows, modalities, has_parts = layout.rows, layout.modalities, layout.has_parts
     attributes = list(dict.fromkeys(name for row in rows for name in row.attributes))
     attributes = [name for name in attributes if name not in {"patient", "split", *modalities}]
-    has_parts = all(row.part for row in rows)
     images = list(modalities) if any(row.further for row in rows) else ["image"]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")

@@ -53,6 +53,8 @@ class Layout:
             them, or all do; an image keeps several findings.
         includes: of a label map, the structures that lie in others.
         ignore: the value of voxels nobody has judged.
+        dealt: the parts that medkd dealt from the data set's own training cases.
+        remarks: what was decided and somebody should know; TODO: what somebody has to decide.
     """
 
     name: str
@@ -67,6 +69,22 @@ class Layout:
     overlap: Overlap = "refuse"
     includes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ignore: int | None = None
+    dealt: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def noting(self, *remarks: str) -> "Layout":
+        """Return it with remarks beside its own."""
+        return replace(self, remarks=(*self.remarks, *remarks))
+
+    @property
+    def is_npz(self) -> bool:
+        """Whether medkd reads the data from one file by itself, without a datalist."""
+        return self.source is not None and self.source.suffix == ".npz"
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the data set brings its own split."""
+        return all(row.part for row in self.rows)
 
     @property
     def overlapping(self) -> bool:

@@ -11,17 +11,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medkd.data.reader import NIFTI, SUFFIXES, stem, suffix
+from medkd.data.modalities import modality_of
+from medkd.data.nifti import pair_of
+from medkd.data.reader import NIFTI, PICTURES, SUFFIXES, read_grid, stem, suffix
 from medkd.data.start import dicom_tree, regions
 from medkd.data.start.layout import Layout, Row
+from medkd.data.start.naming import named, names_of
+from medkd.data.turned import turned_onto
 from medkd.errors import DataError
-from medkd.types import Task
+from medkd.types import GRID_TOLERANCE_MM, Task, grid_distance_mm
 
 IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "volumes", "data", "x")
 MASKS = ("labels", "label", "masks", "mask", "labelstr", "segmentations", "gt", "y")
 MASK_SUFFIX = re.compile(
     r"(?i)[_\-. ](?:mask|masks|seg|segmentation|label|labels|gt|dseg|annotation)$"
 )
+NUMBERED_MASK = re.compile(MASK_SUFFIX.pattern.removesuffix("$") + r"[_\-. ]?\d+$")
 IMAGE_SUFFIX = re.compile(r"(?i)[_\-. ](?:image|img|scan|0000)$")
 PARTS = {
     "train": "train",
@@ -86,22 +91,49 @@ def _decathlon(folder: Path) -> Layout | None:
     training = told.get("training")
     if not isinstance(training, list) or not training:
         return None
-    rows = []
-    for entry in training:
-        if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-            raise DataError(f"{folder / 'dataset.json'}: an entry of `training` names no image")
-        image, label = folder / entry["image"], entry.get("label")
-        rows.append(Row(stem(image), image, folder / label if label else None))
+    modalities = _modalities(told.get("modality"))
     return Layout(
         name="Decathlon",
         task=Task.SEGMENTATION,
-        rows=tuple(rows),
+        rows=tuple(
+            _entry(folder, number, entry, modalities)
+            for number, entry in enumerate(training, start=1)
+        ),
         **_structures(told),
         modality=", ".join(map(str, _values(told.get("modality")))),
-        modalities=_modalities(told.get("modality")),
+        modalities=modalities,
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),
         source=folder / "dataset.json",
+    )
+
+
+def _entry(folder: Path, number: int, entry: object, modalities: Sequence[str]) -> Row:
+    """Read one case of a Decathlon: an image of all modalities, or a list of a file for each."""
+    where = f"{folder / 'dataset.json'}: entry {number} of `training`"
+    told = entry if isinstance(entry, dict) else {}
+    image, label = told.get("image"), told.get("label")
+    listed = image if isinstance(image, list) else [image]
+    files = [file for file in listed if isinstance(file, str) and file]
+    if not files or len(files) < len(listed):
+        raise DataError(f"{where} names no image; give its file under `image`")
+    if len(files) > 1 and len(files) != len(modalities):
+        raise DataError(
+            f"{where} names {len(files)} files under `image`, and `modality` {len(modalities)}; "
+            f"name a modality for each file"
+        )
+    if label and not isinstance(label, str):
+        raise DataError(
+            f"{where} has the label {label!r}, which is no file; init takes label maps from a "
+            f"Decathlon: list classes in a CSV with the columns image, label and patient"
+        )
+    first, *further = [folder / file for file in files]
+    case = modality_of(first, modalities) if further else None
+    return Row(
+        case[0] if case else stem(first),
+        first,
+        folder / label if label else None,
+        further=tuple(further),
     )
 
 
@@ -117,6 +149,7 @@ def _structures(told: Mapping[str, Any]) -> dict[str, Any]:
         "overlap": "keep" if said.includes else "refuse",
         "includes": said.includes,
         "ignore": said.ignore,
+        "remarks": said.remarks,
     }
 
 
@@ -125,13 +158,21 @@ def _nnunet(folder: Path) -> Layout | None:
     channels, ending = told.get("channel_names"), told.get("file_ending", ".nii.gz")
     if not isinstance(channels, dict) or not (folder / "imagesTr").is_dir():
         return None
+    images = folder / "imagesTr"
+    is_colour = ending in PICTURES and not any(images.glob(f"*_0001{ending}"))
+    count = 1 if is_colour else len(channels)  # one picture holds red, green and blue
     rows = [
         Row(case, image, label if label.exists() else None, further=further)
-        for image in sorted((folder / "imagesTr").glob(f"*_0000{ending}"))
+        for image in sorted(images.glob(f"*_0000{ending}"))
         for case in [image.name.removesuffix(f"_0000{ending}")]
         for label in [folder / "labelsTr" / f"{case}{ending}"]
-        for further in [_channels(image.parent, case, ending, len(channels))]
+        for further in [_channels(images, case, ending, count)]
     ]
+    if not rows:
+        raise DataError(
+            f"{images}: no file *_0000{ending}, by which nnU-Net names first channels; correct "
+            f"file_ending in dataset.json, or the names"
+        )
     return Layout(
         name="nnU-Net raw",
         task=Task.SEGMENTATION,
@@ -140,7 +181,7 @@ def _nnunet(folder: Path) -> Layout | None:
         modality=", ".join(map(str, channels.values())),
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),
-        modalities=_modalities(channels),
+        modalities=() if is_colour else _modalities(channels),
     )
 
 
@@ -155,12 +196,12 @@ def _channels(images: Path, case: str, ending: str, count: int) -> tuple[Path, .
     return files
 
 
-def _modalities(named: object) -> tuple[str, ...]:
+def _modalities(told: object) -> tuple[str, ...]:
     """Return a name for each of several channels, by number: ``{"0": "T1", "1": "FLAIR"}``."""
-    if not isinstance(named, dict) or len(named) < 2:
+    if not isinstance(told, dict) or len(told) < 2:
         return ()
-    order = sorted(named, key=lambda key: (len(str(key)), str(key)))
-    names = [regions.named(str(named[key])) for key in order]
+    order = sorted(told, key=lambda key: (len(str(key)), str(key)))
+    names = [named(str(told[key])) for key in order]
     taken = {"case", "image", "label", "patient", "split"}
     return tuple(
         f"{name}_{number}" if names.count(name) > 1 or name in taken else name
@@ -171,30 +212,85 @@ def _modalities(named: object) -> tuple[str, ...]:
 def _bids(folder: Path) -> Layout | None:
     """Match each ``sub-…_dseg`` or ``sub-…_mask`` with the image of its subject and session."""
     files = [path for path in sorted(folder.rglob("sub-*")) if suffix(path) in NIFTI]
+    files = [path for path in files if _is_whole(path)]
     labels = _by_entities(path for path in files if re.search(r"_(?:dseg|mask)$", stem(path)))
     if not labels:
         return None
     images = _by_entities(p for p in files if not re.search(r"_(?:dseg|mask|probseg)$", stem(p)))
-    rows = []
+    label_of, images_of = {}, {}
     for entities, several in labels.items():
-        name, (subject, *session) = "_".join(entities), entities
-        label = _only(folder, name, "labels", _standing_for(several))
+        name = "_".join(entities)
+        label_of[entities] = label = _only(folder, name, "labels", _standing_for(several))
         if entities not in images:
             raise DataError(
                 f"{label}: no image of {name} beside it or above; put the images under the same "
                 f"folder"
             )
-        image = _only(folder, name, "images", _nearest(label, images[entities]))
+        images_of[entities] = _nearest(label, images[entities])
+    kinds, remarks = _kinds(label_of, images_of)
+    rows = []
+    for entities, found in images_of.items():
+        name, (subject, *session) = "_".join(entities), entities
+        chosen = [[p for p in found if _kind(p) == kind] for kind in kinds] if kinds else [found]
+        first, *further = [_only(folder, name, "images", each) for each in chosen]
         attributes = {"session": session[0]} if session else {}
-        rows.append(Row(name, image, label, patient=subject, attributes=attributes))
+        rows.append(Row(name, first, label_of[entities], subject, "", attributes, tuple(further)))
+    structures, of_names = _dseg_names(folder)
     return Layout(
         name="BIDS derivative",
         task=Task.SEGMENTATION,
         rows=tuple(rows),
-        labels=_dseg_names(folder),
-        modality=", ".join(sorted({stem(row.image).rpartition("_")[2] for row in rows})),
+        labels=structures,
+        modality=", ".join(kinds or sorted({_kind(row.image) for row in rows})),
+        modalities=_modalities(dict(enumerate(kinds))),
         title=folder.name,
+        remarks=(*of_names, *remarks),
     )
+
+
+def _kind(path: Path) -> str:
+    """Return what a BIDS file shows: ``T1w``."""
+    return stem(path).rpartition("_")[2]
+
+
+def _kinds(
+    label_of: Mapping[tuple[str, ...], Path], images_of: Mapping[tuple[str, ...], Sequence[Path]]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the kinds of image to learn from; none where each case has one image, of any kind.
+
+    Of several those are taken that all cases have, on the voxels of the label.
+    """
+    if all(len(found) == 1 for found in images_of.values()):
+        return [], ()
+    everywhere = set.intersection(*({_kind(path) for path in of} for of in images_of.values()))
+    fitting = [
+        kind
+        for kind in sorted(everywhere)
+        if all(
+            _is_on(label_of[entities], path)
+            for entities, found in images_of.items()
+            for path in found
+            if _kind(path) == kind
+        )
+    ]
+    others = sorted({_kind(p) for of in images_of.values() for p in of} - {*fitting})
+    if not fitting or not others:
+        return fitting, ()
+    return fitting, (
+        f"images {', '.join(others)} are left out: not of every case, or not on the voxels of its "
+        f"label",
+    )
+
+
+def _is_on(label: Path, image: Path) -> bool:
+    """Whether an image lies on the voxels of a label; what cannot be read is the check's to say."""
+    try:
+        other = read_grid(image)
+        grid = turned_onto(read_grid(label), other)
+    except DataError:
+        return True
+    is_alike = grid.shape == other.shape
+    return is_alike and grid_distance_mm(grid, other.affine) <= GRID_TOLERANCE_MM
 
 
 def _by_entities(paths: Iterable[Path]) -> dict[tuple[str, ...], list[Path]]:
@@ -236,15 +332,21 @@ def _entities(path: Path) -> tuple[str, ...]:
     return tuple(part for part in stem(path).split("_") if re.match(r"(?:sub|ses|run)-", part))
 
 
-def _dseg_names(folder: Path) -> dict[str, int]:
-    names = {}
+def _dseg_names(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return values by name of the first ``dseg.tsv``, and what is to be said of the names."""
+    told: dict[int, str] = {}
     for path in [*sorted(folder.rglob("*dseg.tsv"))][:1]:
-        header, *lines = [line.split("\t") for line in path.read_text().splitlines() if line]
-        for line in lines:
-            told = dict(zip(header, line, strict=False))
-            if told.get("index", "").isdigit() and int(told["index"]) > 0 and told.get("name"):
-                names[regions.named(told["name"])] = int(told["index"])
-    return names
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: no text in UTF-8; save it as that") from None
+        header, *lines = [line.split("\t") for line in text.splitlines() if line] or [[]]
+        for line in (dict(zip(header, each, strict=False)) for each in lines):
+            index, name = line.get("index", ""), line.get("name", "")
+            if index.isascii() and index.isdigit() and int(index) > 0 and name:
+                told[int(index)] = name
+    names, remarks = names_of(list(told.values()))
+    return dict(zip(names, told, strict=True)), remarks
 
 
 def _files(folder: Path) -> list[Path]:
@@ -253,7 +355,14 @@ def _files(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.iterdir())
         if path.is_file() and suffix(path) in SUFFIXES and not path.name.startswith(".")
+        if _is_whole(path)
     ]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file stands for an image: of a NIfTI pair the header does, for both."""
+    pair = pair_of(path)
+    return not pair or path == pair[0] or not pair[0].exists()
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -266,19 +375,47 @@ def _pairs(folder: Path) -> Layout | None:
         return None
     rows: list[Row] = []
     for part, inside in [("", folder), *_parts(folder)]:
-        masks = {_core(path, MASK_SUFFIX): path for path in _of_kind(inside, MASKS)}
-        images = _of_kind(inside, IMAGES)
+        images, masks = _of_kind(inside, IMAGES), _of_kind(inside, MASKS)
+        of_core = _by_core([(_core(path, MASK_SUFFIX), path) for path in masks])
         if not masks or not images:
-            flat = _files(inside)
-            marked = [path for path in flat if MASK_SUFFIX.search(stem(path))]
-            masks = {_core(path, MASK_SUFFIX): path for path in marked}
-            images = [path for path in flat if path not in marked]
-        for image in images if masks else ():
-            label = masks.get(_core(image, IMAGE_SUFFIX)) or masks.get(stem(image))
+            images, among = _apart(images or _files(inside))
+            of_core = _by_core(among)
+        for image in images if of_core or part else ():
+            label = of_core.get(_core(image, IMAGE_SUFFIX)) or of_core.get(stem(image))
             rows.append(Row(_core(image, IMAGE_SUFFIX), image, label, part=part))
     if not any(row.label for row in rows):
         return None
     return Layout("images and masks", Task.SEGMENTATION, tuple(_distinct(rows)), title=folder.name)
+
+
+def _apart(files: Sequence[Path]) -> tuple[list[Path], list[tuple[str, Path]]]:
+    """Tell images from the masks among them, by names: ``a_mask.png``, beside ``a.png``.
+
+    Returns:
+        The images, and each mask with the name of its image.
+    """
+    masks = [(_core(path, MASK_SUFFIX), path) for path in files if MASK_SUFFIX.search(stem(path))]
+    marked = {path for _, path in masks}
+    names = {n for p in files if p not in marked for n in (stem(p), _core(p, IMAGE_SUFFIX))}
+    numbered = [(_core(path, NUMBERED_MASK), path) for path in files if path not in marked]
+    masks += [(name, path) for name, path in numbered if name != stem(path) and name in names]
+    marked = {path for _, path in masks}
+    return [path for path in files if path not in marked], masks
+
+
+def _by_core(masks: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Return masks by the names of their images; there has to be one of each."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for core, path in masks:
+        found[core].append(path)
+    several = [paths for paths in found.values() if len(paths) > 1]
+    if several:
+        listed = ", ".join(path.name for path in several[0])
+        raise DataError(
+            f"{several[0][0].parent}: {len(several)} images have several masks each, such as "
+            f"{listed}; merge those of an image into one label map"
+        )
+    return {core: path for core, (path,) in found.items()}
 
 
 def _core(path: Path, ending: re.Pattern[str]) -> str:
@@ -311,20 +448,34 @@ def _classes(folder: Path) -> Layout | None:
         return None
     places = _parts(folder) or [("", folder)]
     found = [(part, inside) for part, place in places for inside in _folders(place)]
-    of_class = [(part, inside, _files(inside)) for part, inside in found]
-    names = sorted({inside.name for _, inside, files in of_class if files})
-    if len(names) < 2:
+    of_class, lost = [], 0
+    for part, inside in found:
+        images, masks = _apart(_files(inside))
+        names = {_core(path, IMAGE_SUFFIX) for path in images} | {stem(path) for path in images}
+        alone = [path for name, path in masks if name not in names]
+        of_class.append((part, inside.name, [*images, *alone]))
+        lost += len(masks) - len(alone)
+    folders = sorted({name for _, name, files in of_class if files})
+    if len(folders) < 2:
         return None
-    labels = {regions.named(name): number for number, name in enumerate(names)}
+    classes, remarks = names_of(folders, kind="class")
+    number = {name: number for number, name in enumerate(folders)}
     rows = [
-        Row(stem(image), image, labels[regions.named(inside.name)], part=part)
-        for part, inside, files in of_class
+        Row(stem(image), image, number[name], part=part)
+        for part, name, files in of_class
         for image in files
     ]
-    return Layout(
+    layout = Layout(
         "class folders",
         Task.CLASSIFICATION,
         tuple(_distinct(rows)),
-        labels=labels,
+        labels={name: number for number, name in enumerate(classes)},
         title=folder.name,
+        remarks=remarks,
+    )
+    if not lost:
+        return layout
+    return layout.noting(
+        f"{lost} files are masks of the images beside them and are left out; to learn to segment, "
+        f"list images and masks in a CSV with the class as a column"
     )

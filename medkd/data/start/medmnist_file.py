@@ -10,8 +10,14 @@ from medkd.data import medmnist
 from medkd.data.npz import read_arrays
 from medkd.data.quality.examine import Overlap
 from medkd.data.start.layout import Layout, Row
+from medkd.data.start.patients import Patients
 from medkd.errors import DataError
 from medkd.types import NO_FINDING, SEPARATOR
+
+NOBODY_TELLS = Patients(
+    "TODO: a MedMNIST file names none, each image is taken for one; look it up in its publication",
+    are_told=False,
+)
 
 
 def unpacked(layout: Layout, folder: Path) -> Layout:
@@ -36,7 +42,8 @@ def unpacked(layout: Layout, folder: Path) -> Layout:
         ]
     overlap: Overlap = "keep" if several else "refuse"
     title = layout.source.stem
-    return replace(layout, rows=tuple(rows), labels=labels, title=title, overlap=overlap)
+    found = replace(layout, rows=tuple(rows), labels=labels, title=title, overlap=overlap)
+    return found.noting(f"TODO: give the {'findings' if several else 'classes'} their names")
 
 
 def _findings(text: str) -> tuple[str, ...]:

@@ -6,11 +6,11 @@ then the one that no region within it has, or, where all it has lies in others, 
 has; ``includes`` says what else lies in it.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 
+from medkd.data.start.naming import names_of
 from medkd.errors import DataError
 
 IGNORE = "ignore"
@@ -24,11 +24,13 @@ class Regions:
         labels: values by name, rising; without the background.
         includes: the structures that lie in others; empty where all exclude each other.
         ignore: the value of voxels nobody has judged.
+        remarks: on names that had to change.
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
     includes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ignore: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def read(labels: object) -> Regions:
@@ -37,7 +39,9 @@ def read(labels: object) -> Regions:
     Raises:
         DataError: regions that a value each cannot tell apart.
     """
-    values = dict(map(_entry, labels.items())) if isinstance(labels, dict) else {}
+    entries = list(map(_entry, labels.items())) if isinstance(labels, dict) else []
+    names, remarks = names_of([text for text, _ in entries])
+    values = dict(zip(names, (numbers for _, numbers in entries), strict=True))
     ignored = values.pop(IGNORE, frozenset())
     values = {name: found - {0} for name, found in values.items() if found - {0}}
     unused = count(1 + max(max(found) for found in [{0}, ignored, *values.values()] if found))
@@ -51,19 +55,15 @@ def read(labels: object) -> Regions:
         labels={name: own[name] for name in rising},
         includes={name: within for name, within in nested.items() if within},
         ignore=min(ignored, default=None),
+        remarks=remarks,
     )
-
-
-def named(text: str) -> str:
-    """Return a name that may stand in a config, a file name and a table."""
-    return re.sub(r"\W+", "_", text.strip().lower()).strip("_") or "structure"
 
 
 def _entry(item: tuple[object, object]) -> tuple[str, frozenset[int]]:
     key, value = item
     name, numbers = (value, key) if str(key).isdigit() else (key, value)
     several = numbers if isinstance(numbers, list) else [numbers]
-    return named(str(name)), frozenset(int(str(n)) for n in several if str(n).isdigit())
+    return str(name), frozenset(int(str(n)) for n in several if str(n).isdigit())
 
 
 def _own(name: str, values: Mapping[str, frozenset[int]], unused: Iterator[int]) -> int:

@@ -1,6 +1,8 @@
 """Write config: a plan as the YAML file of a study, each value with its reason."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import yaml
 
 from medkd.data.reading import SERIES
 from medkd.data.start.layout import Layout
+from medkd.data.start.parts import SHARES
+from medkd.data.start.patients import Patients
 from medkd.data.start.plan import Choice, Plan
 from medkd.types import Task
 
@@ -15,27 +19,19 @@ WIDTH = 100  # columns
 FLAT = 10_000  # columns: a value stays on its line
 
 
-def is_npz(layout: Layout) -> bool:
-    """Whether medkd reads the data from one file by itself, without a datalist."""
-    return layout.source is not None and layout.source.suffix == ".npz"
-
-
-def draft_config(
-    config: Path, layout: Layout, labels: Mapping[str, int], chosen: Plan, *, patients: str
-) -> str:
+def draft_config(config: Path, layout: Layout, chosen: Plan, *, patients: Patients) -> str:
     """Return the YAML of a study that runs as it stands.
 
     Args:
         config: where it is to lie, beside datalist and card; its stem is the study's name.
         layout: how the data lie.
-        labels: values by name.
         chosen: what follows from the data.
         patients: how they are known.
     """
     task, folder = layout.task, config.parent.resolve()
     sections = [
         _head(config.stem, folder, layout),
-        _data(folder, layout, labels, patients),
+        _data(folder, layout, patients.how),
         _preprocess(chosen, layout),
         _AUGMENT[task],
         _networks(chosen),
@@ -49,7 +45,8 @@ def draft_config(
 def _wrapped(line: str) -> str:
     """Put the reason of a long line above it."""
     values, mark, why = line.partition(" # ")
-    if len(line) <= WIDTH or not mark:
+    is_whole = values.strip() and values.count("'") % 2 == 0  # no comment, nor within quotes
+    if len(line) <= WIDTH or not (mark and is_whole):
         return line
     indent = " " * (len(values) - len(values.lstrip()))
     return f"{indent}# {why}\n{values}"
@@ -77,16 +74,16 @@ def _head(name: str, folder: Path, layout: Layout) -> str:
     )
 
 
-def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str) -> str:
+def _data(folder: Path, layout: Layout, patients: str) -> str:
     root, source = (folder, "cases.csv")
-    if is_npz(layout):
+    if layout.is_npz:
         assert layout.source is not None
         root, source = layout.source.resolve().parent, layout.source.name
-    told = "" if layout.labels and not is_npz(layout) else " # TODO: give them their names"
-    has_parts = all(row.part for row in layout.rows)
-    split = {"column": "split"} if has_parts else {"validation": 0.1, "test": 0.2}
-    why = "the data set's own" if has_parts else "by patient, stratified by what labels hold"
-    who = "" if is_npz(layout) else f"  patient: patient # {patients}\n"
+    split = {"column": "split"} if layout.has_parts else SHARES
+    why = "the data set's own" if layout.has_parts else "by patient, stratified by what labels hold"
+    if layout.dealt:
+        why += f"; {' and '.join(layout.dealt)} dealt by medkd from its training cases"
+    who = "" if layout.is_npz else f"  patient: patient # {patients}\n"
     if any(SERIES in row.attributes for row in layout.rows):
         who += f"  series: {SERIES} # folders hold several\n"
     shared = ""
@@ -101,8 +98,18 @@ def _data(folder: Path, layout: Layout, labels: Mapping[str, int], patients: str
         shared += f"  ignore: {layout.ignore} # voxels nobody has judged\n"
     return (
         f"data:\n  root: {_flow(str(root))}\n  source: {_flow(source)}\n{who}"
-        f"  labels: {_flow(dict(labels))}{told}\n{shared}  split: {_flow(split)} # {why}\n"
+        f"{_comments(layout.remarks)}  labels: {_flow(dict(layout.labels))}\n{shared}"
+        f"  split: {_flow(split)} # {why}\n"
     )
+
+
+def _comments(remarks: Sequence[str]) -> str:
+    first, further = "  # ", "  #   "
+    lines = (
+        textwrap.wrap(remark, WIDTH, initial_indent=first, subsequent_indent=further)
+        for remark in remarks
+    )
+    return "".join(f"{line}\n" for line in chain.from_iterable(lines))
 
 
 def _preprocess(chosen: Plan, layout: Layout) -> str:

@@ -103,7 +103,7 @@ def test_cases_whose_patient_was_blanked_are_not_of_one(tmp_path, named):
     told = [row.patient for row in recognise(tmp_path / "data").rows]
     assert told == ["patient_001"] * named + [""] * (4 - named)
     made = init(tmp_path / "data", tmp_path / "study")
-    assert made.patients.startswith(f"TODO: nobody tells whose {4 - named} of 4 cases are")
+    assert made.patients.how.startswith(f"TODO: nobody tells whose {4 - named} of 4 cases are")
     assert made.data.patients == (3 if named else 4)
 
 

@@ -70,7 +70,7 @@ def test_structures_that_share_voxels_keep_them(lay_out, tmp_path, layout, names
 
 def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):
     made = init(lay_out("Decathlon", tmp_path / "data"), tmp_path / "s")
-    assert "column patient_id" in made.patients
+    assert "column patient_id" in made.patients.how
     with (tmp_path / "s/cases.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["patient"] for row in rows][:4] == ["p0", "p0", "p1", "p1"]
@@ -79,7 +79,7 @@ def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):
 
 def test_where_nobody_tells_the_patients_it_is_said(lay_out, tmp_path):
     made = init(lay_out("images and masks", tmp_path / "data"), tmp_path / "s")
-    assert made.patients.startswith("TODO: nobody tells")
+    assert made.patients.how.startswith("TODO: nobody tells")
     assert "TODO: nobody tells" in made.config.read_text()
     assert yaml.safe_load(made.config.read_text())["data"]["labels"] == {"foreground": 255}
 
