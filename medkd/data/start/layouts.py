@@ -158,7 +158,7 @@ def _nnunet(folder: Path) -> Layout | None:
     channels, ending = told.get("channel_names"), told.get("file_ending", ".nii.gz")
     if not isinstance(channels, dict) or not (folder / "imagesTr").is_dir():
         return None
-    images = folder / "imagesTr"
+    images, structures = folder / "imagesTr", _structures(told)
     is_colour = ending in PICTURES and not any(images.glob(f"*_0001{ending}"))
     count = 1 if is_colour else len(channels)  # one picture holds red, green and blue
     rows = [
@@ -177,7 +177,7 @@ def _nnunet(folder: Path) -> Layout | None:
         name="nnU-Net raw",
         task=Task.SEGMENTATION,
         rows=tuple(rows),
-        **_structures(told),
+        **structures,
         modality=", ".join(map(str, channels.values())),
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),

@@ -22,6 +22,8 @@ def held(layout: Layout, examined: Mapping[str, Examined]) -> Layout:
     if layout.task is Task.CLASSIFICATION or is_channels:
         return layout
     values = {value for found in examined.values() for value in found.voxels}
+    if not values:
+        return layout  # none could be read, and the fingerprint says why
     values -= {0, layout.ignore}
     if not values:
         raise DataError("no label map holds anything but 0; a study needs a structure to learn")

@@ -168,7 +168,135 @@ def parted(folder):
             picture(folder / part / ("small", "large")[n % 2] / f"e{n}.png", seed=8 * first + n)
 
 
-MAKERS = {
+def dicom_outlines(folder):
+    from tests.data.start.test_dicom_tree import write_images, write_outlines
+
+    for n in range(12):
+        write_images(folder / f"s{n}/ct", f"1.2.{n}", seed=n, patient=f"P{n}")
+        structures = {"organ": 4 + n % 3}
+        write_outlines(folder / f"s{n}/rs.dcm", f"1.2.{n}", structures, patient=f"P{n}")
+
+
+def dicom_segments(folder):
+    from tests.data.start.test_dicom_tree import write_images, write_segments
+
+    for n in range(12):
+        write_images(folder / f"s{n}/ct", f"1.2.{n}", seed=n, patient=f"P{n}")
+        write_segments(folder / f"s{n}/seg.dcm", folder / f"s{n}/ct", "organ", radius=4 + n % 3)
+
+
+def told(folder, **changes):
+    """Let ``dataset.json`` say something else, and no table name the patients."""
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (folder / "people.csv").unlink(missing_ok=True)
+
+
+def without_validation(folder):
+    for first, part in enumerate(("train", "test")):
+        for n in range(12):
+            picture(folder / part / ("a", "b")[n % 2] / f"e{n}.png", seed=12 * first + n)
+
+
+def unmasked_test(folder):
+    for first, part in enumerate(("train", "val", "test")):
+        for n in range(6):
+            mask = folder / part / "masks" / f"e{n}.png"
+            to = None if part == "test" else mask
+            picture(folder / part / "images" / f"e{n}.png", seed=6 * first + n, label_to=to)
+
+
+def masks_among_classes(folder):
+    for n in range(24):
+        name = ("benign", "malignant")[n % 2]
+        mask = folder / name / f"{name} ({n})_mask.png"
+        picture(folder / name / f"{name} ({n}).png", seed=n, label_to=mask, value=255)
+        if n < 2:
+            mask.with_name(f"{mask.stem}_1.png").write_bytes(mask.read_bytes())
+
+
+def unused_name(folder):
+    decathlon(folder)
+    told(folder, labels={"0": "background", "1": "Ball", "2": "Core", "3": "Rare"})
+
+
+def value_without_a_name(folder):
+    decathlon(folder)
+    told(folder, labels={"0": "background", "1": "Ball"})
+
+
+def unknown_licence(folder):
+    decathlon(folder)
+    told(folder, licence="Unknown")
+
+
+def classes_alike(folder):
+    for n in range(24):
+        picture(folder / ("Class A", "class_a")[n % 2] / f"e{n}.png", seed=n)
+
+
+def file_pairs(folder):
+    import nibabel
+
+    for n in range(12):
+        volume(folder, "x.nii.gz", seed=n, label_to=folder / "masks" / f"c{n}.nii.gz")
+        image = nibabel.load(folder / "x.nii.gz").get_fdata().astype(np.int16)
+        (folder / "images").mkdir(exist_ok=True)
+        pair = nibabel.Nifti1Pair(image, np.eye(4))
+        nibabel.save(pair, str(folder / "images" / f"c{n}.hdr"))
+        (folder / "x.nii.gz").unlink()
+
+
+def colour(folder):
+    from medkd.data import images
+
+    for n in range(12):
+        name = f"r_{n:03d}"
+        picture(folder / "x.png", seed=n, label_to=folder / "labelsTr" / f"{name}.png")
+        grey = images.read(folder / "x.png").array[0]
+        images.write(
+            folder / "imagesTr" / f"{name}_0000.png", np.stack([grey, grey, 255 - grey], -1)
+        )
+        (folder / "x.png").unlink()
+    channels = {"0": "R", "1": "G", "2": "B"}
+    labels = {"background": 0, "ball": 1}
+    text = json.dumps({"channel_names": channels, "labels": labels, "file_ending": ".png"})
+    (folder / "dataset.json").write_text(text)
+
+
+def bids_two(folder):
+    bids(folder)
+    for path in sorted(folder.glob("sub-*/ses-*/anat/*_T1w.nii.gz")):
+        path.with_name(path.name.replace("T1w", "FLAIR")).write_bytes(path.read_bytes())
+    (folder / "derivatives/manual/dseg.tsv").write_text("index\tname\n1\tBall\n2\tCore\n3\tX\n")
+
+
+def decathlon_lists(folder):
+    decathlon(folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    for entry in content["training"]:
+        first = entry["image"].replace(".nii.gz", "_T1.nii.gz")
+        second = entry["image"].replace(".nii.gz", "_T2.nii.gz")
+        (folder / entry["image"]).rename(folder / first)
+        (folder / second).write_bytes((folder / first).read_bytes())
+        entry["image"] = [first, second]
+    told(folder, training=content["training"], modality={"0": "T1", "1": "T2"})
+
+
+AWKWARD = {
+    "class folders without validation": without_validation,
+    "a test part without masks": unmasked_test,
+    "masks among the images of classes": masks_among_classes,
+    "a name that no label map holds": unused_name,
+    "a value without a name": value_without_a_name,
+    "an unknown licence": unknown_licence,
+    "classes of one name but for case": classes_alike,
+    "pairs of header and voxels": file_pairs,
+    "nnU-Net of colour pictures": colour,
+    "BIDS of two modalities": bids_two,
+    "Decathlon of a file a modality": decathlon_lists,
+}
+MAKERS = AWKWARD | {
     "Decathlon": decathlon,
     "Decathlon, two modalities": decathlon_two,
     "Decathlon, a mask each": decathlon_masks,
@@ -181,6 +309,8 @@ MAKERS = {
     "flat": flat,
     "class folders": classes,
     "parted": parted,
+    "DICOM with RTSTRUCT": dicom_outlines,
+    "DICOM with SEG": dicom_segments,
 }
 
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
@@ -24,7 +24,7 @@ def item(**values):
     return made
 
 
-def write_images(folder, uid, *, seed, patient="MRN0042"):
+def write_images(folder, uid, *, seed, patient="MRN0042", modality="CT"):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for number in range(DEPTH):
@@ -32,7 +32,8 @@ def write_images(folder, uid, *, seed, patient="MRN0042"):
         image.Rows = image.Columns = SIZE
         image.PixelData = rng.integers(0, 200, (SIZE, SIZE), np.uint8).tobytes()
         image.PatientID, image.PatientName, image.Manufacturer = patient, "DOE^JANE", "Maker"
-        image.FrameOfReferenceUID = f"{uid}.9"
+        image.Modality = modality
+        image.FrameOfReferenceUID, image.StudyInstanceUID = f"{uid}.9", f"{uid}.3"
         image.save_as(folder / f"{uid}-{number}.dcm", enforce_file_format=True)
 
 
@@ -52,6 +53,7 @@ def write_outlines(path, uid, structures, *, patient="MRN0042"):
     path.parent.mkdir(parents=True, exist_ok=True)
     made = item(SOPClassUID=RTStructureSetStorage, SOPInstanceUID=f"{uid}.5", Modality="RTSTRUCT")
     made.SeriesInstanceUID, made.PatientID = f"{uid}.6", patient
+    made.PatientName = "DOE^JANE"
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = RTStructureSetStorage
@@ -78,12 +80,41 @@ def write_outlines(path, uid, structures, *, patient="MRN0042"):
     made.save_as(path, enforce_file_format=True)
 
 
+def write_segments(path, images, name, *, radius):
+    """Write a SEG of one structure, a cylinder, by highdicom."""
+    from highdicom.seg import Segmentation
+
+    from tests.data.dicom.test_segmentation import describe
+
+    sources = sorted(map(dcmread, images.iterdir()), key=lambda s: s.ImagePositionPatient[2])
+    for source in sources:
+        source.SliceThickness = 1
+        source.StudyID = source.PatientBirthDate = source.PatientSex = source.AccessionNumber = ""
+        source.StudyDate = source.StudyTime = source.ReferringPhysicianName = ""
+    rows, columns = np.indices((SIZE, SIZE)) - SIZE / 2
+    shown = (rows**2 + columns**2 < radius**2)[None].repeat(DEPTH, axis=0).astype(np.uint8)
+    uid = str(sources[0].SeriesInstanceUID)
+    Segmentation(
+        source_images=sources,
+        pixel_array=shown,
+        segmentation_type="BINARY",
+        segment_descriptions=[describe(1, name)],
+        series_instance_uid=f"{uid}.6",
+        series_number=2,
+        sop_instance_uid=f"{uid}.5",
+        instance_number=1,
+        manufacturer="x",
+        manufacturer_model_name="x",
+        software_versions="1",
+        device_serial_number="1",
+    ).save_as(path)
+
+
 def test_series_go_with_the_outlines_that_refer_to_them_and_nothing_tells_the_patient(tmp_path):
     for number, patient in enumerate(["MRN0042", "MRN0007", "MRN0042"]):
         uid = f"1.2.{number}"
         write_images(tmp_path / f"s{number}" / "ct", uid, seed=number, patient=patient)
         write_outlines(tmp_path / f"s{number}" / "rs.dcm", uid, {"organ": 4}, patient=patient)
-    write_images(tmp_path / "unrelated", "1.2.77", seed=7)
     found = recognise(tmp_path)
     assert found.labels == {"organ": 1}
     assert [row.case for row in found.rows] == ["case_001", "case_002", "case_003"]
@@ -120,6 +151,71 @@ def test_a_structure_is_one_however_it_is_spelt_and_a_point_is_none(tmp_path):
         write_images(tmp_path / uid, uid, seed=number)
         write_outlines(tmp_path / f"{uid}.dcm", uid, {name: 4, "isocentre": None})
     assert recognise(tmp_path).labels == {"Left Lung": 1}
+
+
+def test_a_series_in_two_folders_is_refused_with_their_names(tmp_path):
+    write_images(tmp_path / "ct", "1.2.3", seed=0)
+    write_outlines(tmp_path / "rs.dcm", "1.2.3", {"organ": 4})
+    (tmp_path / "ct2").mkdir()
+    last = sorted((tmp_path / "ct").iterdir())[-1]
+    last.rename(tmp_path / "ct2" / last.name)
+    with pytest.raises(DataError, match=r"1 series lie in several folders.*\nct and ct2"):
+        recognise(tmp_path)
+
+
+def test_series_without_a_label_are_cases_unless_they_would_harm(tmp_path):
+    write_images(tmp_path / "ct", "1.2.1", seed=0, patient="P1")
+    write_outlines(tmp_path / "rs.dcm", "1.2.1", {"organ": 4}, patient="P1")
+    write_images(tmp_path / "other", "1.2.2", seed=1, patient="P2")
+    write_images(tmp_path / "again", "1.2.3", seed=2, patient="P1")
+    write_images(tmp_path / "mr", "1.2.4", seed=3, patient="P3", modality="MR")
+    write_images(tmp_path / "bad", "1.2.5", seed=4, patient="P4")
+    (tmp_path / "bad/1.2.5-3.dcm").unlink()
+    found = recognise(tmp_path)
+    assert [(row.image.name, row.label is None) for row in found.rows] == [
+        ("ct", False),
+        ("other", True),
+    ]
+    assert [row.patient for row in found.rows] == ["patient_001", "patient_002"]
+    assert found.remarks[0].startswith("1 series have no label")
+    for why in ("of another modality", "of patients who have a labelled one", "cannot be read"):
+        assert f"1 {why}" in found.remarks[1] or f"1 that {why}" in found.remarks[1]
+
+
+def test_a_tree_with_series_without_a_label_passes_the_check(tmp_path):
+    for number in range(12):
+        uid, patient = f"1.2.{number}", f"P{number}"
+        write_images(tmp_path / "data" / uid, uid, seed=number, patient=patient)
+        if number < 9:
+            outlines = tmp_path / "data" / f"{uid}.dcm"
+            write_outlines(outlines, uid, {"organ": 4}, patient=patient)
+    made = init(tmp_path / "data", tmp_path / "study")
+    assert "3 series have no label" in made.summary
+    found = survey(Study(load(made.config), config_path=made.config))
+    assert not found.errors
+    assert sum(case.label is None for case in found.cases.values()) == 3
+
+
+def test_structures_by_the_name_of_a_patient_or_a_day_are_left_out(tmp_path):
+    extra = ["Doe Jane GTV", "GTV 3.4.2019", "mrn7 tumour", "heart"]
+    for number, name in enumerate(extra):
+        uid, patient = f"1.2.{number}", f"MRN{number + 5}"
+        write_images(tmp_path / uid, uid, seed=number, patient=patient)
+        structures = {"Mr lung": 4, name: 2}  # of all of them, so of nobody
+        write_outlines(tmp_path / f"{uid}.dcm", uid, structures, patient=patient)
+    found = recognise(tmp_path)
+    assert found.labels == {"Mr lung": 1, "heart": 2}
+    (said,) = found.remarks
+    assert said.startswith("TODO: the names of 3 structures look as if they told of a patient")
+    assert not any(name in said for name in extra)
+
+
+def test_a_tree_whose_names_all_tell_of_patients_is_refused_without_them(tmp_path):
+    write_images(tmp_path / "ct", "1.2.3", seed=0)
+    write_outlines(tmp_path / "rs.dcm", "1.2.3", {"Jane": 4})
+    with pytest.raises(DataError, match="there are no others; rename them") as refusal:
+        recognise(tmp_path)
+    assert "Jane" not in str(refusal.value)
 
 
 def test_of_structures_in_one_another_the_smaller_keeps_what_they_share(tmp_path):

@@ -16,8 +16,21 @@ from medkd.train.run import train_baseline
 LAYOUTS = [
     *("Decathlon", "nnU-Net raw", "BIDS derivative", "MedMNIST", "images and masks", "flat"),
     *("class folders", "parted", "Decathlon, two modalities", "nnU-Net raw, two channels"),
-    *("nnU-Net raw, regions", "Decathlon, a mask each"),
+    *("nnU-Net raw, regions", "Decathlon, a mask each", "DICOM with RTSTRUCT", "DICOM with SEG"),
 ]
+SAID = {  # of data that need a decision; what the config says of it
+    "class folders without validation": "validation dealt by medkd from its training cases",
+    "a test part without masks": "6 cases of validation or test have no label",
+    "masks among the images of classes": "26 files are masks of the images beside them",
+    "a name that no label map holds": "no label map holds rare: left out",
+    "a value without a name": "TODO: label maps hold label_2",
+    "an unknown licence": "",
+    "classes of one name but for case": "class_a_2 is what the data set calls 'class_a'",
+    "pairs of header and voxels": "",
+    "nnU-Net of colour pictures": "channels: 3",
+    "BIDS of two modalities": "modalities: [flair, t1w]",
+    "Decathlon of a file a modality": "modalities: [t1, t2]",
+}
 SHORT = ["steps=2", "batch=2", "workers=0", "validate_every=1"]
 
 
@@ -37,6 +50,19 @@ def test_a_study_of_every_layout_runs_as_it_stands(lay_out, tmp_path, layout):
         train_baseline(study, cohort, tracker=NullTracker())
     assert study.is_complete("baseline")
     assert not survey(study).errors
+
+
+@pytest.mark.parametrize("layout", list(SAID))
+def test_awkward_data_pass_the_check_and_the_config_says_what_was_decided(
+    lay_out, tmp_path, layout
+):
+    made = init(lay_out(layout, tmp_path / "data"), tmp_path / "s")
+    assert SAID[layout] in made.config.read_text()
+    study = opened(made.config)
+    check_models(study.config)
+    found = survey(study)
+    assert not found.errors
+    assert all(vars(found.split).values())
 
 
 @pytest.mark.parametrize(
@@ -75,6 +101,7 @@ def test_patients_come_from_a_table_beside_the_data(lay_out, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["patient"] for row in rows][:4] == ["p0", "p0", "p1", "p1"]
     assert {row["site"] for row in rows} == {"n"}
+    assert "patient_id" not in rows[0]
 
 
 def test_where_nobody_tells_the_patients_it_is_said(lay_out, tmp_path):
@@ -96,6 +123,14 @@ def test_a_study_that_is_there_is_not_overwritten(lay_out, tmp_path):
     init(data, tmp_path / "s")
     with pytest.raises(StudyError, match="there is a study already"):
         init(data, tmp_path / "s")
+
+
+def test_a_study_cannot_be_where_a_file_is(lay_out, tmp_path):
+    data = lay_out("flat", tmp_path / "data")
+    (tmp_path / "s").write_text("x")
+    for folder in (tmp_path / "s", tmp_path / "s/t"):
+        with pytest.raises(StudyError, match=r"/s: a file, and a study is a folder"):
+            init(data, folder)
 
 
 def test_a_folder_of_nothing_leaves_nothing_behind(tmp_path):

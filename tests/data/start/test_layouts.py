@@ -1,12 +1,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from medkd.data import nifti
 from medkd.data.quality.examine import examine
 from medkd.data.start.layouts import recognise
 from medkd.errors import DataError
 from medkd.types import Case, Task
+from tests.conftest import ball
 
 NAMES = {
     "Decathlon": {"ball": 1, "core_of_it": 2},
@@ -61,16 +64,33 @@ def touched(folder, *names):
 
 
 def test_images_that_a_bids_label_does_not_choose_between_are_refused(tmp_path):
-    images = [f"sub-01/anat/sub-01_{kind}.nii.gz" for kind in ("FLAIR", "T1w")]
+    images = [f"sub-01/anat/sub-01_{kind}.nii.gz" for kind in ("acq-b_T1w", "T1w")]
     touched(tmp_path, *images, "sub-01/func/sub-01_task-rest_bold.nii.gz")
     label = "derivatives/x/sub-01/anat/sub-01_dseg.nii.gz"
-    with pytest.raises(DataError, match=r"sub-01 has 2 images: .*_FLAIR.*, .*_T1w.*; keep one"):
+    with pytest.raises(DataError, match=r"sub-01 has 2 images: .*, .*; keep one"):
         recognise(touched(tmp_path, label))
     (tmp_path / images[0]).unlink()
     assert [row.image for row in recognise(tmp_path).rows] == [tmp_path / images[1]]
     touched(tmp_path, "derivatives/x/sub-01/anat/sub-01_desc-aseg_dseg.nii.gz")
     with pytest.raises(DataError, match="sub-01 has 2 labels"):
         recognise(tmp_path)
+
+
+def test_of_several_kinds_of_bids_image_those_of_all_cases_on_the_label_s_voxels_are_taken(
+    lay_out, tmp_path
+):
+    folder = lay_out("BIDS of two modalities", tmp_path / "b")
+    found = recognise(folder)
+    assert found.modalities == ("flair", "t1w")
+    assert [path.name for path in (found.rows[0].image, *found.rows[0].further)] == [
+        f"sub-00_ses-1_{kind}.nii.gz" for kind in ("FLAIR", "T1w")
+    ]
+    image = ball(3, seed=1)[0][:, :, 1:]
+    nifti.write(found.rows[3].image, image, affine=np.eye(4))
+    found = recognise(folder)
+    assert found.modalities == ()
+    assert all(row.image.name.endswith("_T1w.nii.gz") and not row.further for row in found.rows)
+    assert "images FLAIR are left out" in found.remarks[0]
 
 
 def test_of_fmriprep_the_segmentation_in_the_subject_s_own_space_is_taken(tmp_path):
@@ -103,15 +123,35 @@ def test_an_image_without_a_mask_is_unlabelled(lay_out, tmp_path):
     assert [row.case for row in recognise(folder).rows if row.label is None] == ["c3"]
 
 
+def test_several_masks_of_one_image_are_refused(lay_out, tmp_path):
+    folder = lay_out("flat", tmp_path / "f")
+    shutil.copy(folder / "d3_seg.png", folder / "d3_seg_1.png")
+    with pytest.raises(
+        DataError, match=r"1 images have several masks.* d3_seg\.png, d3_seg_1\.png"
+    ):
+        recognise(folder)
+
+
+def test_masks_beside_the_images_of_a_class_are_no_images(lay_out, tmp_path):
+    folder = lay_out("masks among the images of classes", tmp_path / "c")
+    shutil.copy(folder / "benign/benign (0).png", folder / "benign/plain_label.png")
+    names = [row.image.stem for row in recognise(folder).rows]
+    assert len(names) == 25
+    assert not any("_mask" in name for name in names)
+    assert "plain_label" in names  # beside no image, so one itself
+
+
 @pytest.mark.data
 def test_dicom_series_go_with_the_structures_that_refer_to_them(data_root):
     found = recognise(data_root / "dicom/series")
     assert found.name == "DICOM with SEG or RTSTRUCT"
-    names = [row.image.parent.name for row in found.rows]
+    assert all(row.label is None for row in found.rows[4:])  # series of nobody's outlines
+    rows = found.rows[:4]
+    names = [row.image.parent.name for row in rows]
     assert names == ["sts_008_ct", "sts_008_mr", "sts_008_pet", "sts_025_mr"]
-    assert all(row.label.name == "rtstruct.dcm" for row in found.rows)
-    assert all(row.label.parent.name == name for row, name in zip(found.rows, names, strict=True))
-    assert [row.patient for row in found.rows] == ["patient_001"] * 3 + ["patient_002"]
+    assert all(row.label.name == "rtstruct.dcm" for row in rows)
+    assert all(row.label.parent.name == name for row, name in zip(rows, names, strict=True))
+    assert [row.patient for row in rows] == ["patient_001"] * 3 + ["patient_002"]
     assert "GTV_Mass_CT" in found.labels
     assert not any("STS" in text for row in found.rows for text in (row.case, row.patient))
 
@@ -140,8 +180,28 @@ REFUSED = {
         {"channel_names": {"0": "T1"}, "labels": {"whole": [1, 2, 3]}, "training": None},
         "has 3 values of its own",
     ),
-    "no image": ({"training": [{"label": "a"}]}, "names no image"),
+    "no image": ({"training": [{"label": "a"}]}, "entry 1 of `training` names no image"),
+    "a class": (
+        {"training": [{"image": "a.nii", "label": 5}]},
+        "has the label 5, which is no file",
+    ),
+    "lists": (
+        {"training": [{"image": ["a", "b"]}]},
+        "names 2 files under `image`, and `modality` 0",
+    ),
+    "no first channel": (
+        {"channel_names": {"0": "T1"}, "file_ending": ".mha", "training": None},
+        r"imagesTr: no file \*_0000\.mha",
+    ),
 }
+
+
+def test_a_table_of_names_in_another_encoding_is_refused(lay_out, tmp_path):
+    folder = lay_out("BIDS derivative", tmp_path / "b")
+    names = folder / "derivatives/manual/dseg.tsv"
+    names.write_bytes("index\tname\n1\tK\xf6rper\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"dseg\.tsv: no text in UTF-8"):
+        recognise(folder)
 
 
 @pytest.mark.parametrize("kind", list(REFUSED))

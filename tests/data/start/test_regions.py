@@ -1,6 +1,7 @@
 import pytest
 
-from medkd.data.start.regions import named, read
+from medkd.data.start.naming import named
+from medkd.data.start.regions import read
 from medkd.errors import DataError
 
 BRATS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}

@@ -1,3 +1,4 @@
+from medkd.config import load
 from medkd.data.start.init import init
 
 
@@ -6,3 +7,9 @@ def test_values_of_the_config_carry_their_reasons(lay_out, tmp_path):
     assert "spacing_mm: [1.0, 1.0, 1.0] # the spacing of all images" in text
     assert "labels: {ball: 1, core_of_it: 2}\n" in text
     assert max(map(len, text.splitlines())) < 140
+
+
+def test_a_path_may_hold_what_begins_a_comment(lay_out, tmp_path):
+    folder = tmp_path / ("a # " + "long " * 15 + "name")
+    made = init(lay_out("flat", folder / "data"), folder / "s")
+    assert load(made.config).study.root == str(folder / "s/runs")
