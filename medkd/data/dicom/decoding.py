@@ -35,6 +35,7 @@ from pydicom.uid import (
 )
 
 from medkd.data.dicom.codestream import refuse_bombs
+from medkd.data.dicom.frames import count_of
 from medkd.data.dicom.header import read_dataset, refusing
 from medkd.errors import DataError
 from medkd.extras import installing
@@ -81,16 +82,33 @@ class Decoding:
         Colours are RGB.
 
         Raises:
-            DataError: they cannot be decoded, or would take more memory than they should.
+            DataError: they cannot be decoded, would take more memory than they should, or are more
+                or fewer than the file says.
         """
         with refusing(file):
             dataset = read_dataset(file, memory_bytes=self._memory_bytes, with_pixels=True)
             refuse_bombs(file, dataset, memory_bytes=self._memory_bytes)
             _refuse_without_library(file, dataset)
-            if _decoder(dataset) in ISOLATED:
-                yield from self._isolated(file)
-            else:
-                yield from _decoded(file, dataset)
+            isolated = _decoder(dataset) in ISOLATED
+            found = self._isolated(file) if isolated else _decoded(file, dataset)
+            yield from self._as_many(found, count_of(file, dataset), file)
+
+    def _as_many(
+        self, frames: Iterator[np.ndarray], count: int, file: Path
+    ) -> Iterator[np.ndarray]:
+        """Pass on as many frames as a file says it has: a decoder ends where its stream does."""
+        found = 0
+        for found, frame in enumerate(frames, start=1):
+            if found > count:
+                self._stop()  # it would go on sending
+                raise DataError(
+                    f"{file}: says it has {count} frames and holds more; export it again"
+                )
+            yield frame
+        if found < count:
+            raise DataError(
+                f"{file}: truncated, says it has {count} frames and holds {found}; copy it again"
+            )
 
     def _isolated(self, file: Path) -> Iterator[np.ndarray]:
         """Have the other process decode a file."""

@@ -46,7 +46,7 @@ def masks(
             f"standard needs whole voxels: export it as BINARY or LABELMAP"
         )
     with Decoding(memory_bytes=memory_bytes) as decoding:
-        for frame, pixels in zip(frames_in(path, header), decoding.frames(path), strict=False):
+        for frame, pixels in zip(frames_in(path, header), decoding.frames(path), strict=True):
             of_frame = frame.get("ReferencedSegmentNumber")
             present = {int(of_frame)} if kind == "BINARY" else set(np.unique(pixels).tolist())
             for number in present & numbers:

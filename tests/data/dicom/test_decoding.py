@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL
+from pydicom.uid import (
+    HTJ2K,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from medkd.data.dicom import decoding as module
 from medkd.data.dicom.decoding import Decoding
@@ -123,6 +130,26 @@ def test_what_the_other_process_refuses_is_refused_in_the_same_words(lossless):
     dataset.save_as(lossless)
     with pytest.raises(DataError, match=r"lossless\.dcm: its header says 64x48 pixels, its"):
         read(lossless)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEGLosslessSV1])
+@pytest.mark.parametrize(("held", "reason"), [(2, "holds 2"), (4, "holds more")])
+def test_frames_are_as_many_as_the_file_says(tmp_path, kit, lossless, syntax, held, reason):
+    if syntax == JPEGLosslessSV1:
+        dataset = dcmread(lossless)
+    else:
+        dataset = kit.picture(PIXELS)
+        dataset.compress(syntax, generate_instance_uid=False)
+    (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+    dataset.NumberOfFrames = 3
+    paths = []
+    for count in (3, held):
+        dataset.PixelData = encapsulate([frame] * count)
+        paths.append(kit.save(tmp_path / f"{count}.dcm", dataset))
+    with Decoding(memory_bytes=2**30) as decoding:
+        with pytest.raises(DataError, match=rf"{held}\.dcm: .*says it has 3 frames and {reason}"):
+            list(decoding.frames(paths[1]))
+        np.testing.assert_array_equal(list(decoding.frames(paths[0])), [PIXELS] * 3)
 
 
 def test_the_other_process_imports_nothing_that_lies_in_the_working_folder(

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import RLELossless
 
 from medkd.data.dicom.header import read_dataset
 from medkd.data.dicom.segmentation import masks, names_of
@@ -112,6 +114,17 @@ def test_a_grid_that_is_not_its_own_is_refused(written, series, label):
     coarse = grid.affine @ np.diag([1, 2, 2, 1.0])
     with pytest.raises(DataError, match=r"seg\.dcm: a frame does not lie"):
         together(path, without_values(grid.shape, coarse))
+
+
+def test_a_file_with_fewer_frames_than_it_says_is_no_label(written, series, label):
+    path = written(label, kind="LABELMAP")
+    dataset = dcmread(path)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=len(label)))
+    dataset.PixelData = encapsulate(frames[:3])
+    dataset.save_as(path)
+    with pytest.raises(DataError, match=r"seg\.dcm: truncated, says it has 5 frames and holds 3"):
+        together(path, read_grid(series.folder))
 
 
 def test_shares_are_refused(written, series, label):
