@@ -164,6 +164,8 @@ def given_parts(
 ) -> dict[str, str]:
     """Return the part of each case by the user's own split; empty where there is none.
 
+    A file may name a case in several parts: they are all said, and none of them is taken.
+
     Args:
         cases: whose attributes may tell.
         options: name a column, or a file as ``split.json`` of another study.
@@ -176,7 +178,11 @@ def given_parts(
         return {case.id: case.attributes.get(options.column, "") for case in cases}
     if options.file:
         content = read_split(root / options.file)
-        return {i: part for part in ("train", "validation", "test") for i in content[part]}
+        parts: dict[str, list[str]] = defaultdict(list)
+        for part in ("train", "validation", "test"):
+            for case_id in dict.fromkeys(content[part]):
+                parts[case_id].append(part)
+        return {case_id: " and ".join(named) for case_id, named in parts.items()}
     return {}
 
 
@@ -184,7 +190,7 @@ def read_split(path: Path) -> dict[str, Any]:
     """Read a ``split.json``: lists of case ids by part, and perhaps their digests.
 
     Raises:
-        DataError: missing, no JSON, or a part is not a list of ids.
+        DataError: missing, no JSON, a part is not a list of ids, or digests are not told by part.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -196,6 +202,8 @@ def read_split(path: Path) -> dict[str, Any]:
         ) from None
     if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in lists):
         raise DataError(f"{path}: train, validation and test are lists of case ids")
+    if not isinstance(content.get("digests", {}), dict):
+        raise DataError(f"{path}: digests is no mapping of parts to digests; correct or remove it")
     return content
 
 
@@ -232,7 +240,8 @@ def problems_of_given(
 
 def _of_one(case: Case, given: Mapping[str, str], options: SplitOptions) -> Iterator[Finding]:
     said = given.get(case.id, "")
-    where = f"column {options.column!r} says {said!r}" if options.column else "is in no part"
+    in_file = f"is in {said or 'no part'}"
+    where = f"column {options.column!r} says {said!r}" if options.column else in_file
     if said.lower() not in PARTS:
         remedy = "it may say train, validation or test"
         yield Finding(case.id, Level.ERROR, where, remedy if options.column else REMEDY_OF_FILE)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medkd.data.findings import Level
 from medkd.data.splits import (
     given_parts,
     labels_kept,
@@ -250,7 +251,18 @@ class TestFile:
         assert lines[0].startswith("case c5: is in no part")
         assert "names 1 cases that the datalist lacks: stranger" in lines[1]
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"train": []}', '{"train": 1}'])
+    def test_a_case_in_two_parts_is_named_with_both(self, tmp_path):
+        content = CONTENT | {"test": ["c4", "c5", "c1"]}
+        (tmp_path / "split.json").write_text(json.dumps(content))
+        given = given_parts(self.CASES, self.FROM_FILE, root=tmp_path)
+        (problem,) = problems_of_given(self.CASES, self.FROM_FILE, given)
+        assert (problem.level, problem.case) == (Level.ERROR, "c1")
+        assert problem.message == "is in train and test"
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[]", '{"train": []}', '{"train": 1}', json.dumps(CONTENT | {"digests": None})],
+    )
     def test_what_is_no_split_is_refused(self, tmp_path, text):
         (tmp_path / "split.json").write_text(text)
         with pytest.raises(DataError, match=r"split\.json"):
