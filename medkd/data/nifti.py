@@ -22,9 +22,11 @@ from medkd.data.memory import refuse_larger
 from medkd.data.shear import SKEWED_DEGREES, at_right_angles, grid_at_right_angles, skew_degrees
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
-from medkd.types import Volume, without_values
+from medkd.types import Volume, grid_distance_mm, without_values
 
 SINGULAR = 1e-9  # mm³ a voxel
+SAME_SIZE = 0.01  # by which voxels of qform and sform may differ
+TURNED_DEGREES = 45.0  # from here on an axis may be another of the patient's
 UNITS_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres by their code; all others are millimetres
 UNITS_OF_SPACE = 0b111  # of xyzt_units; the rest is of time
 FLOAT_BYTES = 8  # scaled values are read as float64
@@ -54,7 +56,8 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
     """Read a 3D or 4D (channels last) NIfTI file, or a pair of .hdr and .img.
 
     Any orientation and shear is read as it is: the affine says where a voxel lies, in millimetres
-    whatever the header's unit. With ``shear_correct`` axes that are off right angles are resampled.
+    whatever the header's unit. Where a header does not say so, the volume's remedies tell what was
+    taken for granted. With ``shear_correct`` axes that are off right angles are resampled.
 
     Args:
         path: the file, or either of a pair.
@@ -63,18 +66,18 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
 
     Raises:
         DataError: the file is missing, truncated, not NIfTI, too large, neither 3D nor 4D, its
-            voxels are colours or complex numbers, its affine does not place them, or its qform and
-            sform are mirror images.
+            voxels are colours or complex numbers, its affine does not place them, its qform and
+            sform disagree, or its header contradicts what the file is.
     """
     options = options or ReadingOptions()
     with _opened(path, options) as (header, stream):
-        affine = _affine(header, path)
+        affine, remedies = _affine(header, path), _remedies(header)
         try:
             array = np.asanyarray(ArrayProxy(stream, header))
         except DAMAGED as error:
             raise _damaged(path, error) from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    volume = Volume(array=_channels_first(array, path), affine=affine)
+    volume = Volume(_channels_first(array, path), affine, remedies)
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
         shape, _ = grid_at_right_angles(volume.shape, affine)
         size = FLOAT_BYTES * len(volume.array) * math.prod(shape)
@@ -107,7 +110,7 @@ def remarks(path: Path) -> dict[str, str]:
     try:
         with _stream(halves[0] if halves else path) as stream:
             start = stream.read(HEADER_BYTES + MOST_WORDS)
-        kind = _kind(start, is_pair=bool(halves))
+        kind = _kind(start, path, is_pair=bool(halves))
         header = kind(start[: kind.template_dtype.itemsize], check=False)
     except DAMAGED as error:
         raise _damaged(path, error) from None
@@ -173,7 +176,7 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
     with ExitStack() as stack:
         try:
             streams = [stack.enter_context(_stream(each)) for each in halves or [path]]
-            kind = _kind(streams[0].read(HEADER_BYTES), is_pair=bool(halves))
+            kind = _kind(streams[0].read(HEADER_BYTES), path, is_pair=bool(halves))
             streams[0].seek(0)
             header = kind.from_fileobj(streams[0])
             slope, intercept = header.get_slope_inter()
@@ -240,18 +243,27 @@ KINDS = {  # size of the header, and whether header and voxels are files of thei
 MAGIC_AT = {348: 344, 540: 4}
 
 
-def _kind(start: bytes, *, is_pair: bool) -> Any:  # noqa: ANN401
+def _kind(start: bytes, path: Path, *, is_pair: bool) -> Any:  # noqa: ANN401
     """Return nibabel's class for a header, by the first bytes of its file."""
-    size = _size_of_header(start)
+    size, offset = _size_of_header(start)
     magic = start[MAGIC_AT[size] :][:2]
     if magic == b"\0\0" and size == 348:
         raise ImageFileError("Analyze 7.5, which does not tell left from right")
     if magic not in {b"n+", b"ni"}:
         raise ImageFileError("no NIfTI magic")
+    if (magic == b"ni") != is_pair:
+        said, found = ("one file", "a pair") if is_pair else ("a pair of .hdr and .img", "one file")
+        raise DataError(f"{path}: its header is that of {said}, and it is {found}; save it anew")
+    if not is_pair and offset < size + len(NO_EXTENSION):
+        raise DataError(
+            f"{path}: its voxels are said to start at byte {offset:g}, within its header; correct "
+            f"vox_offset, or save it anew"
+        )
     return KINDS[size, is_pair]
 
 
-def _size_of_header(start: bytes) -> int:
+def _size_of_header(start: bytes) -> tuple[int, float]:
+    """Return it, and where the voxels are said to start."""
     for order in "<>" if len(start) >= 348 else "":
         (size,) = struct.unpack_from(f"{order}i", start)
         if size == 348:
@@ -262,7 +274,7 @@ def _size_of_header(start: bytes) -> int:
             continue
         if not 0 <= offset <= MOST_REMARKS:  # they would be skipped by unpacking them
             raise ImageFileError(f"its voxels are said to start at byte {offset}")
-        return int(size)
+        return int(size), float(offset)
     raise ImageFileError("its header has no NIfTI size")
 
 
@@ -272,29 +284,64 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _affine(header: Any, path: Path) -> np.ndarray:  # noqa: ANN401
-    _refuse_sides(header, path)
-    affine = np.asarray(header.get_best_affine(), dtype=float)
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=float)
+        (qform, of_qform), (sform, of_sform) = (
+            form(coded=True) for form in (header.get_qform, header.get_sform)
+        )
+    except DAMAGED as error:
+        raise _damaged(path, error) from None
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SINGULAR:
         raise DataError(
             f"{path}: its affine does not place voxels in space {affine[:3, :3].tolist()}; correct "
             f"the header's sform or qform"
         )
+    if of_qform and of_sform:
+        shape = tuple(header.get_data_shape()[:3])
+        differing = _differing(qform, sform, shape, in_one_space=of_qform == of_sform)
+        if differing:
+            raise DataError(
+                f"{path}: its qform and its sform disagree on {differing}; correct or remove the "
+                f"wrong one"
+            )
     unit_mm = UNITS_MM.get(int(header["xyzt_units"]) & UNITS_OF_SPACE, 1.0)
     return np.diag([unit_mm] * 3 + [1.0]) @ affine
 
 
-def _refuse_sides(header: Any, path: Path) -> None:  # noqa: ANN401
-    """Refuse a header whose two affines are mirror images: readers differ on which they take."""
-    try:
-        affines = [header.get_qform(coded=True), header.get_sform(coded=True)]
-    except DAMAGED as error:
-        raise _damaged(path, error) from None
-    sides = {np.linalg.det(affine[:3, :3]) > 0 for affine, code in affines if code}
-    if len(sides) > 1:
-        raise DataError(
-            f"{path}: its qform and its sform disagree on which side is left; correct or remove "
-            f"the wrong one"
-        )
+def _differing(
+    qform: np.ndarray, sform: np.ndarray, shape: tuple[int, ...], *, in_one_space: bool
+) -> str:
+    """Say on what two affines disagree, of which readers take one or the other.
+
+    Of one code they are one space. Of two they may be the scanner's and a template's, turned and
+    moved against each other, but a voxel has one size and the patient one left side.
+    """
+    straight = nib.nifti1.Nifti1Header()
+    straight.set_qform(sform, code=1)  # a quaternion has no shear
+    forms = [qform, straight.get_qform()]
+    if np.prod([np.linalg.det(form[:3, :3]) for form in forms]) < 0:
+        return "which side is left"
+    sizes = [np.linalg.norm(form[:3, :3], axis=0) for form in forms]
+    if not np.allclose(sizes[0], sizes[1], rtol=SAME_SIZE, atol=0):
+        told = " and ".join("x".join(f"{edge:.4g}" for edge in size) for size in sizes)
+        return f"how large a voxel is ({told})"
+    cosines = np.prod([form[:3, :3] for form in forms], axis=0).sum(axis=0) / np.prod(sizes, axis=0)
+    if cosines.min() < np.cos(np.radians(TURNED_DEGREES)):
+        return "how its axes lie in the patient"
+    apart = grid_distance_mm(without_values(shape, forms[0]), forms[1])
+    if in_one_space and not apart <= sizes[0].min():
+        return f"where its voxels lie, by up to {apart:.4g}"
+    return ""
+
+
+def _remedies(header: Any) -> tuple[str, ...]:  # noqa: ANN401
+    """Tell that nibabel's custom stands in for an orientation that a header does not give."""
+    if header["qform_code"] > 0 or header["sform_code"] > 0:
+        return ()
+    return (
+        "orientation: its header codes neither qform nor sform, and its axes are taken to run to "
+        "the left, the front and the head",
+    )
 
 
 def _channels_first(array: np.ndarray, path: Path) -> np.ndarray:

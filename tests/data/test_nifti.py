@@ -284,16 +284,78 @@ def test_places_are_in_the_unit_that_the_header_tells(tmp_path, unit, in_mm):
         np.testing.assert_allclose(volume.affine, np.diag([in_mm, 2 * in_mm, 3 * in_mm, 1]))
 
 
-def test_a_header_that_tells_two_sides_apart_in_two_ways_is_refused(tmp_path):
-    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), np.eye(4))
-    image.set_sform(np.diag([-1, 1, 1, 1]), code=1)
-    image.set_qform(np.eye(4), code=0)
-    nibabel.save(image, tmp_path / "one.nii")
-    assert nifti.read(tmp_path / "one.nii").affine[0, 0] == -1
-    image.set_qform(np.eye(4), code=1)
-    nibabel.save(image, tmp_path / "two.nii")
-    with pytest.raises(DataError, match=r"two\.nii: its qform and its sform disagree"):
-        nifti.read(tmp_path / "two.nii")
+def turned(degrees):
+    affine = np.eye(4)
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    affine[:2, :2] = [[cosine, -sine], [sine, cosine]]
+    return affine
+
+
+MOVED = np.array([[1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+SKEWED = np.array([[1.0, 0, 0, 0], [0, 1, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def in_two_forms(tmp_path):
+    """Return a writer of a file whose qform is the identity and whose sform is given."""
+
+    def write(sform, *, codes):
+        image = nibabel.Nifti1Image(np.zeros((20, 3, 4), np.uint8), np.eye(4))
+        image.set_sform(sform, code=codes[1])
+        image.set_qform(np.eye(4), code=codes[0])
+        nibabel.save(image, tmp_path / "i.nii")
+        return tmp_path / "i.nii"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("sform", "codes", "reason"),
+    [
+        (np.diag([-1.0, 1, 1, 1]), (1, 1), "which side is left"),
+        (np.diag([-1.0, 1, 1, 1]), (1, 4), "which side is left"),
+        (np.diag([2.0, 2, 2, 1]), (1, 1), r"how large a voxel is \(1x1x1 and 2x2x2\)"),
+        (np.diag([2.0, 2, 2, 1]), (1, 4), "how large a voxel is"),
+        (turned(90), (1, 1), "how its axes lie"),
+        (turned(90), (1, 2), "how its axes lie"),
+        (turned(10), (1, 1), r"where its voxels lie, by up to 3\.\d+"),
+        (MOVED, (2, 2), "where its voxels lie, by up to 3"),
+    ],
+)
+def test_a_header_with_two_places_for_a_voxel_is_refused(in_two_forms, sform, codes, reason):
+    path = in_two_forms(sform, codes=codes)
+    with pytest.raises(DataError, match=rf"i\.nii: its qform and its sform disagree on {reason}"):
+        nifti.read(path)
+    assert nifti.read(in_two_forms(sform, codes=(0, 1))).shape == (20, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("sform", "codes"),
+    [
+        (turned(10), (1, 2)),  # registered to something
+        (MOVED, (1, 4)),
+        (turned(0.1), (1, 1)),
+        (SKEWED, (1, 1)),  # as dcm2niix writes a tilted gantry
+    ],
+)
+def test_two_forms_that_may_both_be_right_are_read_by_the_sform(in_two_forms, sform, codes):
+    path = in_two_forms(sform, codes=codes)
+    if sform is SKEWED:
+        image = nibabel.load(path)
+        image.set_qform(sform, code=1, strip_shears=True)
+        nibabel.save(image, path)
+    np.testing.assert_allclose(nifti.read(path).affine, sform, atol=1e-6)
+
+
+def test_an_orientation_that_no_header_gives_is_told(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.uint8), None)
+    nibabel.save(image, tmp_path / "i.nii")
+    volume = nifti.read(tmp_path / "i.nii")
+    assert "".join(nibabel.aff2axcodes(volume.affine)) == "LAS"
+    (told,) = volume.remedies
+    assert told.startswith("orientation: its header codes neither qform nor sform")
+    nifti.write(tmp_path / "i.nii", volume.array[0], affine=volume.affine)
+    assert nifti.read(tmp_path / "i.nii").remedies == ()
 
 
 def test_a_label_map_that_is_scaled_is_whole_but_for_rounding(tmp_path):
@@ -309,6 +371,31 @@ def test_voxels_that_start_nowhere_are_refused(tmp_path, offset):
     path = tmp_path / "far.nii"
     path.write_bytes(header_of((2, 2, 2), offset=offset) + bytes(64))
     with pytest.raises(DataError, match=r"far\.nii: truncated or not a NIfTI file"):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "size"), [("Nifti1Image", 108, 4), ("Nifti2Image", 168, 8)], ids=["1", "2"]
+)
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_header_is_not_read_as_voxels(tmp_path, kind, at, size, offset):
+    path = tmp_path / "i.nii"
+    nibabel.save(getattr(nibabel, kind)(np.ones((20, 20, 20), np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[at : at + size] = struct.pack("<f" if size == 4 else "<q", offset)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"i\.nii: .* start at byte {offset}, within its header"):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".nii", b"ni1"), (".hdr", b"n+1")])
+def test_a_header_of_a_pair_belongs_to_a_pair(tmp_path, suffix, magic):
+    path = tmp_path / f"i{suffix}"
+    nibabel.save(nibabel.Nifti1Image(np.ones((20, 20, 20), np.int16), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    content[344:347] = magic
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"i\{suffix}: its header is that of .*; save it anew"):
         nifti.read(path)
 
 

@@ -172,7 +172,7 @@ def _of_reading(case: Case, image: Volume) -> Iterator[Finding]:
     for remedy in image.remedies:
         told = f"mended while it was read: {remedy}"
         yield Finding(
-            case.id, Level.WARNING, told, "look at it: those voxels are estimates", case.image
+            case.id, Level.WARNING, told, "look whether it is right: it is an estimate", case.image
         )
     skew = skew_degrees(image.affine)
     if skew > SKEWED_DEGREES:

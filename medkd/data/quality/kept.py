@@ -11,7 +11,7 @@ from medkd.data.quality.examine import Examined, files_of
 from medkd.study import digest
 from medkd.types import Case
 
-VERSION = 4  # of what is looked at; another one reads everything anew
+VERSION = 5  # of what is looked at; another one reads everything anew
 
 
 class Kept:

@@ -84,6 +84,13 @@ def test_noise_and_shapes_are_not_saturated(case, config, array):
     assert examine(case, config).findings == ()
 
 
+def test_an_orientation_that_was_taken_for_granted_is_a_warning(case, config):
+    nibabel.save(nibabel.Nifti1Image(NOISE, None), case.image)
+    (finding,) = examine(replace(case, label=None), config).findings
+    assert finding.level is Level.WARNING
+    assert "its header codes neither qform nor sform" in finding.message
+
+
 def test_a_reader_s_error_is_taken_apart(case, config):
     case.image.write_bytes(case.image.read_bytes()[:200])
     (finding,) = examine(case, config).findings
