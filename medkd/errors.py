@@ -3,6 +3,7 @@
 MedkdError
 ├── ConfigError      a key, value or name in the config or on the command line   exit 2
 ├── DataError        a file, case, label or grid                                 exit 3
+├── TooLargeError    a DataError: a file that takes more memory than it may      exit 3
 ├── FindingsError    a DataError: what a check of all cases has found            exit 1
 ├── StudyError       a study folder that does not fit the config                 exit 2
 ├── TrainingError    training that cannot go on                                  exit 1
@@ -35,6 +36,10 @@ class DataError(MedkdError):
         """Join all problems of one pass into one error."""
         head = f"{len(problems)} problems in the data:\n" if len(problems) > 1 else ""
         return cls(head + "\n".join(problems))
+
+
+class TooLargeError(DataError):
+    """A file that would take more memory than it may."""
 
 
 class FindingsError(DataError):

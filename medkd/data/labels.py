@@ -12,6 +12,7 @@ import numpy as np
 
 from medkd.config import Config, within
 from medkd.data.annotated import as_judged
+from medkd.data.memory import pieces, smallest_type
 from medkd.errors import DataError
 from medkd.types import UNLABELLED, Case, Volume
 
@@ -121,7 +122,8 @@ def in_channels(label: Volume, config: Config, *, path: Path) -> Volume:
             f"structures ({', '.join(config.structures)}); give a channel of each, by rising value"
         )
     declared = {0, *(config.label_values if is_map else (1,))} | {data.ignore or 0}
-    if unknown := sorted(set(np.unique(array).tolist()) - declared):
+    found = {value for part in pieces(array) for value in np.unique(part).tolist()}
+    if unknown := sorted(found - declared):
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         known = f"data.labels ({dict(data.labels)})" if is_map else "a channel, 0 or 1"
         raise DataError(
@@ -136,7 +138,7 @@ def in_channels(label: Volume, config: Config, *, path: Path) -> Volume:
 def _of_values(array: np.ndarray, name: str, config: Config) -> np.ndarray:
     data = config.data
     values = [data.labels[each] for each in (name, *within(name, data.includes))]
-    mask = np.isin(array, values).astype(np.int32)
+    mask = np.isin(array, values).astype(smallest_type(0, data.ignore or 1))
     if data.ignore is not None:
         mask[array == data.ignore] = data.ignore
     return mask

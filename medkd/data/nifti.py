@@ -29,6 +29,7 @@ SAME_SIZE = 0.01  # by which voxels of qform and sform may differ
 TURNED_DEGREES = 45.0  # from here on an axis may be another of the patient's
 UNITS_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres by their code; all others are millimetres
 UNITS_OF_SPACE = 0b111  # of xyzt_units; the rest is of time
+UNSCALED = {(None, None), (1, 0)}  # slope and intercept
 FLOAT_BYTES = 8  # scaled values are read as float64
 HEADER_BYTES = 544  # of NIfTI-2, the longer
 MOST_WORDS = 2**16  # of extensions, that are looked through
@@ -73,7 +74,7 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
     with _opened(path, options) as (header, stream):
         affine, remedies = _affine(header, path), _remedies(header)
         try:
-            array = np.asanyarray(ArrayProxy(stream, header))
+            array = _scaled(ArrayProxy(stream, header).get_unscaled(), header)
         except DAMAGED as error:
             raise _damaged(path, error) from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -187,7 +188,7 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
             raise DataError(f"{path}: voxels of type {dtype}; a volume holds one number a voxel")
         if min(shape, default=0) < 1:
             raise DataError(f"{path}: shape {shape}, so it holds no voxel; copy it again")
-        is_scaled = (slope, intercept) not in {(None, None), (1, 0)}
+        is_scaled = (slope, intercept) not in UNSCALED
         each = FLOAT_BYTES if is_scaled else dtype.itemsize
         size, voxels = math.prod(map(int, shape)) * each, "x".join(map(str, shape))
         refuse_larger(path, size, memory_bytes=options.memory_bytes, of=f"{voxels} voxels")
@@ -332,6 +333,16 @@ def _differing(
     if in_one_space and not apart <= sizes[0].min():
         return f"where its voxels lie, by up to {apart:.4g}"
     return ""
+
+
+def _scaled(array: np.ndarray, header: Any) -> np.ndarray:  # noqa: ANN401
+    """Apply slope and intercept as nibabel does, without a second array of floats."""
+    slope, intercept = header.get_slope_inter()
+    if (slope, intercept) in UNSCALED:
+        return array
+    scaled = np.multiply(array, slope, dtype=np.float64)
+    scaled += intercept
+    return scaled
 
 
 def _remedies(header: Any) -> tuple[str, ...]:  # noqa: ANN401

@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from medkd.data.dicom import is_dicom
+from medkd.data.memory import pieces, smallest_type
 from medkd.errors import DataError
 from medkd.options import LARGEST_LABEL, ReadingOptions
 from medkd.types import Volume
@@ -97,21 +98,23 @@ def read_label(
 
 
 def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
-    """Return values as int32, which takes no more memory than the two of them."""
+    """Return values as the smallest integers that hold them."""
+    least, most = array.min(initial=0), array.max(initial=0)
     is_float = np.issubdtype(array.dtype, np.floating)
-    if is_float and not np.isfinite(array).all():
+    if is_float and not np.isfinite([least, most]).all():
         raise DataError(f"{path}: the label map holds NaN or infinity; correct it")
-    planes = np.moveaxis(array, -1, 0) if is_float else ()
-    if any(np.abs(plane - np.rint(plane)).max(initial=0) > ROUNDING for plane in planes):
+    parts = pieces(array) if is_float else ()
+    if any(np.abs(part - np.rint(part)).max(initial=0) > ROUNDING for part in parts):
         raise DataError(f"{path}: the label map holds fractions; give one whole number a voxel")
-    if array.max(initial=0) > LARGEST_LABEL or array.min(initial=0) < -LARGEST_LABEL:
+    if most > LARGEST_LABEL or least < -LARGEST_LABEL:
         raise DataError(
-            f"{path}: the label map holds values from {array.min():g} to {array.max():g}; values "
-            f"go up to {LARGEST_LABEL}, so this may be an image"
+            f"{path}: the label map holds values from {least:g} to {most:g}; values go up to "
+            f"{LARGEST_LABEL}, so this may be an image"
         )
+    dtype = smallest_type(round(least), round(most))
     if is_float:
-        return np.rint(array, out=np.empty_like(array, np.int32), casting="unsafe")
-    return array.astype(np.int32)
+        return np.rint(array, out=np.empty_like(array, dtype), casting="unsafe")
+    return array.astype(dtype, copy=False)
 
 
 def write_masks(path: Path, masks: np.ndarray, *, affine: np.ndarray) -> None:

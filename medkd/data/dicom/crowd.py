@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydicom.datadict import dictionary_VR
 
-from medkd.errors import DataError
+from medkd.errors import TooLargeError
 
 WORST_BYTES = 128  # that a byte of a file may become: an empty item is a data set of its own
 ELEMENT_BYTES = 1024
@@ -46,7 +46,7 @@ def refuse_crowd(
         group: is walked alone, up to the first element of another.
 
     Raises:
-        DataError: there are too many.
+        TooLargeError: there are too many.
     """
     walk = _Walk(file, "<" if is_little else ">", group)
     walk.open(None, is_implicit=is_implicit)
@@ -54,7 +54,7 @@ def refuse_crowd(
     while walk.step():
         count += 1
         if count > most or len(walk.within) > DEEPEST:
-            raise DataError(
+            raise TooLargeError(
                 f"{path}: holds more than {most} elements, or sequences more than {DEEPEST} deep; "
                 f"raise preprocess.reading.memory_gib if the file can be trusted"
             )

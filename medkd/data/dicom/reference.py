@@ -1,5 +1,6 @@
 """Reference: a DICOM SEG or RTSTRUCT as the label map of the image it was drawn on."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,12 @@ import numpy as np
 from medkd.data.dicom import rtstruct, segmentation
 from medkd.data.dicom.files import dicom_of, files_in, refusal
 from medkd.data.dicom.header import read_dataset, refusing
+from medkd.data.memory import refuse_larger, smallest_type
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import Volume
+
+MASKS = 4  # bytes a voxel: of a structure's mask, and of what it is compared with
 
 
 def reference_in(path: Path) -> Path | None:
@@ -59,7 +63,7 @@ def read_reference(
 
     Raises:
         DataError: neither of the two, of another frame of reference, without any structure that
-            is named, off the grid, or with voxels that two structures share.
+            is named, off the grid, larger than it may be, or with voxels that two structures share.
     """
     options = options or ReadingOptions()
     with refusing(path):
@@ -68,6 +72,11 @@ def read_reference(
         kind = rtstruct if of_outlines else segmentation
         _refuse_elsewhere(path, kind.frame_uids(header), grid)
         values = _values(path, kind.names_of(header), labels)
+        channels = sorted(labels.values()) if overlapping else []
+        dtype = smallest_type(0, 1 if overlapping else max(values.values()))
+        voxel = MASKS + dtype.itemsize * max(1, len(channels))
+        size, voxels = voxel * math.prod(grid.shape), "x".join(map(str, grid.shape))
+        refuse_larger(path, size, memory_bytes=options.memory_bytes, of=f"drawn on {voxels} voxels")
         if of_outlines:
             found = rtstruct.masks(path, header, grid, set(values))
         else:
@@ -75,13 +84,13 @@ def read_reference(
                 path, header, grid, set(values), memory_bytes=options.memory_bytes
             )
         if overlapping:
-            channels = {value: number for number, value in enumerate(sorted(labels.values()))}
-            array = np.zeros((len(channels), *grid.shape), np.int32)
+            array = np.zeros((len(channels), *grid.shape), dtype)
             for number, mask in found:
-                array[channels[values[number]]][mask] = 1
+                array[channels.index(values[number])][mask] = 1
         else:
             order = list(labels.values()) if options.overlap == "last" else None
-            array = _merged(path, found, grid.shape, values, order=order)[None]
+            array = np.zeros((1, *grid.shape), dtype)
+            _merge(path, found, array[0], values, order=order)
     return Volume(array, grid.affine, frame_uid=grid.frame_uid)
 
 
@@ -116,16 +125,15 @@ def plain(name: str) -> str:
     return re.sub(r"[\W_]+", " ", name).strip().casefold()
 
 
-def _merged(
+def _merge(
     path: Path,
     found: Iterator[tuple[int, np.ndarray]],
-    shape: tuple[int, ...],
+    array: np.ndarray,
     values: Mapping[int, int],
     *,
     order: Sequence[int] | None,
-) -> np.ndarray:
+) -> None:
     """Put masks into one map; of two values the later in ``order`` wins, without it neither."""
-    array = np.zeros(shape, np.int32)
     for number, mask in found:
         value = values[number]
         shared = mask & (array > 0) & (array != value)
@@ -138,4 +146,3 @@ def _merged(
             )
         later = order[order.index(value) + 1 :] if order else ()
         array[mask & ~np.isin(array, later)] = value
-    return array

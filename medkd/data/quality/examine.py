@@ -1,6 +1,7 @@
 """Examine: read one case, say what is wrong with it and keep what the cohort is judged by."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +12,14 @@ from pydantic import BaseModel, ConfigDict
 
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
+from medkd.data.memory import PIECE, pieces
 from medkd.data.modalities import read_modalities
 from medkd.data.nifti import pair_of
 from medkd.data.quality.perceptual import perceptual_hash
 from medkd.data.quality.telling import telling
 from medkd.data.reading import label_of, label_on_image, options_of
 from medkd.data.shear import SKEWED_DEGREES, skew_degrees
-from medkd.errors import DataError
+from medkd.errors import DataError, TooLargeError
 from medkd.options import ReadingOptions
 from medkd.types import GRID_TOLERANCE_MM, Case, Volume, grid_distance_mm
 
@@ -100,13 +102,19 @@ def examine(
     *,
     labels: Mapping[str, int] | None = None,
     overlap: Overlap = "refuse",
+    at_once: int = 1,
 ) -> Examined:
     """Read a case and judge it by itself; what cannot be read is a finding, never an exception.
 
     Without a config, which says what to expect, it is read and not judged; ``labels`` are then the
     structures of a SEG or RTSTRUCT, and the values they get; ``overlap`` is as of the options, or
     keeps the channels of a label map, each a structure of the values 1, 2, ….
+
+    Raises:
+        TooLargeError: ``at_once`` cases are read, and this one takes more than its share of the
+            memory that the config allows.
     """
+    config = _sharing(config, at_once) if config and at_once > 1 else config
     findings: list[Finding] = []
     known: dict[str, Any] = {}
     file = case.image
@@ -136,12 +144,22 @@ def examine(
             findings += _of_numbers(case, set(voxels), config) if config else ()
         known["image"], known["files"] = _digests(case, options)
     except DataError as error:
+        if at_once > 1 and isinstance(error, TooLargeError):
+            raise
         findings.append(_refused(case, file, error))
     except OSError as error:  # of a folder that may not be listed, or a disk that fails
         message = f"cannot be read ({error.strerror})"
         remedy = "see to its permissions and its disk, or remove the case"
         findings.append(Finding(case.id, Level.ERROR, message, remedy, file))
     return Examined(findings=tuple(findings), **known)
+
+
+def _sharing(config: Config, at_once: int) -> Config:
+    """Return a config that allows the share of one case."""
+    preprocess, reading = config.preprocess, config.preprocess.reading
+    share = reading.model_copy(update={"memory_gib": reading.memory_gib / at_once})
+    preprocess = preprocess.model_copy(update={"reading": share})
+    return config.model_copy(update={"preprocess": preprocess})
 
 
 def _refused(case: Case, file: Path, error: DataError) -> Finding:
@@ -196,33 +214,43 @@ def _known(image: Volume) -> dict[str, Any]:
         "shape": image.shape,
         "spacing_mm": image.spacing_mm,
         "orientation": "".join(map(str, aff2axcodes(image.affine))) if image.dims == 3 else "",
-        "intensities": _intensities(array) if np.isfinite(array).all() else None,
+        "intensities": None if _not_finite(array) else _intensities(array),
     }
+
+
+def _not_finite(array: np.ndarray) -> int:
+    """Count voxels that are NaN or infinite."""
+    return sum(int((~np.isfinite(part)).sum()) for part in pieces(array))
+
+
+def _sample(array: np.ndarray) -> np.ndarray:
+    """Return about ``SAMPLED`` of its values, evenly spread."""
+    return array.flat[:: max(1, array.size // SAMPLED)]
 
 
 def _digest_of(array: np.ndarray) -> str:
     """Identity of values on their grid, whatever type they are stored as."""
     sha = hashlib.sha256(repr(array.shape).encode())
-    values = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)  # -0 becomes 0
-    sha.update(values.data)
+    for part in pieces(array):
+        values = np.ascontiguousarray(part, dtype=np.float32) + np.float32(0)  # -0 becomes 0
+        sha.update(values.data)
     return sha.hexdigest()
 
 
 def _perceptual(array: np.ndarray) -> str | None:
-    hashed = perceptual_hash(array) if np.isfinite(array).all() else None
+    hashed = None if _not_finite(array) else perceptual_hash(array)
     return hashed.hex() if hashed else None
 
 
 def _intensities(array: np.ndarray) -> Intensities:
-    values = array.ravel()
-    sample = values[:: max(1, values.size // SAMPLED)].astype(np.float64)
+    sample = _sample(array).astype(np.float64)
     low, median, high = (float(v) for v in np.percentile(sample, [0.5, 50, 99.5]))
     return Intensities(
-        least=float(values.min()),
+        least=float(array.min()),
         low=low,
         median=median,
         high=high,
-        most=float(values.max()),
+        most=float(array.max()),
         mean=float(sample.mean()),
         std=float(sample.std()),
     )
@@ -238,8 +266,11 @@ def _apart(label: np.ndarray, config: Config | None) -> Sequence[int]:
 def _counted(label: np.ndarray, apart: Sequence[int]) -> dict[int, int]:
     if apart:
         return _counted_apart(label, apart)
-    values, counts = np.unique(label, return_counts=True)
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    counts: Counter[int] = Counter()
+    for part in pieces(label):
+        values, found = np.unique(part, return_counts=True)
+        counts.update(dict(zip(values.tolist(), found.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
 
 
 def _counted_apart(label: np.ndarray, values: Sequence[int]) -> dict[int, int]:
@@ -260,7 +291,7 @@ def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
     if image.dims != config.dims:
         axes = f"{image.dims} spatial axes, preprocess.window has {config.dims}"
         yield found(Level.ERROR, axes, "correct the window, or remove the case")
-    bad = int((~np.isfinite(array)).sum())
+    bad = _not_finite(array)
     if bad:
         yield found(Level.ERROR, f"{bad} voxels are NaN or infinite", "repair or remove the case")
     elif array.min() == array.max():
@@ -277,8 +308,7 @@ def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
 
 def _of_values(array: np.ndarray) -> Iterator[tuple[str, str]]:
     """Say whether values pile up where a detector, a window or an export has cut them off."""
-    values = array.ravel()
-    values = values[:: max(1, values.size // SAMPLED)]
+    values = _sample(array)
     lowest, highest = values.min(), values.max()
     above = values[values > lowest]
     if above.size < NEARLY_EMPTY * values.size:
@@ -333,14 +363,19 @@ def _mm(volume: Volume) -> str:
 def _digests(case: Case, options: ReadingOptions) -> tuple[str, str]:
     rules = [options.series, *options.series_of.values()]  # of all that may lie in the folder
     sha = hashlib.sha256("".join(rule.uid or "" for rule in rules if rule).encode())
-    for path in (file for image in case.images for file in files_of(image)):
-        sha.update(path.read_bytes())
+    _update(sha, case.images)
     image = sha.hexdigest()
     if not isinstance(case.label, Path):
         return image, f"{image}-{case.label}"
-    for path in files_of(case.label):
-        sha.update(path.read_bytes())
+    _update(sha, [case.label])
     return image, sha.hexdigest()
+
+
+def _update(sha: Any, paths: Sequence[Path]) -> None:  # noqa: ANN401
+    for file in (file for path in paths for file in files_of(path)):
+        with file.open("rb") as stream:
+            while content := stream.read(PIECE):
+                sha.update(content)
 
 
 def files_of(path: Path) -> Sequence[Path]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import fft
 
+from medkd.data.memory import PIECE, pieces
+
 EDGE = 32  # voxels of the reduced image along each axis
 KEPT = {2: 16, 3: 6}  # frequencies along each axis: 256 and 216 of them
 BITS, WORD = 256, 16
@@ -19,15 +21,23 @@ LONGEST_RUN = 512  # equal words in a row that are paired with one another
 
 def perceptual_hash(array: np.ndarray) -> bytes | None:
     """Return 32 bytes for ``[channels, *space]``, or None where too few values say too little."""
-    reduced = array[0] if len(array) == 1 else array.mean(axis=0)
-    for axis in range(reduced.ndim):
+    # slab by slab: reduceat would copy all of it as float32
+    slabs = np.array_split(array, min(-(-array.size // PIECE), array.shape[-1]), axis=-1)
+    greys = (slab[0] if len(slab) == 1 else slab.mean(axis=0) for slab in slabs)
+    reduced = np.concatenate([_shrunk(grey, 0) for grey in greys], axis=-1)
+    for axis in range(1, reduced.ndim):
         reduced = _shrunk(reduced, axis)
-    if len(np.unique(np.round(reduced, 6))) < LEAST_VALUES or len(np.unique(array[0])) == 2:
+    if len(np.unique(np.round(reduced, 6))) < LEAST_VALUES or _is_binary(array[0]):
         return None
     low = fft.dctn(reduced)[(slice(KEPT[reduced.ndim]),) * reduced.ndim].ravel()
     bits = np.zeros(BITS, bool)
     bits[: len(low)] = low > np.median(low)
     return np.packbits(bits).tobytes()
+
+
+def _is_binary(channel: np.ndarray) -> bool:
+    least, most = channel.min(), channel.max()
+    return all(((part == least) | (part == most)).all() for part in pieces(channel))
 
 
 def _shrunk(array: np.ndarray, axis: int) -> np.ndarray:

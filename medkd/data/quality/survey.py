@@ -19,13 +19,14 @@ from medkd.data.quality.kinship import Kinship, findings_of, kinships
 from medkd.data.quality.outliers import outliers
 from medkd.data.quality.privacy import identifying
 from medkd.data.quality.statistics import card_findings
-from medkd.errors import DataError
+from medkd.errors import DataError, TooLargeError
 from medkd.progress import progress
 from medkd.study import Study, digest
 from medkd.types import Case, Split
 
 FOLDER = "check"  # of a study, below its own
 EXAMINED = "examined.jsonl"
+FEWER = 4  # times as few cases at once as before, of those that took too much memory
 
 
 @dataclass(frozen=True)
@@ -127,22 +128,44 @@ def _digest(ids: Sequence[str], examined: Mapping[str, Examined]) -> str:
     return digest([examined[case_id].files for case_id in ids])
 
 
-def _examined(cases: Sequence[Case], config: Config, kept: Kept) -> Iterator[Examined]:
+def _examined(cases: Sequence[Case], config: Config, kept: Kept) -> list[Examined]:
     """Examine the cases that are not known yet, several at a time; in the cases' order."""
+    found = dict(progress(_each(cases, config, kept), "check", total=len(cases)))
+    return [found[case.id] for case in cases]
 
-    def one(case: Case) -> tuple[Examined, bool]:
-        known = kept.get(case)
-        return (known, True) if known else (examine(case, config), False)
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+def _each(cases: Sequence[Case], config: Config, kept: Kept) -> Iterator[tuple[str, Examined]]:
+    """Examine as many cases at once as there are processors; those too large for that by fewer."""
+    left, at_once = list(cases), os.cpu_count() or 1
+    while left:
+        larger = []
+        for case, found in _round(left, config, kept, at_once=at_once):
+            if found:
+                yield case.id, found
+            else:
+                larger.append(case)
+        left, at_once = larger, max(1, at_once // FEWER)
+
+
+def _round(
+    cases: Sequence[Case], config: Config, kept: Kept, *, at_once: int
+) -> Iterator[tuple[Case, Examined | None]]:
+    """Examine cases in the memory of one; None of those that need more than their share of it."""
+
+    def one(case: Case) -> tuple[Examined | None, bool]:
+        if known := kept.get(case):
+            return known, True
+        try:
+            return examine(case, config, at_once=at_once), False
+        except TooLargeError:
+            return None, True
+
+    pool = ThreadPoolExecutor(at_once)
     try:
-        seen = pool.map(one, cases)
-        for case, (found, is_known) in zip(
-            cases, progress(seen, "check", total=len(cases)), strict=True
-        ):
-            if not is_known:
+        for case, (found, is_known) in zip(cases, pool.map(one, cases), strict=True):
+            if found and not is_known:
                 kept.put(case, found)
-            yield found
+            yield case, found
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the cases being read, not for all
 

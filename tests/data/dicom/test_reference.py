@@ -6,7 +6,7 @@ from pydicom import Dataset, Sequence
 
 from medkd.data.dicom.reference import read_reference, reference_in
 from medkd.data.dicom.volume import LPS_TO_RAS, read_grid
-from medkd.errors import DataError
+from medkd.errors import DataError, TooLargeError
 from medkd.options import ReadingOptions
 from medkd.types import without_values
 
@@ -85,6 +85,21 @@ def test_shared_voxels_are_refused_or_go_to_the_later_in_the_labels(written, gri
     found = read_reference(path, grid, labels, ReadingOptions(overlap="last")).array[0, 1]
     assert (found[2:4, 2:4] == list(labels.values())[-1]).all()
     assert ((found == 1).sum(), (found == 2).sum()) in {(16, 12), (12, 16)}
+
+
+@pytest.mark.parametrize(("overlapping", "voxel_bytes"), [(False, 5), (True, 12)])
+def test_a_label_that_would_take_more_memory_than_it_may_is_refused(
+    written, grid, overlapping, voxel_bytes
+):
+    labels = {f"structure {number}": number for number in range(6, 12)} | LABELS
+    path, large = written(BOXES.items()), without_values((800, 6, 7), grid.affine)
+    fitting, small = (
+        ReadingOptions(memory_gib=voxel_bytes * large.array.size / 2**30 - less)
+        for less in (0, 1e-8)
+    )
+    assert read_reference(path, large, labels, fitting, overlapping=overlapping).array.any()
+    with pytest.raises(TooLargeError, match=r"rs\.dcm: takes .* \(drawn on 800x6x7 voxels\)"):
+        read_reference(path, large, labels, small, overlapping=overlapping)
 
 
 def test_another_frame_of_reference_is_refused(written, grid):

@@ -1,4 +1,5 @@
 import errno
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def test_what_is_known_of_a_case_are_numpy_s_numbers(case, config):
     assert found.voxel_ml == pytest.approx(0.006)
     assert found.intensities.median == pytest.approx(float(np.median(NOISE)), rel=1e-6)
     assert (found.intensities.least, found.intensities.most) == (NOISE.min(), NOISE.max())
+
+
+def test_a_case_takes_little_more_memory_than_its_arrays(tmp_path):
+    image = RNG.integers(0, 200, (256, 256, 256), dtype=np.uint8)
+    for name, array in (("i", image), ("l", (image > 190).astype(np.uint8))):
+        nifti.write(tmp_path / f"{name}.nii.gz", array, affine=np.eye(4))
+    tracemalloc.start()
+    found = examine(Case("a", tmp_path / "i.nii.gz", tmp_path / "l.nii.gz", "p"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.voxels[1] == np.count_nonzero(image > 190)
+    assert peak < 3.5 * image.nbytes  # image and label are two of them
 
 
 def test_the_value_of_voxels_that_nobody_has_judged_is_declared(case, config):

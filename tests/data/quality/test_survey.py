@@ -1,12 +1,16 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from medkd.config import Config
+from medkd.data import nifti
 from medkd.data.findings import Level
 from medkd.data.quality import survey as module
 from medkd.data.quality.survey import survey
-from tests.data.test_check import SPLIT, write_case
+from medkd.study import Study
+from tests.data.test_check import AFFINE, SPLIT, write_case
 
 
 @pytest.fixture
@@ -18,6 +22,13 @@ def study(tmp_path, make_study):
         lines.append(f"c{number},c{number}.nii.gz,c{number}-label.nii.gz,p{number // 2}")
     (tmp_path / "cases.csv").write_text("\n".join(lines))
     return lambda **split: make_study(data={"split": SPLIT | split})
+
+
+def in_memory(study, size):
+    """Return the study with so many bytes that a file may take."""
+    values = study.config.model_dump()
+    values["preprocess"]["reading"]["memory_gib"] = size / 2**30
+    return Study(Config.model_validate(values), config_path=study.config_path)
 
 
 def test_every_case_is_examined_and_dealt(study):
@@ -41,7 +52,7 @@ def test_findings_of_all_kinds_come_worst_first(study, tmp_path):
 def test_what_was_seen_is_remembered_until_a_file_changes(study, tmp_path, monkeypatch):
     seen = []
     examine = module.examine
-    monkeypatch.setattr(module, "examine", lambda *a: seen.append(a[0].id) or examine(*a))
+    monkeypatch.setattr(module, "examine", lambda *a, **k: seen.append(a[0].id) or examine(*a, **k))
     first = survey(study(), keep=True)
     assert len(seen) == 8
     assert survey(study()).examined == first.examined
@@ -51,6 +62,27 @@ def test_what_was_seen_is_remembered_until_a_file_changes(study, tmp_path, monke
     assert seen[8:] == ["c5"]
     assert after.digest_of(["c5"]) != first.digest_of(["c5"])
     assert after.digest_of(["c4"]) == first.digest_of(["c4"])
+
+
+def test_cases_that_are_read_at_once_share_the_memory_of_one(study, tmp_path, monkeypatch):
+    size = 8 * 48**3
+    nifti.write(
+        tmp_path / "c3.nii.gz", np.random.default_rng(0).normal(size=(48,) * 3), affine=AFFINE
+    )
+    nifti.write(tmp_path / "c3-label.nii.gz", np.ones((48,) * 3, np.uint8), affine=AFFINE)
+    whole, asked = survey(study()), []
+    examine = module.examine
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(
+        module,
+        "examine",
+        lambda case, *a, **k: asked.append((case.id, k["at_once"])) or examine(case, *a, **k),
+    )
+    assert survey(in_memory(study(), size)).examined == whole.examined
+    assert [at_once for case, at_once in asked if case == "c3"] == [8, 2, 1]
+    assert [at_once for case, at_once in asked if case != "c3"] == [8] * 7
+    (error,) = survey(in_memory(study(), size - 1)).errors
+    assert (error.case, error.message[:5]) == ("c3", "takes")
 
 
 def test_a_study_that_is_only_looked_at_leaves_nothing_behind(study):
