@@ -31,7 +31,7 @@ SAMPLED = 1_000_000  # voxels that percentiles are taken of
 
 
 class Intensities(BaseModel):
-    """How the values of an image are spread, all channels together."""
+    """How values are spread."""
 
     model_config = ConfigDict(frozen=True)
     least: float
@@ -60,7 +60,9 @@ class Examined(BaseModel):
         shape: spatial shape.
         spacing_mm: of the image's own axes.
         orientation: axis codes, e.g. RAS; empty in 2D.
-        intensities: how its values are spread; None where it could not be read.
+        intensities: how its values are spread, all channels together; None where it could not be
+            read.
+        by_channel: the same of each channel, where they are judged one by one.
         voxels: of each value of its label map; of structures that overlap, of each by its value.
         covers: the structures that its label map covers, by the datalist; None for all.
     """
@@ -80,6 +82,7 @@ class Examined(BaseModel):
     spacing_mm: tuple[float, ...] = ()
     orientation: str = ""
     intensities: Intensities | None = None
+    by_channel: tuple[Intensities, ...] = ()
     voxels: dict[int, int] = {}
     covers: tuple[str, ...] | None = None
 
@@ -129,7 +132,7 @@ def examine(
         file = case.image
         findings += _of_reading(case, image)
         findings += _of_image(case, image, config) if config else ()
-        known = _known(image) | {"telling": _telling(case)} | {"answer": str(case.label)}
+        known = _known(image, names) | {"telling": _telling(case)} | {"answer": str(case.label)}
         if isinstance(case.label, Path):
             file = case.label
             _there(file)
@@ -203,8 +206,9 @@ def _of_reading(case: Case, image: Volume) -> Iterator[Finding]:
         )
 
 
-def _known(image: Volume) -> dict[str, Any]:
-    array = image.array
+def _known(image: Volume, names: Sequence[str]) -> dict[str, Any]:
+    array, is_finite = image.array, not _not_finite(image.array)
+    channels = _channels(image, names)
     return {
         "pixels": _digest_of(array),
         "perceptual": _perceptual(array),
@@ -214,7 +218,10 @@ def _known(image: Volume) -> dict[str, Any]:
         "shape": image.shape,
         "spacing_mm": image.spacing_mm,
         "orientation": "".join(map(str, aff2axcodes(image.affine))) if image.dims == 3 else "",
-        "intensities": None if _not_finite(array) else _intensities(array),
+        "intensities": _intensities(array) if is_finite else None,
+        "by_channel": tuple(_intensities(each) for each in channels.values())
+        if is_finite and len(channels) > 1
+        else (),
     }
 
 
@@ -226,6 +233,19 @@ def _not_finite(array: np.ndarray) -> int:
 def _sample(array: np.ndarray) -> np.ndarray:
     """Return about ``SAMPLED`` of its values, evenly spread."""
     return array.flat[:: max(1, array.size // SAMPLED)]
+
+
+def channel_names(count: int, names: Sequence[str]) -> list[str]:
+    """Return what to call the channels of an image: its modalities, or numbers."""
+    return list(names) if len(names) == count else [f"channel {i + 1}" for i in range(count)]
+
+
+def _channels(image: Volume, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return what is judged by itself: each channel by its name, but all colours of a picture."""
+    count = len(image.array)
+    if count == 1 or (image.dims == 2 and not names):
+        return {"": image.array}
+    return dict(zip(channel_names(count, names), image.array, strict=True))
 
 
 def _digest_of(array: np.ndarray) -> str:
@@ -284,35 +304,40 @@ def _counted_apart(label: np.ndarray, values: Sequence[int]) -> dict[int, int]:
 
 
 def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
-    def found(level: Level, message: str, remedy: str) -> Finding:
-        return Finding(case.id, level, message, remedy, case.image)
+    def found(level: Level, message: str, remedy: str, file: Path = case.image) -> Finding:
+        return Finding(case.id, level, message, remedy, file)
 
-    array, wanted = image.array, config.preprocess.channels
+    array, wanted, names = image.array, config.preprocess.channels, config.preprocess.modalities
     if image.dims != config.dims:
         axes = f"{image.dims} spatial axes, preprocess.window has {config.dims}"
         yield found(Level.ERROR, axes, "correct the window, or remove the case")
-    bad = _not_finite(array)
-    if bad:
-        yield found(Level.ERROR, f"{bad} voxels are NaN or infinite", "repair or remove the case")
-    elif array.min() == array.max():
-        yield found(Level.ERROR, f"every voxel is {array.flat[0]}", "remove the case")
-    else:
-        for message, remedy in _of_values(array):
-            yield found(Level.WARNING, message, remedy)
-    fitting = {wanted} if config.preprocess.modalities else {1, wanted}
+    files = dict(zip(names, case.images, strict=False))  # one may hold all
+    for name, channel in _channels(image, names).items():
+        for level, message, remedy in _of_values(channel):
+            told = f"{name}: {message}" if name else message
+            yield found(level, told, remedy, files.get(name, case.image))
+    fitting = {wanted} if names else {1, wanted}
     if len(array) not in fitting and not (wanted == 1 and len(array) == 3):
         message = f"{len(array)} channels, preprocess.channels is {wanted}"
         remedy = f"set preprocess.channels: {len(array)}, or correct the image"
         yield found(Level.ERROR, message, remedy)
 
 
-def _of_values(array: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Say whether values pile up where a detector, a window or an export has cut them off."""
+def _of_values(array: np.ndarray) -> Iterator[tuple[Level, str, str]]:
+    """Say whether values are none, are all one, or pile up where something has cut them off."""
+    bad = _not_finite(array)
+    if bad:
+        yield Level.ERROR, f"{bad} voxels are NaN or infinite", "repair or remove the case"
+        return
+    if array.min() == array.max():
+        yield Level.ERROR, f"every voxel is {array.flat[0]}", "remove the case"
+        return
     values = _sample(array)
     lowest, highest = values.min(), values.max()
     above = values[values > lowest]
     if above.size < NEARLY_EMPTY * values.size:
         yield (
+            Level.WARNING,
             f"nearly empty: {above.size / values.size:.2%} of its voxels differ from {lowest}",
             "look at it, and remove it if it shows nothing",
         )
@@ -320,6 +345,7 @@ def _of_values(array: np.ndarray) -> Iterator[tuple[str, str]]:
     at_top = float((above == highest).mean())
     if at_top > SATURATED and (above < highest).any():
         yield (
+            Level.WARNING,
             f"saturated: {at_top:.0%} of its voxels above the background are {highest}",
             "export it again without cutting values off, or remove it",
         )

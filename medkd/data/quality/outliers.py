@@ -5,14 +5,14 @@ the logarithm of the measure, and where the difference would matter at all.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medkd.config import Config
 from medkd.data.findings import Finding, Level
-from medkd.data.quality.examine import Examined
+from medkd.data.quality.examine import Examined, channel_names
 
 FAR = 3.5
 LEAST_CASES = 10  # of fewer nobody can say what is usual
@@ -49,7 +49,8 @@ def outliers(examined: Mapping[str, Examined], config: Config) -> Iterator[Findi
     read = {case_id: found for case_id, found in examined.items() if found.intensities}
     if len(read) < LEAST_CASES:
         return
-    measures = [*_grid_measures(config.dims), _RANGE, *_volume_measures(config)]
+    measures = [*_grid_measures(config.dims), *_range_measures(read.values(), config)]
+    measures += _volume_measures(config)
     found = [finding for measure in measures for finding in _far(read, measure)]
     yield from _together(found)
     yield from _turned(read)
@@ -88,13 +89,23 @@ def _grid_measures(dims: int) -> Iterator[Measure]:
         )
 
 
-_RANGE = Measure(
-    "range of intensities",
-    "from percentile 0.5 to 99.5",
-    4.0,
-    lambda found: found.intensities.high - found.intensities.low if found.intensities else None,
-    "a common scale is there only after normalising each image by itself",
-)
+def _range_measures(read: Iterable[Examined], config: Config) -> Iterator[Measure]:
+    """Yield one of all that is judged together: of each channel, or of the image."""
+    count = min(len(found.by_channel) for found in read)
+    names = channel_names(count, config.preprocess.modalities)
+    for number, name in enumerate(names or [""]):
+        yield Measure(
+            f"range of intensities{f' of {name}' if name else ''}",
+            "from percentile 0.5 to 99.5",
+            4.0,
+            lambda found, number=number: _range(found, number),  # type: ignore[misc]
+            "a common scale is there only after normalising each image by itself",
+        )
+
+
+def _range(found: Examined, number: int) -> float | None:
+    spread = found.by_channel[number] if found.by_channel else found.intensities
+    return spread.high - spread.low if spread else None
 
 
 def _volume_measures(config: Config) -> Iterator[Measure]:

@@ -260,3 +260,32 @@ def test_a_label_that_does_not_hold_them_is_an_error_with_a_remedy(
     assert (finding.level, finding.file) == (Level.ERROR, case.label)
     assert finding.message.startswith(message)
     assert finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("flair", "level", "message"),
+    [
+        (np.zeros_like(NOISE), Level.ERROR, "flair: every voxel is 0.0"),
+        (np.clip(NOISE, None, 0.5), Level.WARNING, "flair: saturated"),
+        (
+            np.where(NOISE > 1, np.nan, NOISE),
+            Level.ERROR,
+            f"flair: {(NOISE > 1).sum()} voxels are NaN",
+        ),
+    ],
+)
+def test_each_channel_is_judged_by_itself(two, flair, level, message):
+    case, config = two()
+    nifti.write(case.further[0], flair, affine=np.diag([1, 2, 3, 1.0]))
+    (finding,) = examine(case, config).findings
+    assert (finding.level, finding.file) == (level, case.further[0])
+    assert finding.message.startswith(message)
+
+
+def test_colours_of_a_picture_are_judged_together(config, tmp_path):
+    blue = np.zeros((10, 8, 3), np.uint8)
+    blue[..., 2] = RNG.integers(0, 255, (10, 8))
+    images.write(tmp_path / "c.png", blue)
+    found = examine(Case("c", tmp_path / "c.png", None, "p"), config)
+    assert not any("every voxel" in finding.message for finding in found.findings)
+    assert found.by_channel == ()

@@ -5,10 +5,15 @@ from medkd.data.quality.examine import Intensities
 from medkd.data.quality.outliers import outliers
 
 BRIGHT = Intensities(least=0, low=0, median=5e4, high=9e4, most=1e5, mean=5e4, std=1e4)
+DIM = Intensities(least=0, low=1, median=50, high=99, most=100, mean=50, std=20)
 UNLIKE = {
     "spacing": ({"spacing_mm": (1.0, 1.0, 5.0)}, "the spacing from foot to head is 5,"),
     "size": ({"shape": (40, 50, 9)}, "the size from foot to head is 9,"),
     "intensities": ({"intensities": BRIGHT}, "the range of intensities is 9e+04,"),
+    "one channel": (
+        {"by_channel": (DIM, BRIGHT)},
+        "the range of intensities of channel 2 is 9e+04,",
+    ),
     "orientation": ({"orientation": "LAS"}, "is stored as LAS, 39 of 40 cases as RAS"),
     "volume": ({"voxels": {0: 900, 1: 2, 5: 60}}, "the volume of organ is 0.004,"),
     "structure": ({"voxels": {0: 900, 1: 100}}, "no lesion, which 39 of 40 cases hold"),
@@ -19,7 +24,8 @@ UNLIKE = {
 @pytest.mark.parametrize("kind", list(UNLIKE))
 def test_a_case_unlike_the_others_is_named(cohort, config, kind):
     change, message = UNLIKE[kind]
-    _, examined = cohort(40, changes={7: change})
+    usual = {"by_channel": (DIM, DIM)} if kind == "one channel" else {}
+    _, examined = cohort(40, changes=dict.fromkeys(range(40), usual) | {7: change})
     (finding,) = outliers(examined, config)
     assert (finding.case, finding.level) == ("c007", Level.WARNING)
     assert finding.message.startswith(message)
