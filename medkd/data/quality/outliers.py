@@ -5,7 +5,7 @@ the logarithm of the measure, and where the difference would matter at all.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,9 @@ class Measure:
 def outliers(examined: Mapping[str, Examined], config: Config) -> Iterator[Finding]:
     """Yield what sets cases apart from their cohort: grid, intensities, structures."""
     read = {case_id: found for case_id, found in examined.items() if found.intensities}
+    absent = list(_absent(read, config))
+    yield from absent
+    yield from _empty(read, told={finding.case for finding in absent})
     if len(read) < LEAST_CASES:
         return
     measures = [*_grid_measures(config.dims), *_range_measures(read.values(), config)]
@@ -54,7 +57,6 @@ def outliers(examined: Mapping[str, Examined], config: Config) -> Iterator[Findi
     found = [finding for measure in measures for finding in _far(read, measure)]
     yield from _together(found)
     yield from _turned(read)
-    yield from _absent(read, config)
 
 
 def _together(found: Sequence[Finding]) -> Iterator[Finding]:
@@ -179,9 +181,23 @@ def _absent(read: Mapping[str, Examined], config: Config) -> Iterator[Finding]:
     for case_id, found in labelled.items():
         missed = [name for name in usual if holding[name].get(case_id) is False]
         if missed:
-            empty = "its label is empty: " if set(found.voxels) <= {0} else ""
+            empty = "its label is empty: " if _is_empty(found) else ""
             held = ", ".join(
                 f"{sum(holding[name].values())} of {len(holding[name])} cases" for name in missed
             )
             message = f"{empty}no {', no '.join(missed)}, which {held} hold"
             yield Finding(case_id, Level.WARNING, message, "draw what is missing, or say so in use")
+
+
+def _empty(read: Mapping[str, Examined], *, told: Set[str | None]) -> Iterator[Finding]:
+    """Count the empty labels of a cohort in which that is not unusual."""
+    labelled = [case_id for case_id, found in read.items() if found.voxels]
+    empty = tuple(i for i in labelled if _is_empty(read[i]) and i not in told)
+    if empty:
+        message = f"{len(empty)} of {len(labelled)} labels are empty, first that of {{cases[0]}}"
+        remedy = "see that they are of cases that show nothing, and not of cases nobody has drawn"
+        yield Finding(None, Level.NOTE, message, remedy, cases=empty)
+
+
+def _is_empty(found: Examined) -> bool:
+    return set(found.voxels) <= {0}

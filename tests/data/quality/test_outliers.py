@@ -67,3 +67,13 @@ def test_a_label_lacks_only_what_it_covers(cohort, config):
     _, examined = cohort(40, changes={3: bare | {"covers": ("organ",)}, 4: bare})
     (finding,) = outliers(examined, config)
     assert (finding.case, finding.message) == ("c004", "no lesion, which 38 of 39 cases hold")
+
+
+@pytest.mark.parametrize(("count", "empty"), [(40, 20), (5, 1)], ids=["usual", "few cases"])
+def test_empty_labels_are_counted_where_nobody_can_say_that_they_are_unusual(
+    cohort, config, count, empty
+):
+    _, examined = cohort(count, changes={n: {"voxels": {0: 900}} for n in range(empty)})
+    (finding,) = outliers(examined, config)
+    assert (finding.level, finding.cases[0]) == (Level.NOTE, "c000")
+    assert finding.text.startswith(f"{empty} of {count} labels are empty")
