@@ -17,17 +17,30 @@ def turned_onto(volume: Volume, grid: Volume) -> Volume:
     """
     if volume.dims != 3 or grid.dims != 3 or _is_on(volume, grid):
         return volume
-    axes = io_orientation(np.linalg.inv(grid.affine) @ volume.affine)
+    turned = _turned(volume, np.linalg.inv(grid.affine) @ volume.affine)
+    return turned if _is_on(turned, grid) else volume
+
+
+def canonical(volume: Volume) -> Volume:
+    """Return the volume with its axes from left to right, back to front and foot to head (RAS+).
+
+    A view: no value is touched. In 2D as it is.
+    """
+    return _turned(volume, volume.affine) if volume.dims == 3 else volume
+
+
+def _turned(volume: Volume, affine: np.ndarray) -> Volume:
+    """Exchange and reverse axes so that ``affine``, of them, comes as close to none as it can."""
+    axes = io_orientation(affine)
     if np.isnan(axes).any():
         return volume
     array = apply_orientation(np.moveaxis(volume.array, 0, -1), axes)
-    turned = Volume(
+    return Volume(
         np.moveaxis(array, -1, 0),
         volume.affine @ inv_ornt_aff(axes, volume.shape),
         volume.remedies,
         volume.frame_uid,
     )
-    return turned if _is_on(turned, grid) else volume
 
 
 def _is_on(volume: Volume, grid: Volume) -> bool:

@@ -2,8 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
+from nibabel.orientations import aff2axcodes
 
-from medkd.data.turned import turned_onto
+from medkd.data.turned import canonical, turned_onto
 from medkd.types import Volume
 
 RNG = np.random.default_rng(0)
@@ -49,3 +50,19 @@ def test_another_grid_stays_as_it_is(change):
     array = volume.array[:, 1:] if change == "cut" else volume.array
     other = Volume(array[0], np.eye(3)) if change == "flat" else Volume(array, affine)
     assert turned_onto(other, GRID) is other
+
+
+@pytest.mark.parametrize(("order", "signs"), TURNS)
+def test_canonical_axes_are_the_same_however_they_run_and_nothing_is_copied(order, signs):
+    volume = stored(order, signs)
+    upright = canonical(volume)
+    assert aff2axcodes(upright.affine) == ("R", "A", "S")
+    assert np.shares_memory(upright.array, volume.array)
+    np.testing.assert_array_equal(upright.array, canonical(GRID).array)
+    np.testing.assert_allclose(upright.affine, canonical(GRID).affine, atol=1e-9)
+    assert (upright.remedies, upright.frame_uid) == (("mended",), "1.2")
+
+
+def test_of_a_picture_there_is_one_way_to_hold_it():
+    picture = Volume(GRID.array[0], np.eye(3))
+    assert canonical(picture) is picture

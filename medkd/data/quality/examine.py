@@ -19,6 +19,7 @@ from medkd.data.quality.perceptual import perceptual_hash
 from medkd.data.quality.telling import telling
 from medkd.data.reading import label_of, label_on_image, options_of
 from medkd.data.shear import SKEWED_DEGREES, skew_degrees
+from medkd.data.turned import canonical
 from medkd.errors import DataError, TooLargeError
 from medkd.options import ReadingOptions
 from medkd.types import GRID_TOLERANCE_MM, Case, Volume, grid_distance_mm
@@ -50,7 +51,7 @@ class Examined(BaseModel):
         findings: what is wrong with it.
         image: SHA-256 of the image's files.
         files: SHA-256 of image and label together.
-        pixels: SHA-256 of the values of the image, however they are stored.
+        pixels: SHA-256 of the values of the image, however they are stored, along canonical axes.
         answer: SHA-256 of the values of its label map, or its class.
         perceptual: 32 bytes in hexadecimal that similar images share; None where it has no say.
         remedies: what was mended while it was read.
@@ -208,10 +209,10 @@ def _of_reading(case: Case, image: Volume) -> Iterator[Finding]:
 
 def _known(image: Volume, names: Sequence[str]) -> dict[str, Any]:
     array, is_finite = image.array, not _not_finite(image.array)
-    channels = _channels(image, names)
+    channels, upright = _channels(image, names), canonical(image).array
     return {
-        "pixels": _digest_of(array),
-        "perceptual": _perceptual(array),
+        "pixels": _digest_of(upright),
+        "perceptual": _perceptual(upright),
         "remedies": image.remedies,
         "stored": array.dtype.name,
         "channels": len(array),

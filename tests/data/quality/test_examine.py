@@ -10,8 +10,9 @@ import pytest
 from medkd.data import images, nifti
 from medkd.data.findings import Level
 from medkd.data.quality.examine import Examined, examine, files_of
+from medkd.data.reader import read_image
 from medkd.types import Case
-from tests.data.dicom.conftest import save, slice_of
+from tests.data.dicom.conftest import VOXELS, save, slice_of
 from tests.data.start.test_dicom_tree import write_outlines
 
 RNG = np.random.default_rng(0)
@@ -73,6 +74,28 @@ def test_pixels_are_the_same_however_they_are_stored(case, config, tmp_path):
     assert one.pixels == other.pixels
     assert one.image != other.image
     assert examine(case, config).pixels != one.pixels
+
+
+def test_an_image_is_the_same_as_a_series_and_stored_otherwise(case, config, tmp_path):
+    for number in range(len(VOXELS)):
+        slice_of(number).save_as(tmp_path / f"series-{number}.dcm", enforce_file_format=True)
+    (tmp_path / "series").mkdir()
+    for path in tmp_path.glob("*.dcm"):
+        path.rename(tmp_path / "series" / path.name)
+    read = read_image(tmp_path / "series")
+    twin = nibabel.as_closest_canonical(nibabel.Nifti1Image(read.array[0], read.affine))
+    nibabel.save(twin, tmp_path / "twin.nii.gz")
+    to_sla = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(twin.affine), nibabel.orientations.axcodes2ornt("SLA")
+    )
+    nibabel.save(twin.as_reoriented(to_sla), tmp_path / "sla.nii.gz")
+    found = [
+        examine(replace(case, image=tmp_path / name, label=None))
+        for name in ("series", "twin.nii.gz", "sla.nii.gz")
+    ]
+    assert len({each.orientation for each in found}) == 3
+    assert len({each.pixels for each in found}) == len({each.perceptual for each in found}) == 1
+    assert len({each.image for each in found}) == 3
 
 
 PILED = {
