@@ -1,16 +1,17 @@
 """Duplicates: images that are the same pixel by pixel, or nearly, and where the split puts them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from medkd.data.findings import Finding, Level
 from medkd.data.quality.examine import Examined
-from medkd.data.quality.perceptual import near_pairs
+from medkd.data.quality.perceptual import near_groups
 from medkd.types import Case, Split
 
 REMEDY = "give both one patient, or remove one"
+SHOWN = 8  # of many images that are nearly one; all are in the finding
 
 
 def duplicates(
@@ -26,12 +27,15 @@ def duplicates(
     for ids in _alike(examined).values():
         first, *others = sorted(ids, key=by_part)
         for case_id in others:
-            yield _said(cases[case_id], cases[first], side, "the same image as")
-    for pair in _near(examined):
-        first, second = sorted(pair, key=by_part)
-        is_one = cases[first].patient == cases[second].patient
-        if not is_one and examined[first].pixels != examined[second].pixels:
-            yield _said(cases[second], cases[first], side, "nearly the same image as")
+            yield _equal(cases[case_id], cases[first], side)
+    for ids in _near(examined):
+        each: dict[str, str] = {}  # that equal images are equal has been said
+        for case_id in sorted(ids, key=by_part):
+            each.setdefault(examined[case_id].pixels, case_id)
+        first, *others = each.values()
+        others = [i for i in others if cases[i].patient != cases[first].patient]
+        if others:
+            yield _nearly_equal([cases[i] for i in (first, *others)], side)
 
 
 def _alike(examined: Mapping[str, Examined]) -> dict[str, list[str]]:
@@ -42,23 +46,44 @@ def _alike(examined: Mapping[str, Examined]) -> dict[str, list[str]]:
     return with_pixels
 
 
-def _near(examined: Mapping[str, Examined]) -> Iterator[tuple[str, str]]:
-    """Yield pairs of ids whose perceptual hashes are near."""
+def _near(examined: Mapping[str, Examined]) -> Iterator[list[str]]:
+    """Yield groups of ids whose perceptual hashes are near."""
     hashed = {case_id: found.perceptual for case_id, found in examined.items() if found.perceptual}
     ids = list(hashed)
     rows = np.frombuffer(bytes.fromhex("".join(hashed.values())), np.uint8).reshape(-1, 32)
-    for first, second in near_pairs(rows):
-        yield ids[first], ids[second]
+    for group in near_groups(rows):
+        yield [ids[row] for row in group]
 
 
-def _said(case: Case, first: Case, side: Mapping[str, str], what: str) -> Finding:
-    sides = (side.get(case.id), side.get(first.id))
-    is_parted = sides[0] != sides[1]
-    level = Level.WARNING if case.patient != first.patient or is_parted else Level.NOTE
-    if is_parted and not what.startswith("nearly"):
+def _equal(case: Case, first: Case, side: Mapping[str, str]) -> Finding:
+    level = Level.WARNING if case.patient != first.patient else Level.NOTE
+    if side.get(case.id) != side.get(first.id):
         level = Level.ERROR
-    places = tuple(f" ({part})" if part else "" for part in sides)
-    message = f"case {{cases[0]}}{places[0]} has {what} case {{cases[1]}}{places[1]}"
-    if isinstance(case.label, int | tuple) and case.label != first.label:
-        message += " and another class" if isinstance(case.label, int) else " and other findings"
-    return Finding(None, level, message, REMEDY, cases=(case.id, first.id))
+    ids = (case.id, first.id)
+    message = f"{_placed(ids, side, 0)} has the same image as {_placed(ids, side, 1)}"
+    return Finding(None, level, message + _contradiction([case, first]), REMEDY, cases=ids)
+
+
+def _nearly_equal(cases: Sequence[Case], side: Mapping[str, str]) -> Finding:
+    """Say in one finding how many images are near to one another; the first is named last."""
+    first, *others = cases
+    ids = (*(case.id for case in others), first.id)
+    shown = [_placed(ids, side, number) for number in range(min(len(others), SHOWN))]
+    if len(others) > SHOWN:
+        shown.append(f"{len(others) - SHOWN} others")
+    has = "have" if len(others) > 1 else "has"
+    message = f"{', '.join(shown)} {has} nearly the same image as {_placed(ids, side, len(others))}"
+    message += _contradiction(cases)
+    return Finding(None, Level.WARNING, message, REMEDY, cases=ids)
+
+
+def _contradiction(cases: Sequence[Case]) -> str:
+    labels = {case.label for case in cases}
+    if len(labels) == 1 or not all(isinstance(label, int | tuple) for label in labels):
+        return ""
+    return " and other findings" if isinstance(cases[0].label, tuple) else " and another class"
+
+
+def _placed(ids: Sequence[str], side: Mapping[str, str], number: int) -> str:
+    part = side.get(ids[number])
+    return f"case {{cases[{number}]}}" + (f" ({part})" if part else "")

@@ -4,10 +4,12 @@ The low frequencies of the cosine transform, each above their median or not (pHa
 2D as in 3D; in 2D what ``imagehash.phash`` computes.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
 
 import numpy as np
 from scipy import fft
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from medkd.data.memory import PIECE, pieces
 
@@ -49,25 +51,35 @@ def _shrunk(array: np.ndarray, axis: int) -> np.ndarray:
     return np.add.reduceat(array, starts, axis=axis, dtype=np.float32) / counts.reshape(shape)
 
 
-def near_pairs(hashes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of rows of ``[n, 32]`` uint8 that differ in at most ``NEAR_BITS`` bits.
+def near_groups(hashes: np.ndarray) -> list[list[int]]:
+    """Return the rows of ``[n, 32]`` uint8 that are near to one another, group by group.
 
-    Two hashes that differ in 15 bits share one of their 16 words, so only hashes that share a word
-    are compared (Norouzi et al. 2012); of pairs that differ in all of 24 bits 2 % are missed. The
-    bits are shuffled first: neighbouring frequencies tell much the same.
+    Near are hashes that differ in at most ``NEAR_BITS`` bits, and what is near to either of a pair
+    is of its group. Two hashes that differ in 15 bits share one of their 16 words, so only hashes
+    that share a word are compared (Norouzi et al. 2012); of pairs that differ in all of 24 bits 2 %
+    are missed. The bits are shuffled first: neighbouring frequencies tell much the same.
     """
     if not len(hashes):
-        return
-    bits = np.unpackbits(hashes, axis=1)[:, np.random.default_rng(0).permutation(BITS)]
+        return []
+    each, row_of = np.unique(hashes, axis=0, return_inverse=True)
+    bits = np.unpackbits(each, axis=1)[:, np.random.default_rng(0).permutation(BITS)]
     words = np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint16)
-    whole = np.ascontiguousarray(hashes).view(np.uint64)
-    found = [_sharing(words[:, number], whole) for number in range(BITS // WORD)]
-    for first, second in np.unique(np.concatenate(found), axis=0):
-        yield int(first), int(second)
+    whole = np.ascontiguousarray(each).view(np.uint64)
+    group_of = np.arange(len(each))  # the first of each one's group
+    for word in words.T:
+        pairs = _sharing(word, whole, group_of)
+        links = np.concatenate([pairs.T, [np.arange(len(each)), group_of]], axis=1)
+        graph = coo_array((np.ones(links.shape[1], bool), links), shape=(len(each), len(each)))
+        _, labels = connected_components(graph, directed=False)
+        group_of = np.unique(labels, return_index=True)[1][labels]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(group_of[row_of.ravel()].tolist()):
+        groups[group].append(row)
+    return [rows for rows in groups.values() if len(rows) > 1]
 
 
-def _sharing(word: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return ``[pairs, 2]``: near ones among the hashes with the same word."""
+def _sharing(word: np.ndarray, whole: np.ndarray, group_of: np.ndarray) -> np.ndarray:
+    """Return ``[pairs, 2]``: near hashes with the same word that are not of one group already."""
     order = np.argsort(word, kind="stable")
     ordered, found = word[order], [np.empty((0, 2), np.intp)]
     place = np.arange(len(order))
@@ -76,8 +88,8 @@ def _sharing(word: np.ndarray, whole: np.ndarray) -> np.ndarray:
         place = place[ordered[place] == ordered[place + step]]
         if not len(place):
             break
-        one, other = order[place], order[place + step]
-        apart = np.bitwise_count(whole[one] ^ whole[other]).sum(axis=1)
-        pairs = np.stack([one, other], axis=1)[apart <= NEAR_BITS]
-        found.append(np.sort(pairs, axis=1))
+        pairs = np.stack([order[place], order[place + step]], axis=1)
+        pairs = pairs[group_of[pairs[:, 0]] != group_of[pairs[:, 1]]]
+        apart = np.bitwise_count(whole[pairs[:, 0]] ^ whole[pairs[:, 1]]).sum(axis=1)
+        found.append(pairs[apart <= NEAR_BITS])
     return np.concatenate(found)

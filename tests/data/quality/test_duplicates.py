@@ -48,6 +48,16 @@ def test_nearly_the_same_image_is_a_warning_even_on_two_sides(cohort):
     assert found(*cohort(6, changes=changes, patients="abcdeb")) == []
 
 
+def test_many_that_are_nearly_the_same_are_one_finding(cohort):
+    changes = {n: {"perceptual": NOISE[0].tobytes().hex()} for n in range(20)}
+    ids = tuple(f"c{n:03d}" for n in range(20))
+    cases, examined = cohort(20, changes=changes)
+    (finding,) = duplicates(cases, examined, Split(ids[:18], ids[18:19], ids[19:]))
+    assert (finding.level, set(finding.cases)) == (Level.WARNING, set(ids))
+    assert finding.text.startswith("case c001 (train), case c002 (train), ")
+    assert finding.text.endswith(", 11 others have nearly the same image as case c000 (train)")
+
+
 def test_the_same_image_with_another_class_is_said(cohort):
     cases, examined = cohort(6, changes={key: {"pixels": "x"} for key in (1, 2)})
     cases = {name: replace(case, label=int(name == "c002")) for name, case in cases.items()}

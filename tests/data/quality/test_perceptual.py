@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
-from medkd.data.quality.perceptual import BITS, NEAR_BITS, near_pairs, perceptual_hash
+from medkd.data.quality.perceptual import BITS, NEAR_BITS, near_groups, perceptual_hash
 
 
 def smooth(shape, *, seed):
@@ -58,26 +59,37 @@ def flipped(row, *, bits, rng):
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
 @settings(max_examples=30)
-def test_pairs_are_those_of_comparing_all_with_all_up_to_15_bits(seed, count):
+def test_groups_are_those_of_comparing_all_with_all_up_to_15_bits(seed, count):
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, 256, (count, 32), dtype=np.uint8)
     for number in range(1, count, 3):
-        rows[number] = flipped(rows[number - 1], bits=int(rng.integers(0, 20)), rng=rng)
+        rows[number] = flipped(rows[number - 1], bits=int(rng.integers(0, 15)), rng=rng)
     distance = np.bitwise_count(rows[:, None] ^ rows[None]).sum(axis=2)
-    found = set(near_pairs(rows))
-    every = {(a, b) for a in range(count) for b in range(a + 1, count)}
-    assert {pair for pair in every if distance[pair] <= 15} <= found
-    assert all(distance[pair] <= NEAR_BITS for pair in found)
+    _, expected = connected_components(distance <= NEAR_BITS, directed=False)
+    groups = [np.flatnonzero(expected == number).tolist() for number in np.unique(expected)]
+    assert sorted(near_groups(rows)) == sorted(group for group in groups if len(group) > 1)
 
 
-def test_pairs_among_100000_are_found():
+def test_pairs_among_100000_are_found_and_equal_ones_are_one_group():
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (100_000, 32), dtype=np.uint8)
-    planted = {(number, 50_000 + number) for number in range(1000)}
+    planted = [[number, 50_000 + number] for number in range(1000)]
     for one, other in planted:
         rows[other] = flipped(rows[one], bits=one % 16, rng=rng)
-    assert set(near_pairs(rows)) == planted
+    rows[90_000:93_000] = rows[90_000]
+    assert sorted(near_groups(rows)) == [*planted, list(range(90_000, 93_000))]
 
 
-def test_without_hashes_there_are_no_pairs():
-    assert list(near_pairs(np.empty((0, 32), np.uint8))) == []
+def test_what_is_near_to_one_of_a_group_is_of_it():
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 256, 32, dtype=np.uint8)
+    spread = np.unpackbits(first)
+    rows = [first]
+    for number in range(3):
+        spread[number * 10 : number * 10 + 10] ^= 1
+        rows.append(np.packbits(spread))
+    assert near_groups(np.stack(rows)) == [[0, 1, 2, 3]]
+
+
+def test_without_hashes_there_are_no_groups():
+    assert near_groups(np.empty((0, 32), np.uint8)) == []
