@@ -1,6 +1,5 @@
 """Balance: classes and attributes in each part of the split."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,13 +9,13 @@ from medkd.config import Config
 from medkd.data.findings import Finding, Level
 from medkd.data.labels import class_of
 from medkd.data.quality.examine import Examined
+from medkd.data.quality.privacy import personal
 from medkd.types import UNLABELLED, Case, Split, Task
 
-MOST_GROUPS = 12  # distinct values of an attribute; more are names, numbers or dates
+MOST_GROUPS = 12  # distinct values of an attribute; more are names or numbers
 SHIFTED = 0.15  # of the cases: a share that differs by more, and by more than chance
 CHANCE = 3  # standard errors
 WITHOUT = "no finding"  # of images that may have several
-DATE = re.compile(r"\d{4}-?\d\d-?\d\d.*")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,10 @@ class Balance:
 def balance(
     cases: Mapping[str, Case], examined: Mapping[str, Examined], split: Split, config: Config
 ) -> list[Balance]:
-    """Count classes, and the values of attributes that have few, in each part of the split."""
+    """Count classes, and the values of attributes that have few, in each part of the split.
+
+    The values are shown, so columns that speak of persons are left out.
+    """
     groups = {**_classes(cases, examined, config), **_attributes(cases, config)}
     return [_counted(what, having, split) for what, having in groups.items()]
 
@@ -85,11 +87,18 @@ def _attributes(cases: Mapping[str, Case], config: Config) -> dict[str, dict[str
         said = {case_id: case.attributes.get(column, "") for case_id, case in cases.items()}
         values = sorted(set(said.values()))
         is_part = column == config.data.split.column
-        if not is_part and 1 < len(values) <= MOST_GROUPS and not any(map(DATE.match, values)):
+        of_persons = personal(column, values) or _tells_patients(said, cases)
+        if not is_part and 1 < len(values) <= MOST_GROUPS and not of_persons:
             for value in values:
                 what = f"{column}: {value or 'not given'}"
                 found[what] = {case_id: own == value for case_id, own in said.items()}
     return found
+
+
+def _tells_patients(said: Mapping[str, str], cases: Mapping[str, Case]) -> bool:
+    """Whether each value is of one patient, as an id under another name is."""
+    pairs = {(value, cases[case_id].patient) for case_id, value in said.items()}
+    return len(pairs) == len(set(said.values()))
 
 
 def _counted(what: str, having: Mapping[str, bool], split: Split) -> Balance:

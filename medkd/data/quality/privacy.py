@@ -7,7 +7,7 @@ the groups of a column. Findings name attributes and columns, never what they ho
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medkd.config import Config
@@ -26,7 +26,8 @@ from medkd.types import Case
 COLUMNS = re.compile(
     r"(?i)(?:^|[_\W])(?:(?:first|last|sur|family|given|full|patient)?[_ ]?name|birth\w*|dob|mrn"
     r"|ssn|address|street|phone|e?mail|zip|postcode|accession\w*|insurance\w*|record\w*"
-    r"|passport\w*|\w*date)(?:$|[_\W])"
+    r"|passport\w*|\w*date|physician\w*|doctor\w*|radiologist\w*|operator\w*"
+    r"|(?:patient|subject|participant|person)(?:[_ ]?(?:id|no|nr|num|number|key|code))?)(?:$|[_\W])"
 )
 STAYS = (
     "it stays where it is and medkd tracks none of it; de-identify the files before you share them"
@@ -106,15 +107,26 @@ def _of_names(cases: Mapping[str, Case]) -> Iterator[Finding]:
             yield Finding(None, Level.NOTE, message, remedy)
 
 
+def personal(column: str, values: Iterable[str]) -> str | None:
+    """Say what about a column speaks of a person: its values, or its name; None if nothing does.
+
+    Example:
+        >>> personal("seen", ["1956-03-04", ""]), personal("site", ["north", "south"])
+        ('seems to hold a date', None)
+    """
+    kind = next((k for value in sorted(set(values)) if (k := looks_like(value))), None)
+    if kind:
+        return f"seems to hold {kind}"
+    return "goes by a name that speaks of a person" if COLUMNS.search(column) else None
+
+
 def _of_columns(cases: Sequence[Case], config: Config) -> Iterator[Finding]:
     named = {group.attribute for group in config.evaluate.subgroups}
     for column in dict.fromkeys(name for case in cases for name in case.attributes):
-        values = {case.attributes.get(column, "") for case in cases}
-        kind = next((k for value in sorted(values) if (k := looks_like(value))), None)
+        holds = personal(column, (case.attributes.get(column, "") for case in cases))
         is_known = column in config.series_columns.values()  # UIDs, which say which series is meant
-        if is_known or (kind is None and not COLUMNS.search(column)):
+        if is_known or not holds:
             continue
-        holds = f"seems to hold {kind}" if kind else "goes by a name that speaks of a person"
         message = f"the column {column!r} {holds}"
         if column in named:
             remedy = "leave it out of evaluate.subgroups: a report names its groups"

@@ -53,11 +53,29 @@ def test_a_shift_beyond_chance_is_named_and_chance_is_not(made, config):
 
 
 @pytest.mark.parametrize(
-    "value", [lambda n: f"n{n}", lambda n: "1956-03-04" if n % 2 else "1957-03-04", lambda _: "x"]
+    ("name", "value"),
+    [
+        ("column", lambda n: f"n{n}"),
+        ("column", lambda n: "1956-03-04" if n % 2 else "1957-03-04"),
+        ("column", lambda _: "x"),
+        ("column", lambda n: "DOE^JANE" if n % 2 else "none"),
+        ("surname", lambda n: "Doe" if n % 2 else "Roe"),
+        ("patient_id", lambda n: f"A{n % 5}"),
+        ("referring_physician", lambda n: "Roe" if n % 2 else "Poe"),
+    ],
 )
-def test_names_dates_and_constants_are_no_groups(made, config, value):
-    rows, _ = found(made, config, column=value)
+def test_constants_and_what_speaks_of_persons_are_no_groups(made, config, name, value):
+    rows, said = found(made, config, **{name: value})
     assert [row.what for row in rows] == ["organ", "lesion"]
+    assert said == []
+
+
+def test_a_column_of_values_that_are_each_of_one_patient_is_no_group(made, config):
+    cases, examined, split = made
+    of_four = {i: replace(case, patient=f"p{n % 4}") for n, (i, case) in enumerate(cases.items())}
+    for value, is_shown in ((lambda n: f"v{n % 4}", False), (lambda n: f"v{n % 2}", True)):
+        rows = balance(with_column(of_four, "alias", value), examined, split, config)
+        assert any("alias" in row.what for row in rows) is is_shown
 
 
 def test_a_structure_is_counted_among_the_labels_that_cover_it(made, config):
