@@ -17,11 +17,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from medkd.config import Config
 from medkd.data import phi
 from medkd.data.findings import Level
 from medkd.data.labels import flattened, truth_of
 from medkd.data.quality.kinship import proposed
+from medkd.data.quality.privacy import may_be_drawn
 from medkd.data.quality.survey import FOLDER, Survey
 from medkd.data.quality.thumbnail import volume_thumbnail
 from medkd.data.reading import image_of, label_of
@@ -29,7 +29,6 @@ from medkd.errors import DataError
 from medkd.extras import require
 from medkd.progress import console, progress
 from medkd.study import Study, write_atomic
-from medkd.types import Case
 
 SHOWN = 40  # findings in the terminal; the rest are in the files
 PICTURES = 240  # cases with a thumbnail on the page, those with findings first
@@ -154,11 +153,13 @@ def _pictures(found: Survey, *, salt: bytes) -> Iterator[dict[str, str]]:
     ids = _shown(list(worst), list(found.cases))
     pool = ThreadPoolExecutor()
     with pool:
-        drawn = pool.map(lambda case_id: _picture(found.cases[case_id], found.config), ids)
+        drawn = pool.map(lambda case_id: _picture(case_id, found), ids)
         for case_id, png in zip(ids, progress(drawn, "page", total=len(ids)), strict=True):
+            may_be_shown = may_be_drawn(found.examined[case_id], found.config)
             yield {
                 "key": phi.key(case_id, salt=salt),
                 "level": worst[case_id].value if case_id in worst else "",
+                "without": "cannot be read" if may_be_shown else "may show text",
                 "png": base64.b64encode(png).decode(),
             }
 
@@ -172,8 +173,11 @@ def _shown(marked: Sequence[str], everything: Sequence[str]) -> list[str]:
     return (chosen + (others[::step] if room else []))[:PICTURES]
 
 
-def _picture(case: Case, config: Config) -> bytes:
-    """Return a case's thumbnail; nothing of a case that cannot be read."""
+def _picture(case_id: str, found: Survey) -> bytes:
+    """Return a case's thumbnail; nothing of one that cannot be read, or shows text perhaps."""
+    case, config = found.cases[case_id], found.config
+    if not may_be_drawn(found.examined[case_id], config):
+        return b""
     try:
         label = label_of(case, config) if isinstance(case.label, Path) else None
         if label and config.data.overlapping:

@@ -55,23 +55,44 @@ def identifying(
     yield from _of_columns(list(cases.values()), config)
 
 
+def may_be_drawn(seen: Examined, config: Config) -> bool:
+    """Whether a page may show a case: nothing says that text is, or may be, in its pixels."""
+    is_suspect = BURNED_IN in seen.telling or MAY_BE_BURNED_IN in seen.telling
+    return config.data.burned_in == "allow" or not is_suspect
+
+
 def _of_pixels(examined: Mapping[str, Examined], config: Config) -> Iterator[Finding]:
-    for case_id, seen in examined.items():
-        if BURNED_IN in seen.telling and config.data.burned_in == "refuse":
-            yield Finding(
-                case_id,
-                Level.ERROR,
-                "its header says that text is burned into its pixels, which pictures would show",
-                "black it out, or set data.burned_in: allow if it says nothing of a patient",
-            )
-    for name, what in (
-        (MAY_BE_BURNED_IN, "come off a screen and do not say that no text is burned into them"),
-        (FACE, "say that a face can be recognised in them"),
-    ):
-        count = sum(name in seen.telling for seen in examined.values())
-        if count:
-            message = f"{count} of {len(examined)} cases {what}"
-            yield Finding(None, Level.WARNING, message, "look at them before pictures are shared")
+    if config.data.burned_in == "refuse":
+        for case_id, seen in examined.items():
+            if BURNED_IN in seen.telling:
+                yield Finding(
+                    case_id,
+                    Level.ERROR,
+                    "its header says that text is burned into its pixels, which pictures would "
+                    "show",
+                    "black it out, or set data.burned_in: allow if it says nothing of a patient",
+                )
+        yield from _counted(
+            examined,
+            MAY_BE_BURNED_IN,
+            "come off a screen and do not say that no text is burned into them",
+            "look at them, and set data.burned_in: allow if none says anything of a patient; until "
+            "then the page of the check shows none of them",
+        )
+    yield from _counted(
+        examined,
+        FACE,
+        "say that a face can be recognised in them",
+        "look at them before pictures are shared",
+    )
+
+
+def _counted(
+    examined: Mapping[str, Examined], name: str, what: str, remedy: str
+) -> Iterator[Finding]:
+    count = sum(name in seen.telling for seen in examined.values())
+    if count:
+        yield Finding(None, Level.WARNING, f"{count} of {len(examined)} cases {what}", remedy)
 
 
 def _of_rules(config: Config) -> Iterator[Finding]:

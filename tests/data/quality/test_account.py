@@ -2,12 +2,14 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from medkd.config import load
 from medkd.data.quality import account
 from medkd.data.quality.survey import survey
+from medkd.data.quality.telling import BURNED_IN, MAY_BE_BURNED_IN
 from medkd.study import Study
 from tests.conftest import NAMES
 
@@ -62,6 +64,18 @@ def test_the_page_needs_nothing_but_itself_and_shows_every_case(told):
     assert not re.search(r"<script|@import|url\(", page)
     assert page.count('src="data:image/png;base64,') == 9
     assert page.count("cannot be read") == 1
+
+
+@pytest.mark.parametrize("said", [BURNED_IN, MAY_BE_BURNED_IN])
+def test_the_page_shows_no_case_whose_pixels_may_hold_text(make_config, said):
+    path = make_config()
+    study = Study(load(path), config_path=path)
+    found = survey(study, keep=True)
+    first = next(iter(found.cases))
+    seen = found.examined[first].model_copy(update={"telling": (said,)})
+    page = account.write(study, replace(found, examined=found.examined | {first: seen}))
+    assert page.read_text().count('src="data:image/png;base64,') == 9
+    assert page.read_text().count("may show text") == 1
 
 
 def test_suspected_patients_are_a_table_that_the_config_can_name(make_config):

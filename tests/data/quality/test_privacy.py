@@ -5,8 +5,8 @@ import pytest
 from medkd.config import load
 from medkd.data.findings import Level
 from medkd.data.quality.examine import Examined
-from medkd.data.quality.privacy import identifying
-from medkd.data.quality.telling import BURNED_IN
+from medkd.data.quality.privacy import identifying, may_be_drawn
+from medkd.data.quality.telling import BURNED_IN, MAY_BE_BURNED_IN
 from medkd.types import Case
 
 SECRETS = ("Doe", "19560304", "1956-03-04", "MRN0042", "Mercy")
@@ -30,11 +30,19 @@ def test_headers_are_told_once_for_all_cases(config):
     assert "StudyDate" in note.text
 
 
-def test_burned_in_text_is_an_error_until_it_is_allowed(config):
+def test_burned_in_text_is_an_error_of_its_case(config):
     (error,) = found(config, told=(BURNED_IN,))
     assert (error.level, error.case) == (Level.ERROR, "c1")
-    data = config.data.model_copy(update={"burned_in": "allow"})
-    assert not found(config.model_copy(update={"data": data}), told=(BURNED_IN,))
+
+
+@pytest.mark.parametrize("said", [BURNED_IN, MAY_BE_BURNED_IN])
+def test_pixels_that_show_text_perhaps_are_drawn_once_that_is_allowed(config, said):
+    seen, data = Examined(telling=(said,)), config.data.model_copy(update={"burned_in": "allow"})
+    allowing = config.model_copy(update={"data": data})
+    assert (may_be_drawn(seen, config), may_be_drawn(seen, allowing)) == (False, True)
+    assert found(config, told=(said,))
+    assert not found(allowing, told=(said,))
+    assert may_be_drawn(Examined(telling=("PatientID",)), config)
 
 
 @pytest.mark.parametrize(
