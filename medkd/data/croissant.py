@@ -6,7 +6,7 @@ It says how the data lie and which fields they have; it holds none of their rows
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def croissant(card: Card, study: Study) -> dict[str, Any]:
     """Return a card as Croissant, with the files and columns of the study's data."""
     objects = _objects(study)
     tables = [path for path in objects if path.suffix == ".csv"]
+    records = zip(tables, ("cases", "table"), strict=False)
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -106,9 +107,7 @@ def croissant(card: Card, study: Study) -> dict[str, Any]:
         "rai:dataLimitations": card.forbidden_use,
         "rai:personalSensitiveInformation": card.consent,
         "distribution": [*objects.values()],
-        "recordSet": [
-            _records(path, name) for path, name in zip(tables, ("cases", "table"), strict=False)
-        ],
+        "recordSet": [_records(path, name, objects[path]["@id"]) for path, name in records],
     }
 
 
@@ -127,13 +126,31 @@ def _objects(study: Study) -> dict[Path, dict[str, Any]]:
         return {}
     root = expand(data.root, key="data.root")
     paths = [expand(name, key="data", root=root) for name in (data.source, data.table) if name]
-    return {path: _object(path) for path in paths}
+    ids = _ids([path.name for path in paths])
+    return {path: _object(path, each) for path, each in zip(paths, ids, strict=True)}
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _ids(names: Sequence[str]) -> list[str]:
+    """Return identifiers for names: without spaces and the like, and no two alike.
+
+    Example:
+        >>> _ids(["cases.csv", "age (years)", "age/years"])
+        ['cases.csv', 'age_years', 'age_years_2']
+    """
+    found: list[str] = []
+    for name in names:
+        slug = re.sub(r"[^\w.-]+", "_", name).strip("_") or "unnamed"
+        number = 1
+        while (each := slug if number == 1 else f"{slug}_{number}") in found:
+            number += 1
+        found.append(each)
+    return found
+
+
+def _object(path: Path, file_id: str) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
-        "@id": path.name,
+        "@id": file_id,
         "name": path.name,
         "contentUrl": path.name,
         "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
@@ -141,7 +158,7 @@ def _object(path: Path) -> dict[str, Any]:
     }
 
 
-def _records(path: Path, name: str) -> dict[str, Any]:
+def _records(path: Path, name: str, file_id: str) -> dict[str, Any]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         columns = [column for column in next(csv.reader(file)) if column]
     return {
@@ -149,14 +166,17 @@ def _records(path: Path, name: str) -> dict[str, Any]:
         "@id": name,
         "name": name,
         "description": "One row a case.",
-        "field": [_field(column, name, path.name) for column in columns],
+        "field": [
+            _field(column, f"{name}/{each}", file_id)
+            for column, each in zip(columns, _ids(columns), strict=True)
+        ],
     }
 
 
-def _field(column: str, records: str, file_id: str) -> Mapping[str, Any]:
+def _field(column: str, field_id: str, file_id: str) -> Mapping[str, Any]:
     return {
         "@type": "cr:Field",
-        "@id": f"{records}/{column}",
+        "@id": field_id,
         "name": column,
         "dataType": "sc:Text",
         "source": {"fileObject": {"@id": file_id}, "extract": {"column": column}},

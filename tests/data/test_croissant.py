@@ -52,3 +52,19 @@ def test_the_croissant_of_a_filled_card_is_one_that_mlcroissant_accepts(make_con
     assert not described.metadata.issues.errors
     found = {records.name: len(records.fields) for records in described.metadata.record_sets}
     assert found == ({"cases": 5, "table": 2} if table else {"cases": 5})
+
+
+def test_names_with_spaces_are_kept_and_identifiers_have_none(make_config):
+    path = make_config()
+    (path.parent / "card.md").write_text((CARDS / "phantom.md").read_text())
+    people = ["case,age (years),age/years", *(f"c{number},7,7" for number in range(10))]
+    (path.parent / "who is who.csv").write_text("\n".join(people))
+    overrides = ["card=card.md", "data.table=who is who.csv"]
+    study = Study(load(path, overrides=overrides), config_path=path)
+    described = mlcroissant.Dataset(str(croissant_path(update_card(study, survey(study)))))
+    assert not described.metadata.issues.errors
+    fields = described.metadata.record_sets[1].fields
+    assert [field.name for field in fields] == ["case", "age (years)", "age/years"]
+    ids = [field.id for field in fields] + [each.id for each in described.metadata.distribution]
+    assert len(set(ids)) == len(ids) == 5
+    assert not any(" " in each for each in ids)
