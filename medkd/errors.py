@@ -27,9 +27,18 @@ class ConfigError(MedkdError):
 
 
 class DataError(MedkdError):
-    """A file, case, label or grid that cannot be used."""
+    """A file, case, label or grid that cannot be used.
+
+    Attributes:
+        private: what of the message may name a patient, but for the file it begins with: another
+            path, or what a file or a table says.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", *, private: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.private = tuple(private)
 
     @classmethod
     def of(cls, problems: Sequence[str]) -> "DataError":

@@ -192,7 +192,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({error})", private=(str(error),)) from None
 
 
 def _parsed(text: str, path: Path) -> tuple[dict[str, Any], str]:

@@ -2,10 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from medkd.data.findings import Finding, Level
 from medkd.options import SubgroupOptions
 from medkd.types import Case
 
@@ -43,24 +44,28 @@ def bands(edges: Sequence[float]) -> list[str]:
     return [f"below {named[0]}", *between, f"{named[-1]} and more"]
 
 
-def misgrouped(cases: Sequence[Case], named: SubgroupOptions) -> list[str]:
-    """Return what is wrong with a grouping of cases, a line each."""
+def misgrouped(cases: Sequence[Case], named: SubgroupOptions) -> Iterator[Finding]:
+    """Yield what is wrong with a grouping of cases."""
     if named.structure is not None:
-        return []
+        return
     columns = sorted({name for case in cases for name in case.attributes})
     if named.attribute not in columns:
-        return [
+        yield Finding(
+            None,
+            Level.ERROR,
             f"evaluate.subgroups: no column {named.attribute!r} in the datalist; it has "
-            f"{', '.join(columns) or 'no further ones'}"
-        ]
-    problems = []
+            f"{', '.join(columns) or 'no further ones'}",
+        )
+        return
     for case in cases:
         try:
             group_of(case, named)
         except ValueError:
-            problems.append(
-                f"evaluate.subgroups: {named.attribute} of case {case.id} is "
-                f"{case.attributes[named.attribute]!r}, which is no number; correct it, or leave "
-                f"out the edges"
+            said = repr(case.attributes[named.attribute])
+            yield Finding(
+                case.id,
+                Level.ERROR,
+                f"evaluate.subgroups: {named.attribute} is {said}, which is no number",
+                "correct it, or leave out the edges",
+                private=(said,),
             )
-    return problems

@@ -143,4 +143,6 @@ def _opened(path: Path, options: ReadingOptions, *, pages: bool = False) -> Iter
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: too large ({error}); cut it into tiles") from None
     except DAMAGED as error:
-        raise DataError(f"{path}: truncated or not an image ({error}); copy it again") from None
+        raise DataError(
+            f"{path}: truncated or not an image ({error}); copy it again", private=(str(error),)
+        ) from None

@@ -50,7 +50,8 @@ def read_modalities(
         if difference := _difference(volume, first):
             raise DataError(
                 f"{path}: case {case}: not on the grid of {paths[0]}: {difference}; register and "
-                f"resample it onto that image"
+                f"resample it onto that image",
+                private=(str(paths[0]),),
             )
     return Volume(
         array=np.concatenate([volume.array for volume in volumes]),

@@ -172,7 +172,9 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
     halves = pair_of(path)
     for half in halves:
         if not half.exists():
-            raise DataError(f"{path}: without {half.name}; a NIfTI pair needs both, copy it again")
+            raise DataError(
+                f"{path}: without its {half.suffix}; a NIfTI pair needs both, copy it again"
+            )
     warnings.filterwarnings("ignore", module=r"nibabel\.")  # what is odd is refused, or harmless
     with ExitStack() as stack:
         try:
@@ -281,7 +283,9 @@ def _size_of_header(start: bytes) -> tuple[int, float]:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split())  # nibabel's span lines
-    return DataError(f"{path}: truncated or not a NIfTI file ({reason}); copy it again")
+    private = () if isinstance(error, ImageFileError) else (reason,)  # those are of this file
+    message = f"{path}: truncated or not a NIfTI file ({reason}); copy it again"
+    return DataError(message, private=private)
 
 
 def _affine(header: Any, path: Path) -> np.ndarray:  # noqa: ANN401

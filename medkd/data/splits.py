@@ -198,7 +198,8 @@ def read_split(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a split ({error}); data.split.file names a JSON with the lists train, "
-            f"validation and test of case ids"
+            f"validation and test of case ids",
+            private=(str(error),),
         ) from None
     if not all(isinstance(ids, list) and all(isinstance(i, str) for i in ids) for ids in lists):
         raise DataError(f"{path}: train, validation and test are lists of case ids")
@@ -243,8 +244,8 @@ def _of_one(case: Case, given: Mapping[str, str], options: SplitOptions) -> Iter
     in_file = f"is in {said or 'no part'}"
     where = f"column {options.column!r} says {said!r}" if options.column else in_file
     if said.lower() not in PARTS:
-        remedy = "it may say train, validation or test"
-        yield Finding(case.id, Level.ERROR, where, remedy if options.column else REMEDY_OF_FILE)
+        remedy = "it may say train, validation or test" if options.column else REMEDY_OF_FILE
+        yield Finding(case.id, Level.ERROR, where, remedy, private=(repr(said),))
     elif case.label is None and PARTS[said.lower()] != "train":
         message = f"has no label and is in {PARTS[said.lower()]}"
         yield Finding(case.id, Level.ERROR, message, "add the label or move it to train")

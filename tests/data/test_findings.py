@@ -1,11 +1,11 @@
 from pathlib import Path
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medkd.data.findings import Finding, Level, worst_first
 
 FILE = Path("/data/DOE^JANE.nii.gz")
-SERIES = Path("/data/DOE^JANE")
 
 
 def key(kind, name):
@@ -28,20 +28,37 @@ def test_what_may_leave_the_study_names_nobody():
     assert not any(name in str(shown) for name in ("MRN", "ann", "DOE"))
 
 
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        (f"{SERIES}/DOE^JANE 7.dcm: cannot be decoded", "its file: cannot be decoded"),
-        (
-            "2 series: 1.2.840.7 (CT, 3 files), 1.2.840.8 (PT)",
-            "2 series: a UID (CT, 3 files), a UID",
-        ),
-        ("voxels of 1.25 mm", "voxels of 1.25 mm"),
-    ],
-)
-def test_files_of_a_series_and_uids_stay_in_the_study(message, shown):
-    finding = Finding("c", Level.ERROR, message, "", SERIES)
-    assert finding.anonymous(key)["message"].startswith(shown)
+def test_an_error_is_taken_apart_into_file_case_message_and_remedy():
+    said = f"{FILE}: case MRN1: holds 'a; b: c'; name it as the file does"
+    finding = Finding.of(said, case="MRN1", files=[FILE], private=("'a; b: c'",))
+    assert (finding.case, finding.file) == ("MRN1", FILE)
+    assert (finding.message, finding.remedy) == ("holds 'a; b: c'", "name it as the file does")
+    assert finding.line == f"case MRN1: {FILE}: holds 'a; b: c'; name it as the file does"
+    assert finding.anonymous(key)["message"] == "holds …"
+    alone = Finding.of("no case has a label")
+    assert (alone.case, alone.file, alone.line) == (None, None, "no case has a label")
+
+
+def test_an_error_names_the_very_file_of_a_series():
+    series, file = Path("/data/Doe; Jane"), Path("/data/Doe; Jane/Doe: Jane; 1.dcm")
+    finding = Finding.of(f"{file}: is cut; copy it again", files=[series, file])
+    assert (finding.file, finding.message) == (file, "is cut")
+    assert Finding.of("is cut", files=[series, file]).file == series
+
+
+@given(st.text(st.sampled_from("ab'\\ ;:/^{}é"), min_size=1), st.booleans())
+def test_what_is_private_stays_wherever_it_stands(text, is_last):
+    text = f"x{text}x"
+    said = f"1 of {text!r}" + ("" if is_last else f", 2 of ({text}); 3 of {text}")
+    shown = Finding.of(said, private=(text, repr(text))).anonymous(key)
+    told = f"{shown['message']}; {shown['remedy']}" if shown["remedy"] else shown["message"]
+    assert told == "1 of …" + ("" if is_last else ", 2 of (…); 3 of …")
+
+
+def test_uids_stay_and_numbers_do_not():
+    message = "2 series: 1.2.840.7 (CT, 3 files), 1.2.840.8 (PT) of 1.25 mm"
+    shown = Finding("c", Level.ERROR, message).anonymous(key)["message"]
+    assert shown == "2 series: a UID (CT, 3 files), a UID (PT) of 1.25 mm"
 
 
 def test_braces_of_a_message_without_ids_are_left_alone():

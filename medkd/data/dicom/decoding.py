@@ -135,7 +135,8 @@ class Decoding:
         finally:
             deadline.cancel()
         if sign == ERROR:
-            raise DataError(json.loads(said.readline()).replace(question["file"], str(file)))
+            told, private = json.loads(said.readline())
+            raise DataError(told.replace(question["file"], str(file)), private=private)
         if sign != END:
             self._stop()
             raise DataError(f"{file}: its compressed pixels are damaged; copy it again")
@@ -153,11 +154,12 @@ def _decoded(file: Path, dataset: Dataset) -> Iterator[np.ndarray]:
         else:
             yield from iter_pixels(dataset, decoding_plugin=_decoder(dataset))
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-        syntax = dataset.file_meta.TransferSyntaxUID
-        why = "" if isinstance(error, RuntimeError) else f": {' '.join(str(error).split())}"
+        syntax, reason = dataset.file_meta.TransferSyntaxUID, " ".join(str(error).split())
+        why = "" if isinstance(error, RuntimeError) else f": {reason}"
         raise DataError(
             f"{file}: its pixels ({syntax.name}) cannot be decoded{why}; copy it again, or export "
-            f"it uncompressed"
+            f"it uncompressed",
+            private=(reason, *([] if syntax.is_valid else [syntax.name])),
         ) from None
 
 
@@ -214,7 +216,7 @@ def serve() -> None:
                     _send(frame, out)
             out.write(END)
         except DataError as error:
-            out.write(ERROR + json.dumps(str(error)).encode() + b"\n")
+            out.write(ERROR + json.dumps([str(error), error.private]).encode() + b"\n")
         out.flush()
 
 

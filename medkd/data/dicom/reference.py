@@ -110,7 +110,8 @@ def _values(path: Path, names: Mapping[int, str], labels: Mapping[str, int]) -> 
         listed = ", ".join(repr(name) for name in names.values()) or "nothing"
         raise DataError(
             f"{path}: holds {listed}, and data.labels asks for {', '.join(map(repr, labels))}; "
-            f"name the structures as the file does"
+            f"name the structures as the file does",
+            private=(listed,),
         )
     return values
 

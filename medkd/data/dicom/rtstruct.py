@@ -84,7 +84,8 @@ def _mask(
         kinds = ", ".join(sorted({kind for kind, _ in outlines}))
         raise DataError(
             f"{path}: {name!r} is drawn as {kinds}, which encloses nothing; take it out of "
-            f"data.labels"
+            f"data.labels",
+            private=(kinds,),
         )
     if not closed:
         return mask

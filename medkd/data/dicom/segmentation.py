@@ -43,7 +43,8 @@ def masks(
     if kind not in {"BINARY", "LABELMAP"}:
         raise DataError(
             f"{path}: a segmentation of type {kind}, which gives each voxel a share; a reference "
-            f"standard needs whole voxels: export it as BINARY or LABELMAP"
+            f"standard needs whole voxels: export it as BINARY or LABELMAP",
+            private=(kind,),
         )
     with Decoding(memory_bytes=memory_bytes) as decoding:
         for frame, pixels in zip(frames_in(path, header), decoding.frames(path), strict=True):

@@ -21,7 +21,15 @@ NO_PICTURES = {  # modalities of objects that say something about images, or tha
     "RTSTRUCT": "give it as the label of the image it was drawn on",
     "RTDOSE": "give the series that was planned on",
 }
-CODE = re.compile(r"[A-Z0-9_ ]{1,16}")  # PS3.5: CS
+MODALITIES = {  # PS3.3 C.7.3.1.1.1; anything else in their place may name a patient
+    *("AR", "ASMT", "AU", "BDUS", "BI", "BMD", "CFM", "CR", "CT", "CTPROTOCOL", "DG", "DMS"),
+    *("DOC", "DX", "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "FID", "GM", "HC", "HD", "IO", "IOL"),
+    *("IVOCT", "IVUS", "KER", "KO", "LEN", "LS", "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP"),
+    *("OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "OT", "PA", "PLAN", "POS", "PR", "PT", "PX"),
+    *("REG", "RESP", "RF", "RG", "RTDOSE", "RTIMAGE", "RTINTENT", "RTPLAN", "RTRAD", "RTRECORD"),
+    *("RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SM", "SMR", "SR", "SRF", "STAIN", "TEXTUREMAP", "TG"),
+    *("US", "VA", "XA", "XAPROTOCOL", "XC"),
+}
 PLAIN_UID = re.compile(r"[0-9.]{0,64}")
 IMAGE = "Image Storage"  # in the names of all classes of pictures (PS3.6 A)
 
@@ -166,10 +174,10 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]]) -> Series:
 
 
 def _kind(modality: str, without: str) -> str:
-    """Return a modality to be shown; what a damaged file has in its place may name a patient."""
+    """Return a modality to be shown."""
     if not modality:
         return without
-    return modality if CODE.fullmatch(modality) else "object of a damaged modality"
+    return modality if modality in MODALITIES else "object of an unknown modality"
 
 
 def _fits(series: Series, rule: SeriesOptions) -> bool:

@@ -33,7 +33,10 @@ def shape_of(headers: Sequence[Dataset], path: Path) -> tuple[int, int, int]:
     kinds = {tuple(str(header.get(key)) for key in SAME_PICTURE) for header in headers}
     if len(kinds) > 1:
         listed = ", ".join(f"{k[0]}x{k[1]} {k[3]}" for k in sorted(kinds)[:4])
-        raise DataError(f"{path}: pictures of several kinds: {listed}; keep those of one kind")
+        raise DataError(
+            f"{path}: pictures of several kinds: {listed}; keep those of one kind",
+            private=(listed,),
+        )
     first = headers[0]
     try:
         rows, columns, samples = int(first.Rows), int(first.Columns), int(first.SamplesPerPixel)

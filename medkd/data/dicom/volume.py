@@ -98,7 +98,7 @@ def _found(path: Path, options: ReadingOptions) -> _Found:
                 shear_correct=options.shear_correct,
             )
         except DataError as error:
-            raise DataError(f"{path}: {error}") from None
+            raise DataError(f"{path}: {error}", private=error.private) from None
         _refuse_large(path, len(stacked.frames), shape, options)
         return _Found(path, stacked.frames, stacked, shape, _frame_uid(path, series))
 

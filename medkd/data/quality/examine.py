@@ -1,7 +1,7 @@
 """Examine: read one case, say what is wrong with it and keep what the cohort is judged by."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -167,13 +167,10 @@ def _sharing(config: Config, at_once: int) -> Config:
 
 
 def _refused(case: Case, file: Path, error: DataError) -> Finding:
-    """Take a reader's error apart: it begins with the file and ends with the remedy."""
-    file = next((path for path in case.images if str(error).startswith(f"{path}: ")), file)
-    said = str(error).removeprefix(f"{file}: ").removeprefix(f"case {case.id}: ")
-    if file in case.further:
-        said = said.replace(str(case.image), "its first modality")
-    message, _, remedy = said.rpartition("; ")
-    return Finding(case.id, Level.ERROR, message or said, remedy if message else "", file)
+    """Take a reader's error apart, which may begin with any file of the case."""
+    within = [path for folder in (file, *case.images) for path in folder.glob("*")]  # of a series
+    files = [file, *case.images, *within]
+    return Finding.of(str(error), case=case.id, files=files, private=error.private)
 
 
 def _telling(case: Case) -> tuple[str, ...]:
@@ -312,11 +309,14 @@ def _of_image(case: Case, image: Volume, config: Config) -> Iterator[Finding]:
     if image.dims != config.dims:
         axes = f"{image.dims} spatial axes, preprocess.window has {config.dims}"
         yield found(Level.ERROR, axes, "correct the window, or remove the case")
+    channels, told = _channels(image, names), defaultdict(list)
+    for name, channel in channels.items():
+        for said in _of_values(channel):
+            told[said].append(name)
     files = dict(zip(names, case.images, strict=False))  # one may hold all
-    for name, channel in _channels(image, names).items():
-        for level, message, remedy in _of_values(channel):
-            told = f"{name}: {message}" if name else message
-            yield found(level, told, remedy, files.get(name, case.image))
+    for (level, message, remedy), of in told.items():
+        where = "" if len(of) == len(channels) else f"{', '.join(of)}: "
+        yield found(level, where + message, remedy, files.get(of[0], case.image))
     fitting = {wanted} if names else {1, wanted}
     if len(array) not in fitting and not (wanted == 1 and len(array) == 3):
         message = f"{len(array)} channels, preprocess.channels is {wanted}"

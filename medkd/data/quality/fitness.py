@@ -28,11 +28,10 @@ def unfit(
     try:
         split_folds(train, folds=config.teacher.folds, seed=config.study.seed)
     except DataError as error:
-        yield Finding(None, Level.ERROR, str(error))
+        yield Finding.of(str(error))
     test = [cases[case_id] for case_id in split.test]
     for named in config.evaluate.subgroups:
-        for line in misgrouped(test, named):
-            yield Finding(None, Level.ERROR, line)
+        yield from misgrouped(test, named)
     if config.questions:
         yield from _uncovered_questions(config, cases, split)
         yield from _beyond_annotation(config, cases, examined)

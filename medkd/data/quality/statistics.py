@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from medkd.config import Config
-from medkd.data.cards import Card, Statistics, card_of
+from medkd.data.cards import Card, Statistics, card_of, path_of
 from medkd.data.findings import Finding, Level
 from medkd.data.quality.examine import Examined
 from medkd.errors import DataError
@@ -70,17 +70,18 @@ def card_findings(
     study: Study, cases: Mapping[str, Case], examined: Mapping[str, Examined]
 ) -> Iterator[Finding]:
     """Yield what is wrong with the card of a study, and where it describes other data."""
+    path = path_of(study)
     try:
         card = card_of(study)
     except DataError as error:
         for line in str(error).splitlines():
-            yield Finding(None, Level.ERROR, line)
+            yield Finding.of(line, files=[path] if path else [], private=error.private)
         return
     if card is None:
         return
     if card.todos:
         message = f"the data card does not say yet: {', '.join(card.todos)}"
-        yield Finding(None, Level.WARNING, message, f"fill in {study.config.card}")
+        yield Finding(None, Level.WARNING, message, "fill it in", path)
     if study.config.data.source != "phantom":  # drawn, not collected: as many as the config says
         yield from _contradictions(card, study.config, cases, examined)
 

@@ -206,7 +206,8 @@ def _split(
         split = splits.split_cases(cases, options, given=given, strata=strata)
         return split, list(_changed(config, examined, root))
     except DataError as error:
-        return None, [Finding(None, Level.ERROR, str(error))]
+        files = [root / options.file] if options.file else []
+        return None, [Finding.of(str(error), files=files, private=error.private)]
 
 
 def _changed(config: Config, examined: Mapping[str, Examined], root: Path) -> Iterator[Finding]:

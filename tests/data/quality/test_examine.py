@@ -1,10 +1,12 @@
 import errno
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from medkd.data import images, nifti
@@ -217,9 +219,10 @@ def test_a_modality_on_another_grid_is_an_error_that_tells_no_file_name(two):
     case, config = two(affine=np.diag([1, 2, 3.5, 1.0]))
     (finding,) = examine(case, config).findings
     assert (finding.level, finding.file) == (Level.ERROR, case.further[0])
-    assert finding.message == "not on the grid of its first modality: spacing 1x2x3.5 mm, not 1x2x3"
+    assert finding.message == f"not on the grid of {case.image}: spacing 1x2x3.5 mm, not 1x2x3"
     assert finding.remedy == "register and resample it onto that image"
-    assert "DOE" not in str(finding.anonymous(lambda kind, name: kind))
+    shown = finding.anonymous(lambda kind, name: kind)["message"]
+    assert shown == "not on the grid of …: spacing 1x2x3.5 mm, not 1x2x3"
 
 
 def test_one_file_of_fewer_channels_than_modalities_is_an_error(two):
@@ -312,3 +315,133 @@ def test_colours_of_a_picture_are_judged_together(config, tmp_path):
     found = examine(Case("c", tmp_path / "c.png", None, "p"), config)
     assert not any("every voxel" in finding.message for finding in found.findings)
     assert found.by_channel == ()
+
+
+DOE = "Doe: Jane; 1"  # of a file or folder, or in a header
+
+
+def spoilt_slice(folder, number=0, **changes):
+    dataset = slice_of(number)
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    folder.mkdir(exist_ok=True)
+    dataset.save_as(folder / f"{DOE}-{number}.dcm")
+    return folder
+
+
+def renamed(content, *, to, of=b"MONOCHROME2 "):
+    assert of in content
+    return content.replace(of, to.ljust(len(of)))
+
+
+def half_of_a_pair(folder):
+    image = nibabel.Nifti1Pair(NOISE, np.eye(4))
+    nibabel.save(image, folder / f"{DOE}.hdr")
+    (folder / f"{DOE}.img").unlink()
+    return folder / f"{DOE}.hdr"
+
+
+def of_two_kinds_of_pictures(folder):
+    series = spoilt_slice(folder / DOE)
+    spoilt_slice(series, 1, PhotometricInterpretation="DOE JANE")
+    return series
+
+
+def of_an_odd_syntax(folder):
+    path = next(spoilt_slice(folder / DOE).iterdir())
+    path.write_bytes(
+        renamed(path.read_bytes(), of=b"1.2.840.10008.1.2.1", to=b"1.2.840.10008.9 Doe")
+    )
+    return path
+
+
+def of_odd_pixels(folder):
+    path = next(spoilt_slice(folder / DOE).iterdir())
+    path.write_bytes(renamed(path.read_bytes(), to=b"DOE JANE"))
+    return path
+
+
+def of_an_odd_modality(folder):
+    return spoilt_slice(spoilt_slice(folder / DOE, Modality="DOE JANE"), 1, SeriesInstanceUID="1.5")
+
+
+def with_content(suffix, content):
+    def make(folder):
+        (folder / f"{DOE}{suffix}").write_bytes(content)
+        return folder / f"{DOE}{suffix}"
+
+    return make
+
+
+IMAGES = {
+    "half of a pair": half_of_a_pair,
+    "a damaged file of a series": lambda folder: spoilt_slice(folder / DOE, Rows=9999),
+    "no place": lambda folder: spoilt_slice(
+        spoilt_slice(folder / DOE), 1, ImagePositionPatient=None, PixelSpacing=None
+    ),
+    "no spacing": lambda folder: spoilt_slice(folder / DOE, PixelSpacing=None),
+    "kinds of pictures": of_two_kinds_of_pictures,
+    "an odd syntax": of_an_odd_syntax,
+    "odd pixels": of_odd_pixels,
+    "an odd modality": of_an_odd_modality,
+    "an empty folder": lambda folder: (folder / DOE).mkdir() or folder / DOE,
+    "nothing": lambda folder: folder / f"{DOE}.nii",
+    **{
+        f"{suffix} of {content[:4]}": with_content(suffix, content)
+        for suffix in (".nii", ".nii.gz", ".png", ".dcm")
+        for content in (b"", b"DOE JANE", b"\x1f\x8bDOE", b"II*\0DOE JANE", b"\x89PNG\r\n\x1a\nDOE")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", list(IMAGES))
+def test_what_is_said_of_an_image_that_cannot_be_read_names_nobody(tmp_path, config, kind):
+    image = IMAGES[kind](tmp_path)
+    findings = examine(Case(DOE, image, None, "p"), config).findings
+    assert findings
+    for finding in findings:
+        shown = str(finding.anonymous(lambda kind, name: kind))
+        assert not {"doe", "jane"} & set(re.findall("[a-z]+", shown.lower())), shown
+        assert DOE in finding.line
+
+
+def of_outlines(folder, *, names=(DOE,), kind="POINT"):
+    write_outlines(folder / f"{DOE}.dcm", "1.2.5", dict.fromkeys(names))
+    read = pydicom.dcmread(folder / f"{DOE}.dcm")
+    read.ROIContourSequence[0].ContourSequence[0].ContourGeometricType = kind
+    read.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.5"
+    read.save_as(folder / f"{DOE}.dcm")
+    return folder / f"{DOE}.dcm"
+
+
+def of_segments(folder):
+    path = of_outlines(folder, names=("organ",))
+    read = pydicom.dcmread(path)
+    segment = pydicom.Dataset()
+    segment.SegmentNumber, segment.SegmentLabel = 1, "organ"
+    read.Modality, read.SegmentationType, read.FrameOfReferenceUID = "SEG", "DOE JANE", "1.2.5"
+    read.SegmentSequence = [segment]
+    read.save_as(path)
+    return path
+
+
+LABELS = {
+    "names of structures": of_outlines,
+    "a kind of outline": lambda folder: of_outlines(folder, names=("organ",), kind="DOE JANE"),
+    "a kind of segments": of_segments,
+    "several references": lambda folder: (
+        of_outlines(of_outlines(folder / DOE / "x").rename(folder / DOE / "x.dcm").parent).parent
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(LABELS))
+def test_what_is_said_of_a_reference_that_cannot_be_read_names_nobody(tmp_path, config, kind):
+    series = tmp_path / "series"
+    for number in range(3):
+        spoilt_slice(series, number)
+    case = Case(DOE, series, LABELS[kind](tmp_path), "p")
+    (finding,) = (f for f in examine(case, config).findings if f.level is Level.ERROR)
+    shown = str(finding.anonymous(lambda kind, name: kind))
+    assert not {"doe", "jane"} & set(re.findall("[a-z]+", shown.lower())), shown
+    assert DOE in finding.line
