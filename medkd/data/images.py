@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import ExifTags, Image, ImageSequence
 
 from medkd.data.memory import refuse_larger
 from medkd.errors import DataError
@@ -22,6 +22,13 @@ DAMAGED = (
     *(EOFError, OverflowError, MemoryError, RuntimeError, struct.error, zlib.error),
     *(NotImplementedError, ZeroDivisionError),
 )
+IPTC = 0x0404  # among the blocks of Photoshop
+IN_BYTES = {  # texts that Pillow does not decode; other bytes are numbers
+    *("comment", "xmp", ExifTags.Base.UserComment, ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA),
+    *(ExifTags.Base.XPTitle, ExifTags.Base.XPComment, ExifTags.Base.XPAuthor),
+    *(ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
+}
+PLACE = "EXIF GPS"
 PLAIN = {"P": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB"}  # Pillow's modes
 
 
@@ -107,15 +114,30 @@ def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
 
 
 def remarks(path: Path) -> dict[str, str]:
-    """Return what an image says in words beside its pixels: PNG texts and EXIF, by their names.
+    """Return what an image says in words beside its pixels: texts, XMP and EXIF, by their names.
+
+    Of the place where it was taken (GPS) it is told that it is there.
 
     Raises:
         DataError: as ``read_grid``.
     """
     with _opened(path, ReadingOptions()) as image:
-        texts = {f"text {key}": text for key, text in image.info.items() if isinstance(text, str)}
-        exif = {f"EXIF {int(tag)}": text for tag, text in image.getexif().items()}
-        return texts | {key: str(text) for key, text in exif.items() if isinstance(text, str)}
+        exif = image.getexif()
+        tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+        blocks = image.info.get("photoshop", {})
+        said = {f"text {key}": _words(key, value) for key, value in image.info.items()}
+        said |= {f"EXIF {int(tag)}": _words(tag, value) for tag, value in tags.items()}
+        said["IPTC"] = _words("comment", blocks.get(IPTC, b""))
+        said[PLACE] = "a position" if exif.get_ifd(ExifTags.IFD.GPSInfo) else ""
+        return {key: text for key, text in said.items() if text}
+
+
+def _words(name: object, value: object) -> str:
+    """Return a text, or bytes that are one: of one or two bytes a letter, perhaps marked so."""
+    if isinstance(value, bytes) and name in IN_BYTES:
+        unmarked = value.removeprefix(b"ASCII\0\0\0").removeprefix(b"UNICODE\0")
+        return unmarked.replace(b"\0", b"").decode("utf-8", "replace")
+    return str(value) if isinstance(value, str) else ""
 
 
 def _decode(path: Path, options: ReadingOptions, *, as_colour: bool) -> np.ndarray:

@@ -35,7 +35,7 @@ HEADER_BYTES = 544  # of NIfTI-2, the longer
 MOST_WORDS = 2**16  # of extensions, that are looked through
 TEXTS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
 NO_EXTENSION = bytes(4)  # after the header
-DICOM_EXTENSION = 2
+EXTENSIONS = {2: "DICOM", 6: "comment"}  # those that are told apart, by their codes
 PACKING = 1  # of 9 levels: more saves little of a mask, and takes twice as long
 PIECE = 2**20  # bytes that are packed or unpacked at once
 MOST_REMARKS = 2**26  # bytes before the first voxel
@@ -120,8 +120,8 @@ def remarks(path: Path) -> dict[str, str]:
     if start[size : size + 1] > b"\0":
         code = int.from_bytes(start[size + 8 : size + 12], "little")
         end = len(start) if halves else int(header["vox_offset"])
-        kinds = "extension (DICOM)" if code == DICOM_EXTENSION else "extension"
-        texts[kinds] = start[size + 4 : end]
+        kind_of = f"extension ({EXTENSIONS[code]})" if code in EXTENSIONS else "extension"
+        texts[kind_of] = start[size + 4 : end]
     return {field: text.decode("latin-1") for field, text in texts.items() if text}
 
 
@@ -173,7 +173,8 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
     for half in halves:
         if not half.exists():
             raise DataError(
-                f"{path}: without its {half.suffix}; a NIfTI pair needs both, copy it again"
+                f"{path}: without {half.name}; a NIfTI pair needs both, copy it again",
+                private=(half.name,),
             )
     warnings.filterwarnings("ignore", module=r"nibabel\.")  # what is odd is refused, or harmless
     with ExitStack() as stack:

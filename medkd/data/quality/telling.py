@@ -37,22 +37,64 @@ OF_PIXELS = BURNED_IN, MAY_BE_BURNED_IN, FACE = "burned in", "may be burned in",
 KEYWORDS = {
     *("Title", "Author", "Description", "Copyright", "Creation Time", "Software", "Disclaimer"),
     *("Warning", "Source", "Comment", "comment", "XML:com.adobe.xmp", "Raw profile type exif"),
-    *("Raw profile type iptc", "date:create", "date:modify", "date:timestamp"),
+    *("Raw profile type iptc", "xmp", "date:create", "date:modify", "date:timestamp"),
 }
 LONGEST = 2**16  # characters of a text that are looked at; a longer one is told for its length
 TOO_LONG = "more words than were looked through"
+
+DAY, MONTH, YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
+NAMED = r"(?i:jan|feb|mar|m[aä]r|apr|ma[yi]|jun|jul|aug|sep|o[ck]t|nov|de[cz])"
 
 # none goes back over what it has passed, however long a text is: the start of a match is enough
 PATTERNS = {
     "a name": re.compile(r"[A-Za-z]{2}\^|(?i:\b(?:mr|mrs|dr)\.? [a-z]{2})"),
     "a date": re.compile(
-        r"(?<!\d)(?:(?:19|20)\d\d([-_./]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
-        r"|(?:0?[1-9]|[12]\d|3[01])[-./](?:0?[1-9]|1[0-2])[-./](?:19|20)\d\d)(?!\d)"
+        rf"(?<!\d)(?:{YEAR}([-_./:]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
+        rf"|{DAY}[-./]{MONTH}[-./]{YEAR}"
+        rf"|{DAY}/{DAY}/(?:{YEAR}|\d\d)"
+        r"|(?:0[1-9]|[12]\d|3[01])\.(?:0[1-9]|1[0-2])\.\d\d(?!\.)"
+        rf"|{DAY}[-./ ]{{0,2}}{NAMED}[a-z]{{0,6}}[-./, ]{{0,2}}(?:{YEAR}|\d\d))(?!\d)"
+        rf"|(?<![A-Za-z]){NAMED}[a-z]{{0,6}}[-. ]{{1,2}}{DAY},? {YEAR}(?!\d)"
+    ),
+    "a birth": re.compile(r"(?i:\b(?:born|birth|dob)\b)"),
+    "a patient's number": re.compile(
+        r"(?i:(?<![a-z])(?:pat(?:ient)?[ _.]?(?:id|no|nr|num)|mrn|ssn)[ _.:#=-]{0,3}\d)"
     ),
     "a DICOM UID": re.compile(r"(?<![\d.])[0-2](?:\.\d+){5,}(?![\d.])"),
     "an address": re.compile(r"[\w.+-]@[\w-]+\.\w"),
     "a number of six digits or more": re.compile(r"(?<![\d.])\d{6}"),
 }
+OWN_WORDS = "words of its own"  # where programs write theirs
+PLACE_TAKEN = "the place where it was taken"
+FREE = {  # fields that people write into, too
+    *("NIfTI descrip", "NIfTI aux_file", "NIfTI db_name", "NIfTI extension (comment)"),
+    *("text comment", "text Comment", "text Title", "text Description", "IPTC"),
+    *("EXIF 270", "EXIF 37510", "EXIF 40091", "EXIF 40092", "EXIF 40095"),
+}
+TAKEN = {  # when a picture was taken or written: no date of birth
+    *("EXIF 306", "EXIF 36867", "EXIF 36868", "text Creation Time", "text date:create"),
+    *("text date:modify", "text date:timestamp"),
+}
+# of FreeSurfer the date of its build, of FSL the commit, of dcm2niix the time of day
+HARMLESS = re.compile(
+    r"FreeSurfer [A-Z][a-z]{2} +\d{1,2} \d{4}|\d\.\d\.\d+:[0-9a-f]{8}(?![0-9a-z])|Time=\d{6}"
+)
+PROGRAMS = frozenset(  # what they write there, word by word; numbers may follow
+    [
+        *("fsl", "spm", "freesurfer", "afni", "ants", "itk", "simpleitk", "mrtrix", "nibabel"),
+        *("nilearn", "elastix", "slicer", "mricron", "dcm", "niix", "nii", "nifti", "analyze"),
+        *("version", "compatible", "single", "file", "format", "image", "images", "none", "data"),
+        *("normalized", "normalised", "normalize", "warped", "realigned", "resliced", "resampled"),
+        *("smoothed", "coregistered", "registered", "segmented", "conv", "algebra", "contrast"),
+        *("mask", "label", "labels", "binary", "float", "int", "mean", "mni", "icbm", "template"),
+        *("te", "tr", "ti", "fa", "time", "phase", "mag", "real", "imaginary", "mb", "dwell", "ms"),
+        *("deg", "sec", "mm", "ep", "gr", "ir", "se", "rm", "ct", "mr", "pt", "mosaic"),
+        *("red", "yellow", "blue", "green", "hot", "cool", "gray", "grey", "lut", "colormap"),
+        *("created", "creator", "written", "with", "by", "using", "the", "gimp", "adobe", "imagej"),
+        *("photoshop", "gd", "jpeg", "jpg", "ijg", "png", "tiff", "quality", "default", "lead"),
+        *("technologies", "inc", "lavc", "intel", "library", "matlab", "python", "software"),
+    ]
+)
 
 
 def telling(path: Path) -> tuple[str, ...]:
@@ -87,12 +129,26 @@ def looks_like(text: str) -> str | None:
     return found or (TOO_LONG if len(text) > LONGEST else None)
 
 
+def has_own_words(text: str) -> bool:
+    """Whether a text holds words that no program writes where this one stands.
+
+    Example:
+        >>> has_own_words("Doe, Jane"), has_own_words("FSL5.0"), has_own_words("TE=5;Time=1613.2")
+        (True, False, False)
+    """
+    words = re.findall(r"[^\W\d_]{2,}", text[:LONGEST])
+    return any(word.lower() not in PROGRAMS for word in words)
+
+
 def is_direct(name: str) -> bool:
     """Whether what goes by this name says who a patient is, by itself."""
     from pydicom.datadict import tag_for_keyword
 
+    field, is_text, kind = name.rpartition(": ")
+    if is_text:
+        return kind not in {OWN_WORDS, PLACE_TAKEN} and field not in TAKEN
     tag = tag_for_keyword(name)
-    return name in DIRECT or ": " in name or (tag is not None and _dictionary_vr(tag) == "PN")
+    return name in DIRECT or (tag is not None and _dictionary_vr(tag) == "PN")
 
 
 def _of_dicom(path: Path) -> list[str]:
@@ -170,17 +226,27 @@ def _of_nifti(path: Path) -> Iterator[str]:
     from medkd.data.nifti import remarks
 
     for field, text in remarks(path).items():
-        kind = "a DICOM header" if field == "extension (DICOM)" else looks_like(text)
+        kind = _kind(f"NIfTI {field}", text)
+        if field == "extension (DICOM)":
+            kind = "a DICOM header"
         if kind:
             yield f"NIfTI {field}: {kind}"
 
 
+def _kind(field: str, text: str) -> str | None:
+    """Say what of a patient a field seems to hold; words of programs hold nothing."""
+    if field not in FREE:
+        return looks_like(text)
+    text = HARMLESS.sub("", text[: LONGEST + 1])
+    return looks_like(text) or (OWN_WORDS if has_own_words(text) else None)
+
+
 def _of_picture(path: Path) -> Iterator[str]:
-    from medkd.data.images import remarks
+    from medkd.data.images import PLACE, remarks
 
     others: Counter[str] = Counter()
     for field, text in remarks(path).items():
-        kind = looks_like(text)
+        kind = PLACE_TAKEN if field == PLACE else _kind(field, text)
         if _is_known(field):
             if kind:
                 yield f"{field}: {kind}"
@@ -192,4 +258,4 @@ def _of_picture(path: Path) -> Iterator[str]:
 
 def _is_known(field: str) -> bool:
     """Whether what a text is called by can be shown: a file's own words may name a patient."""
-    return field.startswith("EXIF ") or field.removeprefix("text ") in KEYWORDS
+    return field.startswith(("EXIF ", "IPTC")) or field.removeprefix("text ") in KEYWORDS

@@ -143,7 +143,7 @@ def test_labels_are_asked_what_they_tell_of_a_patient_as_images_are(case, config
     said.header["descrip"] = "DOE^JANE"
     said.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"born 1956-03-04"))
     nibabel.save(said, tmp_path / "b-label.nii.gz")
-    told = {"NIfTI descrip: a name", "NIfTI extension: a date"}
+    told = {"NIfTI descrip: a name", "NIfTI extension (comment): a date"}
     labelled = replace(case, label=tmp_path / "b-label.nii.gz")
     assert not examine(case, config).telling
     assert told <= set(examine(labelled, config).telling)

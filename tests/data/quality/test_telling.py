@@ -15,7 +15,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from medkd.data.quality.telling import (
     DIRECT,
     LONGEST,
+    OWN_WORDS,
     PATTERNS,
+    PLACE_TAKEN,
     _profile,
     is_direct,
     looks_like,
@@ -173,20 +175,74 @@ def test_hints_of_what_pixels_show(tmp_path, changes, told):
     assert [name for name in found if " " in name] == ([told] if told else [])
 
 
+def nifti(path, field, text):
+    kind = nibabel.Nifti1Pair if path.suffix == ".hdr" else nibabel.Nifti1Image
+    image = kind(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.header[field] = text
+    nibabel.save(image, path)
+    return path
+
+
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr"])
 @pytest.mark.parametrize("field", ["descrip", "aux_file", "db_name"])
 def test_texts_of_a_nifti_header_are_looked_through(tmp_path, suffix, field):
-    kind = nibabel.Nifti1Pair if suffix == ".hdr" else nibabel.Nifti1Image
-    image = kind(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    image.header[field] = b"Doe^Jane"
-    nibabel.save(image, tmp_path / f"i{suffix}")
-    assert telling(tmp_path / f"i{suffix}") == (f"NIfTI {field}: a name",)
+    path = nifti(tmp_path / f"i{suffix}", field, b"Doe^Jane")
+    assert telling(path) == (f"NIfTI {field}: a name",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("FSL5.0", "FSL3.3\0 v2.25 NIfTI-1 Single file format", "5.0.10", "SPM12", ""),
+        *("spm - 3D normalized", "FreeSurfer May 13 2013", "TE=5.8;Time=161353.260;phase=1"),
+        *(
+            "?TR:6000.000 TE:39",
+            "6.0.5:9e026117",
+            "6.0.5:ddc0a010",
+            "ITK 5.3",
+            "MRtrix version: 3.0.3",
+            "Red-Yellow",
+        ),
+    ],
+)
+def test_what_programs_write_into_a_nifti_header_tells_nothing(tmp_path, text):
+    assert telling(nifti(tmp_path / "i.nii", "descrip", text.encode())) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Jane Doe", OWN_WORDS),
+        ("Doe, Jane", OWN_WORDS),
+        ("DOE_JANE", OWN_WORDS),
+        ("TE=5.8;Time=161353.260;name=Doe", OWN_WORDS),
+        ("FSL5.0\0Doe", OWN_WORDS),
+        ("pat id 12345", "a patient's number"),
+        ("born 03/04/56", "a date"),
+        ("born in 56", "a birth"),
+        ("4 Mar 1956", "a date"),
+        ("FreeSurfer 4 Mar 1956", "a date"),
+    ],
+)
+@pytest.mark.parametrize("field", ["descrip", "comment"])
+def test_what_people_write_there_is_told(tmp_path, text, kind, field):
+    path = tmp_path / "i.nii"
+    if field == "descrip":
+        nifti(path, field, text.encode())
+    else:
+        image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+        image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", text.encode()))
+        nibabel.save(image, path)
+    (told,) = telling(path)
+    assert told == f"NIfTI {field if field == 'descrip' else 'extension (comment)'}: {kind}"
+    assert is_direct(told) is (kind != OWN_WORDS)
 
 
 @pytest.mark.parametrize(
     ("code", "text", "told"),
     [
-        (6, b"born 1956-03-04", "NIfTI extension: a date"),
+        (6, b"born 1956-03-04", "NIfTI extension (comment): a date"),
+        (4, b"<Date>1956-03-04</Date>", "NIfTI extension: a date"),
         (2, b"\x10\x00\x10\x00", "NIfTI extension (DICOM): a DICOM header"),
         (6, b"resampled", None),
     ],
@@ -204,7 +260,64 @@ def test_texts_beside_pixels_are_looked_through(tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", "patient MRN 00420042")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "i.png", pnginfo=text)
-    assert telling(tmp_path / "i.png") == ("text Comment: a number of six digits or more",)
+    assert telling(tmp_path / "i.png") == ("text Comment: a patient's number",)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [
+        (0x010E, "Doe, Jane", "EXIF 270: words of its own"),
+        (0x010E, "ImageJ=1.53t", None),
+        (0x0132, "2011:02:03 10:11:12", "EXIF 306: a date"),
+        (0x013B, "Dr Roe", "EXIF 315: a name"),
+        (0x9C9C, "born 4 Mar 1956".encode("utf-16-le"), "EXIF 40092: a date"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_exif_is_looked_through(tmp_path, suffix, tag, value, told):
+    exif = Image.Exif()
+    exif[tag] = value
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / f"i{suffix}", exif=exif)
+    assert telling(tmp_path / f"i{suffix}") == ((told,) if told else ())
+
+
+@pytest.mark.parametrize(
+    ("ifd", "tag", "value", "told"),
+    [
+        (0x8769, 0x9286, b"ASCII\0\0\0Doe, Jane", "EXIF 37510: words of its own"),
+        (0x8769, 0x9286, b"UNICODE\0" + "Dr Roe".encode("utf-16-le"), "EXIF 37510: a name"),
+        (0x8769, 0x9003, "2011:02:03 10:11:12", "EXIF 36867: a date"),
+        (0x8769, 0x927C, b"\x89\x50^\xa6 Dr Roe", None),  # numbers of a maker's own
+        (0x8825, 2, (48.0, 8.0, 2.0), f"EXIF GPS: {PLACE_TAKEN}"),
+    ],
+)
+def test_what_lies_deeper_in_exif_is_looked_through(tmp_path, ifd, tag, value, told):
+    exif = Image.Exif()
+    exif.get_ifd(ifd)[tag] = value
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "i.jpg", exif=exif)
+    assert telling(tmp_path / "i.jpg") == ((told,) if told else ())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"comment": b"Doe, Jane"}, "text comment: words of its own"),
+        ({"comment": b"seen by Dr Roe"}, "text comment: a name"),
+        ({"comment": b"CREATOR: gd-jpeg v1.0 (using IJG JPEG v62), default quality"}, None),
+        (
+            {"xmp": b"<dc:title>born 1956-03-04</dc:title>"},
+            "text xmp: a date",
+        ),
+    ],
+)
+def test_bytes_beside_the_pixels_of_a_jpeg_are_looked_through(tmp_path, content, told):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "i.jpg", **content)
+    assert telling(tmp_path / "i.jpg") == ((told,) if told else ())
+
+
+def test_when_a_picture_was_taken_is_no_date_of_birth():
+    assert not any(map(is_direct, ("EXIF 306: a date", "EXIF GPS: " + PLACE_TAKEN)))
+    assert is_direct("EXIF 315: a date")
 
 
 def test_words_that_a_picture_calls_its_texts_by_are_counted_and_not_shown(tmp_path):
@@ -218,7 +331,7 @@ def test_words_that_a_picture_calls_its_texts_by_are_counted_and_not_shown(tmp_p
     assert telling(tmp_path / "i.png") == (
         "text Author: a name",
         "2 texts by names of their own: a name",
-        "1 texts by names of their own: a number of six digits or more",
+        "1 texts by names of their own: a patient's number",
     )
 
 
@@ -270,6 +383,19 @@ def test_the_start_of_a_match_is_as_good_as_all_of_it(text):
         ("1956-03-04", "a date"),
         ("scan_19560304", "a date"),
         ("4.3.1956", "a date"),
+        ("born 03/04/56", "a date"),
+        ("12/31/1956", "a date"),
+        ("04.03.56", "a date"),
+        ("4 Mar 1956", "a date"),
+        ("4-MAR-56", "a date"),
+        ("March 4, 1956", "a date"),
+        ("4. März 1956", "a date"),
+        ("newborn_12", None),
+        ("patient-12_T1", None),
+        ("march_12", None),
+        ("10.2.5", None),
+        ("T1/T2", None),
+        ("1/2/3", None),
         ("1.2.826.0.1.3680043.2", "a DICOM UID"),
         ("jane@doe.org", "an address"),
         ("p0012345", "a number of six digits or more"),
