@@ -96,7 +96,16 @@ def _counted(
 
 
 def _of_rules(config: Config) -> Iterator[Finding]:
-    """Look at the patterns that choose series: releases carry them to every device."""
+    """Look at what of a config releases carry: patterns that choose series, names of classes."""
+    for value, name in enumerate(config.data.labels, start=1):
+        if kind := looks_like(name):
+            yield Finding(
+                None,
+                Level.ERROR,
+                f"name {value} of data.labels seems to hold {kind}, and releases and reports "
+                f"carry it",
+                "call it by what it is; where that is no name of a person, write _ for spaces",
+            )
     reading = config.preprocess.reading
     rules = {"series": reading.series}
     rules |= {f"series_of.{modality}": rule for modality, rule in reading.series_of.items()}

@@ -73,6 +73,14 @@ def test_a_rule_that_a_release_would_carry_is_an_error(make_config, pattern):
     assert not found(load(make_config(), overrides=[rule % "*T1*"]))
 
 
+@pytest.mark.parametrize("name", ["DOE^JANE", "seen by Dr Roe", "1956-03-04", "born 1956"])
+def test_a_class_that_a_report_would_name_is_an_error(config, name):
+    named = config.data.model_copy(update={"labels": {"liver": 1, name: 2}})
+    (error,) = found(config.model_copy(update={"data": named}))
+    assert (error.level, error.message[:23]) == (Level.ERROR, "name 2 of data.labels s")
+    assert name not in error.line
+
+
 def test_a_group_that_a_report_would_name_is_an_error(make_config):
     config = load(make_config(), overrides=["evaluate.subgroups=[birth_date]"])
     (error,) = found(config, attributes={"birth_date": "1956-03-04"})
