@@ -167,10 +167,12 @@ def _sharing(config: Config, at_once: int) -> Config:
 
 
 def _refused(case: Case, file: Path, error: DataError) -> Finding:
-    """Take a reader's error apart, which may begin with any file of the case."""
-    within = [path for folder in (file, *case.images) for path in folder.glob("*")]  # of a series
+    """Take a reader's error apart, which may begin with any file of the case, and name others."""
+    said = str(error)
+    within = [path for folder in {file, *case.images} for path in folder.glob("*")]  # of a series
+    named = [path.name for path in within if path.name in said]
     files = [file, *case.images, *within]
-    return Finding.of(str(error), case=case.id, files=files, private=error.private)
+    return Finding.of(said, case=case.id, files=files, private=[*error.private, *named])
 
 
 def _telling(case: Case) -> tuple[str, ...]:

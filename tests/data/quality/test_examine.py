@@ -365,6 +365,11 @@ def of_an_odd_modality(folder):
     return spoilt_slice(spoilt_slice(folder / DOE, Modality="DOE JANE"), 1, SeriesInstanceUID="1.5")
 
 
+def with_an_empty_file(folder):
+    (spoilt_slice(folder / DOE) / f"{DOE}-9.dcm").touch()
+    return folder / DOE
+
+
 def with_content(suffix, content):
     def make(folder):
         (folder / f"{DOE}{suffix}").write_bytes(content)
@@ -383,6 +388,7 @@ IMAGES = {
     "kinds of pictures": of_two_kinds_of_pictures,
     "an odd syntax": of_an_odd_syntax,
     "odd pixels": of_odd_pixels,
+    "an empty file beside it": with_an_empty_file,
     "an odd modality": of_an_odd_modality,
     "an empty folder": lambda folder: (folder / DOE).mkdir() or folder / DOE,
     "nothing": lambda folder: folder / f"{DOE}.nii",
