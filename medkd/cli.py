@@ -91,7 +91,7 @@ def _checked(
     if beside_others:
         yield study, cohort
         return
-    with study.hold(cohort.split, digests=cohort.part_digests):
+    with study.hold(cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)):
         yield size_student(study, cohort), cohort
 
 

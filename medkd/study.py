@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,27 +63,38 @@ class Study:
     config: Config
     config_path: Path
 
-    def begin(self, split: Split, *, digests: Mapping[str, str] | None = None) -> None:
+    def begin(
+        self,
+        split: Split,
+        *,
+        digests: Mapping[str, str] | None = None,
+        folds: Sequence[Sequence[str]] = (),
+    ) -> None:
         """Write the resolved config and the split into the study's folder.
 
         Args:
             split: the case ids of each part.
             digests: of the content of each part.
+            folds: the ids of the training cases that each fold of the teacher leaves out; one
+                leaves out none.
 
         Raises:
-            StudyError: a teacher is there that was trained on another split.
+            StudyError: a teacher is there that was trained on another split, or on other folds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path, parts = self.folder / "split.json", {k: list(ids) for k, ids in vars(split).items()}
-        written = json.loads(path.read_text()) if path.exists() else parts
-        is_other = any(written.get(part) != ids for part, ids in parts.items())
-        if is_other and self.path("teacher").exists():
+        told = parts | ({"folds": [list(ids) for ids in folds]} if len(folds) > 1 else {})
+        written = json.loads(path.read_text()) if path.exists() else told
+        changed = [part for part in parts if written.get(part) != told[part]]
+        changed += ["folds"] if written.get("folds", told.get("folds")) != told.get("folds") else []
+        if changed and self.path("teacher").exists():
             raise StudyError(
-                f"{self.folder}: made with another split of the cases (split.json); delete this "
-                f"folder, or choose another name with --set study.name=NAME"
+                f"{self.folder}: made with another split of the cases ({', '.join(changed)} of "
+                f"split.json); delete this folder, or choose another name with --set "
+                f"study.name=NAME"
             )
         write_atomic(self.folder / "config.yaml", config_module.dump(self.config))
-        content = parts | ({"digests": dict(digests)} if digests else {})
+        content = told | ({"digests": dict(digests)} if digests else {})
         write_atomic(path, json.dumps(content, indent=1))
 
     @property
@@ -166,10 +177,16 @@ class Study:
             )
 
     @contextmanager
-    def hold(self, split: Split, *, digests: Mapping[str, str] | None = None) -> Iterator[None]:
+    def hold(
+        self,
+        split: Split,
+        *,
+        digests: Mapping[str, str] | None = None,
+        folds: Sequence[Sequence[str]] = (),
+    ) -> Iterator[None]:
         """Lock the study, then begin it, or go on with it; arguments as of ``begin``."""
         with self.lock():
-            self.begin(split, digests=digests)
+            self.begin(split, digests=digests, folds=folds)
             yield
 
     @contextmanager

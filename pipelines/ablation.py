@@ -79,7 +79,9 @@ def measure(plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]
     study, cohort = prepare(plan.base, plan.overrides(variant, seed))
     result = study.folder / "ablation.json"
     if not result.exists():
-        with study.hold(cohort.split, digests=cohort.part_digests):
+        with study.hold(
+            cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)
+        ):
             write_atomic(
                 result, json.dumps(score(study, cohort, answer_of(study, cohort, variant)))
             )

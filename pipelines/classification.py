@@ -26,7 +26,7 @@ def run(study: Study) -> Report:
     check_models(study.config, task=Task.CLASSIFICATION)
     cohort = check(study)
 
-    with study.hold(cohort.split, digests=cohort.part_digests):
+    with study.hold(cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)):
         # the widest student that answers in time, where the config gives it a latency budget
         study = size_student(study, cohort)
         with tracked(study) as runs:

@@ -43,6 +43,19 @@ def test_another_split_is_refused_once_a_teacher_was_trained_on_the_first(study)
     assert json.loads((study.folder / "split.json").read_text())["test"] == ["c", "d"]
 
 
+def test_the_folds_lie_beside_the_split_and_others_are_refused_once_there_is_a_teacher(study):
+    study.begin(SPLIT, folds=[["a", "b"]])
+    assert "folds" not in json.loads((study.folder / "split.json").read_text())
+    study.begin(SPLIT, folds=[["b"], ["a"]])
+    study.begin(SPLIT, folds=[["a"], ["b"]])
+    assert json.loads((study.folder / "split.json").read_text())["folds"] == [["a"], ["b"]]
+    study.path("teacher").mkdir()
+    study.begin(SPLIT, folds=[["a"], ["b"]])
+    for other in ([["b"], ["a"]], []):
+        with pytest.raises(StudyError, match=r"another split of the cases \(folds of split.json"):
+            study.begin(SPLIT, folds=other)
+
+
 def test_a_stage_of_another_version_is_refused(study):
     study.stage("a", inputs={"x": 1}, make=lambda _: None)
     (study.path("a") / "stage.json").write_text('{"x": "0123"}')

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medkd.config import Config
 from medkd.data.cards import card_of
 from medkd.data.findings import Level
 from medkd.data.quality.survey import Survey, survey
+from medkd.data.splits import split_folds
 from medkd.errors import FindingsError
 from medkd.progress import console
 from medkd.study import Study, digest
@@ -40,6 +42,17 @@ class Cohort:
     def of(self, part: Iterable[str]) -> list[Case]:
         """Return the cases with these ids."""
         return [self.cases[case_id] for case_id in part]
+
+    def folds(self, config: Config) -> list[list[str]]:
+        """Return the ids of the labelled training cases, dealt to the folds of the teacher.
+
+        Raises:
+            DataError: fewer patients than folds.
+        """
+        train = labelled(self.of(self.split.train))
+        folds, seed = config.teacher.folds, config.study.seed
+        dealt = split_folds(train, folds=folds, seed=seed, strata=self.strata)
+        return [[case.id for case in part] for part in dealt]
 
     def digest_of(self, part: Iterable[str]) -> str:
         """Identity of the content of these cases."""

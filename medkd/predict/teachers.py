@@ -19,11 +19,10 @@ from torch import nn
 
 from medkd.config import Config, expand
 from medkd.data.activation import logits_of, sigmoid
-from medkd.data.check import Cohort, labelled
+from medkd.data.check import Cohort
 from medkd.data.preprocess import Grid, from_grid, to_grid
 from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
 from medkd.data.samples import Sample
-from medkd.data.splits import split_folds
 from medkd.distill.teacher import FrozenTeacher, OnlineTeacher
 from medkd.errors import DataError
 from medkd.models.checkpoint import load_checkpoint
@@ -71,9 +70,8 @@ def is_portable(study: Study) -> bool:
 
 def parts(study: Study, cohort: Cohort) -> list[list[Case]]:
     """Return, for each fold, the training cases it softens: those whose patients it never saw."""
-    train, config = cohort.of(cohort.split.train), study.config
-    folds, seed = config.teacher.folds, config.study.seed
-    dealt = split_folds(labelled(train), folds=folds, seed=seed, strata=cohort.strata)
+    train = cohort.of(cohort.split.train)
+    dealt = [cohort.of(part) for part in cohort.folds(study.config)]
     home = {case.patient: number for number, part in enumerate(dealt) for case in part}
     for case in train:
         if case.label is None:  # the fold that never saw the patient; any, if none has

@@ -16,7 +16,6 @@ from medkd.data import phi
 from medkd.data.check import Cohort, check, labelled
 from medkd.data.loaders import PatchDataset, batches
 from medkd.data.samples import Sample, load_samples
-from medkd.data.splits import split_folds
 from medkd.distill.fake_quantisation import fake_quantised
 from medkd.distill.soft_targets import within_reach
 from medkd.models.checkpoint import (
@@ -63,12 +62,10 @@ def train_teacher(study: Study, cohort: Cohort, *, tracker: Tracker) -> list[Pat
         return folders
     train = labelled(cohort.of(cohort.split.train))
     folds = study.config.teacher.folds
-    seed = study.config.study.seed
-    parts = split_folds(train, folds=folds, seed=seed, strata=cohort.strata)
     tracker.params({"folds": folds})
     with _told(cohort, tracker):
-        for fold, part in enumerate(parts):
-            left_out = {case.id for case in part} if folds > 1 else set()
+        for fold, part in enumerate(cohort.folds(study.config)):
+            left_out = set(part) if folds > 1 else set()
             cases = [case for case in train if case.id not in left_out]
             told = tracker if folds == 1 else Prefixed(tracker, f"fold-{fold}")
             folders.append(_train(study, cohort, f"teacher/fold-{fold}", cases, told))
