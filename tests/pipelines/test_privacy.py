@@ -17,6 +17,7 @@ import yaml
 from PIL import Image, PngImagePlugin
 from pydicom import Dataset, Sequence
 from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage
 
 from tests.conftest import PARTS, ball, tiny_values, write_table
@@ -38,11 +39,16 @@ OF_TABLE = {
     "case": "PlantedCase",
     "patient": "PlantedPatient",
     "surname": "Plantedson",
-    "visit_date": "1966-09-10",
+    "visit_date": "1966-09-1",
+    "referring_physician": "Plantedphysician",
+    "patient_id": "PlantedNumber",
+    "alias": "PlantedAlias",
 }
 OF_VOLUMES = {
     "uid": "1.2.826.0.1.424242",
     "StructureSetLabel": "Plantedplan",
+    "ROIName": "Plantedregion",
+    "SegmentDescription": "Plantedsegment",
     "descrip": "Planted descrip 19440708",
     "extension": "Planted remark of an extension",
 }
@@ -50,13 +56,19 @@ OF_PICTURES = {
     "text": "Planted text 19550809",
     "text of a label": "Planted text of Mr Fawkes",
     "EXIF": "Planted artist 19660910",
+    "comment": "Planted comment of Dr Percy",
+    "XMP": "Planted packet 19700102",
+    "UserComment": "Planted user born in May",
 }
-PLANTED = HEADER | OF_TABLE | OF_VOLUMES | OF_PICTURES  # where: what; each occurs nowhere else
+OF_ARCHIVE = {"array": "Plantedarray", "text in an array": "Plantedwords", "zip": "Plantedzip"}
+# where: what; each occurs nowhere else
+PLANTED = HEADER | OF_TABLE | OF_VOLUMES | OF_PICTURES | OF_ARCHIVE
 KINDS = {  # of studies: what is planted in its inputs
-    "volumes": (3, HEADER | OF_TABLE | OF_VOLUMES),
-    "pictures": (2, OF_TABLE | OF_PICTURES),
+    "volumes": HEADER | OF_TABLE | OF_VOLUMES,
+    "pictures": OF_TABLE | OF_PICTURES,
+    "archive": OF_ARCHIVE,
 }
-EACH = [(kind, where) for kind, (_, planted) in KINDS.items() for where in planted]
+EACH = [(kind, where) for kind, planted in KINDS.items() for where in planted]
 
 
 def dataset_of(storage, *, uid, number):
@@ -90,7 +102,7 @@ def structures_of(label, *, uid):
     dataset = dataset_of(RTStructureSetStorage, uid=uid, number=999)
     dataset.Modality, dataset.StructureSetLabel = "RTSTRUCT", OF_VOLUMES["StructureSetLabel"]
     names, drawn = [], []
-    for number, name in enumerate(("ball", "core"), start=1):
+    for number, name in enumerate(("ball", "core", OF_VOLUMES["ROIName"]), start=1):
         said, roi = Dataset(), Dataset()
         said.ROINumber, said.ROIName, roi.ReferencedROINumber = number, name, number
         contours = []
@@ -108,18 +120,49 @@ def structures_of(label, *, uid):
     return dataset
 
 
+def segments_of(label, sources):
+    """Return a SEG of a label map ``[slice, row, column]``, drawn on these slices."""
+    from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
+
+    code = codes.SCT.Organ
+    described = [
+        SegmentDescription(number, name, code, code, SegmentAlgorithmTypeValues.MANUAL)
+        for number, name in enumerate(("ball", "core"), start=1)
+    ]
+    for source in sources:
+        source.StudyID = source.StudyTime = source.PatientSex = ""
+        source.LossyImageCompression, source.SliceThickness = "00", 1
+    uid = sources[0].SeriesInstanceUID
+    made = Segmentation(
+        sources,
+        label.astype(np.uint8),
+        "BINARY",
+        described,
+        series_instance_uid=f"{uid}.7",
+        series_number=2,
+        sop_instance_uid=f"{uid}.8",
+        instance_number=1,
+        manufacturer="x",
+        manufacturer_model_name="x",
+        software_versions="1",
+        device_serial_number="1",
+    )
+    made.SegmentSequence[0].SegmentDescription = OF_VOLUMES["SegmentDescription"]
+    return made
+
+
 def write_volume(folder, number):
-    """Write a DICOM series with a label map, in NIfTI or as an RTSTRUCT; return their names."""
+    """Write a DICOM series with its label: NIfTI, an RTSTRUCT or a SEG; return their names."""
     image, label = ball(3, seed=number)
     (folder / "series").mkdir(parents=True)
     uid, file = f"{OF_VOLUMES['uid']}.{number}", OF_TABLE["file"]
-    for index, pixels in enumerate(image):
-        dataset = slice_of(pixels, uid=uid, number=index)
+    sources = [slice_of(pixels, uid=uid, number=index) for index, pixels in enumerate(image)]
+    for index, dataset in enumerate(sources):
         dataset.save_as(folder / "series" / f"{file}-{index}.dcm", enforce_file_format=True)
-    if number % 2:
-        structures = structures_of(label, uid=uid)
-        structures.save_as(folder / f"{file}-structures.dcm", enforce_file_format=True)
-        return "series", f"{file}-structures.dcm"
+    if number % 3:
+        drawn = structures_of(label, uid=uid) if number % 3 == 1 else segments_of(label, sources)
+        drawn.save_as(folder / f"{file}-drawn.dcm", enforce_file_format=True)
+        return "series", f"{file}-drawn.dcm"
     affine = np.array([[0, 0, -1.0, 0], [0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
     mask = nibabel.Nifti1Image(label.astype(np.uint8), affine)
     mask.header["descrip"] = OF_VOLUMES["descrip"].encode()
@@ -130,19 +173,37 @@ def write_volume(folder, number):
 
 
 def write_picture(folder, number):
-    """Write a PNG and its label map, both with words beside their pixels; return their names."""
+    """Write a PNG or JPEG and its label map, with words beside their pixels; return their names."""
     image, label = ball(2, seed=number)
     folder.mkdir(parents=True)
-    names = [f"{OF_TABLE['file']}-{what}.png" for what in ("image", "mask")]
+    suffix = ".jpg" if number % 3 == 2 else ".png"
+    names = [f"{OF_TABLE['file']}-image{suffix}", f"{OF_TABLE['file']}-mask.png"]
     for name, array, where in zip(
         names, (image / 2, label), ("text", "text of a label"), strict=True
     ):
         text, exif = PngImagePlugin.PngInfo(), Image.Exif()
         text.add_text("Comment", OF_PICTURES[where], zip=bool(number % 2))
         exif[0x013B] = OF_PICTURES["EXIF"]
+        exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + OF_PICTURES["UserComment"].encode()
+        beside = {"pnginfo": text}
+        if name.endswith(".jpg"):
+            beside = {key.lower(): OF_PICTURES[key].encode() for key in ("comment", "XMP")}
         picture = Image.fromarray(np.clip(array, 0, 255).astype(np.uint8))
-        picture.save(folder / name, pnginfo=text, exif=exif)
+        picture.save(folder / name, exif=exif, **beside)
     return names
+
+
+def write_archive(root):
+    """Write twelve pictures and their classes as MedMNIST does, with words among them."""
+    made = {OF_ARCHIVE["array"]: np.array([OF_ARCHIVE["text in an array"].encode()])}
+    for part, numbers in (("train", range(8)), ("val", range(8, 10)), ("test", range(10, 12))):
+        pictures = [np.clip(ball(2, seed=number)[0] / 2, 0, 255) for number in numbers]
+        made[f"{part}_images"] = np.array(pictures, np.uint8)
+        made[f"{part}_labels"] = np.array([[number % 2] for number in numbers], np.uint8)
+    root.mkdir()
+    np.savez_compressed(root / "cases.npz", **made)
+    with zipfile.ZipFile(root / "cases.npz", "a") as archive:
+        archive.comment = OF_ARCHIVE["zip"].encode()
 
 
 def write_data(root, dims):
@@ -158,8 +219,11 @@ def write_data(root, dims):
                 "label": f"{folder.name}/{label}",
                 "patient": f"{OF_TABLE['patient']}-{number // 2}",
                 "part": PARTS[number // 2],
-                "surname": OF_TABLE["surname"],
-                "visit_date": OF_TABLE["visit_date"],
+                "surname": f"{OF_TABLE['surname']}-{number % 3}",
+                "visit_date": f"{OF_TABLE['visit_date']}{number % 3}",
+                "referring_physician": f"{OF_TABLE['referring_physician']}-{number % 3}",
+                "patient_id": f"{OF_TABLE['patient_id']}-{number // 2}",
+                "alias": f"{OF_TABLE['alias']}-{number // 2}",
                 "site": ("north", "south")[number % 2],
             }
         )
@@ -169,20 +233,26 @@ def write_data(root, dims):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return a maker of a finished study, and of all that it has printed."""
-    return cache(lambda kind: finish(tmp_path_factory.mktemp(kind), KINDS[kind][0]))
+    return cache(lambda kind: finish(tmp_path_factory.mktemp(kind), kind))
 
 
-def finish(folder, dims):
-    write_data(folder / "data", dims)
-    values = tiny_values(folder, dims=dims, task="segmentation")
+def finish(folder, kind):
+    dims = 3 if kind == "volumes" else 2
+    task = "classification" if kind == "archive" else "segmentation"
+    values = tiny_values(folder, dims=dims, task=task)
+    if kind == "archive":
+        write_archive(folder / "data")
+        values["data"] |= {"source": "data/cases.npz", "split": {"column": "split"}}
+    else:
+        write_data(folder / "data", dims)
+        values["evaluate"] |= {"subgroups": ["site"], "least_in_group": 1}
     values["data"]["root"] = str(folder)
-    values["evaluate"] |= {"subgroups": ["site"], "least_in_group": 1}
     config = folder / "tiny.yaml"
     config.write_text(yaml.safe_dump(values))
     said = ""
     for command in (
         [sys.executable, "-c", "from medkd.cli import main; main()", "check", str(config)],
-        [sys.executable, str(ROOT / "pipelines/segmentation.py"), str(config)],
+        [sys.executable, str(ROOT / f"pipelines/{task}.py"), str(config)],
     ):
         done = subprocess.run(
             command,
@@ -260,12 +330,14 @@ def test_the_check_says_what_was_planted_and_where(finished):
         )
         for kind in KINDS
     }
-    for keyword in (*HEADER, "StructureSetLabel"):
+    for keyword in (*HEADER, "StructureSetLabel", "ROIName", "SegmentDescription"):
         assert keyword in told["volumes"]
-    assert "text Comment: a date" in told["pictures"]
-    assert "EXIF 315: a date" in told["pictures"]
-    for said in told.values():
-        for column in ("surname", "visit_date"):
+    for where in ("text Comment: a date", "text comment: a name", "text xmp: a date"):
+        assert where in told["pictures"]
+    for where in ("EXIF 315: a date", "EXIF 37510: a birth"):
+        assert where in told["pictures"]
+    for said in (told["volumes"], told["pictures"]):
+        for column in ("surname", "visit_date", "referring_physician", "patient_id"):
             assert f"the column {column!r}" in said
         assert "'site'" not in said
 
