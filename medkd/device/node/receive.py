@@ -1,6 +1,7 @@
 """Receive: C-ECHO and C-STORE; an object is acknowledged once it is on the disk."""
 
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,24 @@ SYNTAXES = (  # that pixels are decoded from; a deflated object may unpack to an
 )
 
 
+@dataclass
+class _Association:
+    """What an open association has done.
+
+    Attributes:
+        series: that it has sent objects of; or studies.
+        refused: its objects that were not kept.
+        unfinished: series that others left unfinished since it began, so that it does not make up
+            for them: it may be another part of the same transfer.
+        incoming: bytes of the object that is arriving.
+    """
+
+    series: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    unfinished: set[str] = field(default_factory=set)
+    incoming: int = 0
+
+
 class Receiver:
     """The listening half of a node."""
 
@@ -57,9 +76,7 @@ class Receiver:
         self._spool, self._options = spool, options
         self._memory_bytes, self._together = memory_bytes, together
         self._lock = threading.Lock()
-        self._open: dict[int, set[str]] = {}  # series, or studies, by association
-        self._refused: dict[int, set[str]] = {}  # objects that associations lack
-        self._incoming: dict[int, int] = {}  # bytes of the object that is arriving
+        self._open: dict[int, _Association] = {}
         self._server: Any = None
 
     def start(self) -> None:
@@ -99,24 +116,25 @@ class Receiver:
     def busy(self) -> set[str]:
         """Return the series that open associations have sent objects of."""
         with self._lock:
-            return set().union(*self._open.values())
+            return self._in_transfer()
 
     def _store(self, event: Any) -> int:  # noqa: ANN401
         status, uid = self._kept(event), str(event.request.AffectedSOPInstanceUID)
         with self._lock:
-            lacking = self._refused.setdefault(id(event.assoc), set())
+            refused = self._of(event).refused
             if status == SUCCESS:  # it may have been refused before
-                lacking.discard(uid)
+                refused.discard(uid)
             else:
-                lacking.add(uid)
+                refused.add(uid)
         return status
 
     def _kept(self, event: Any) -> int:  # noqa: ANN401
-        self._incoming.pop(id(event.assoc), None)
+        with self._lock:
+            self._of(event).incoming = 0
         try:
             group_uid = self._group_uid(event)
             with self._lock:
-                self._open.setdefault(id(event.assoc), set()).add(key_of(group_uid))
+                self._of(event).series.add(key_of(group_uid))
             content = event.encoded_dataset()
             self._spool.store(group_uid, event.request.AffectedSOPInstanceUID, content)
         except SpoolFullError:
@@ -150,6 +168,8 @@ class Receiver:
 
     def _opened(self, event: Any) -> None:  # noqa: ANN401
         """Have a PDU that is too large end its connection: pynetdicom reads one of up to 4 GiB."""
+        with self._lock:
+            self._open[id(event.assoc)] = _Association()
         connection = event.assoc.dul.socket
         receive = connection.recv
 
@@ -167,35 +187,49 @@ class Receiver:
 
         if not isinstance(event.pdu, P_DATA_TF):
             return
-        size = self._incoming.get(id(event.assoc), 0) + event.pdu.pdu_length
-        self._incoming[id(event.assoc)] = size
-        if size > self._options.object_bytes:
+        with self._lock:
+            association = self._of(event)
+            association.incoming += event.pdu.pdu_length
+        if association.incoming > self._options.object_bytes:
             log(
                 f"aborted an association: an object of more than {self._options.object_bytes} bytes"
             )
             event.assoc.abort(block=False)
 
     def _released(self, event: Any) -> None:  # noqa: ANN401
-        series, is_whole = self._ended(event)
-        if not is_whole:  # the sender has finished, and we lack what was refused
-            log(f"objects of an association were refused: {', '.join(sorted(series))}")
-            return
-        self._spool.release(series)
-        if series:
-            log(f"received {', '.join(sorted(series))}")
+        """Note which series have come as a whole: no other association is in the middle of one."""
+        with self._lock:  # until it is noted, or another begins one meanwhile
+            ended = self._forget(event)
+            if ended.refused:  # the sender has finished, and we lack what was refused
+                self._leave_unfinished(ended.series)
+            else:
+                self._spool.release(ended.series - ended.unfinished - self._in_transfer())
+        named = ", ".join(sorted(ended.series))
+        if ended.refused:
+            log(f"objects of an association were refused: {named}")
+        elif ended.series:
+            log(f"received {named}")
 
     def _broken(self, event: Any) -> None:  # noqa: ANN401
-        series, _ = self._ended(event)
-        if series:
-            log(f"an association broke off in {', '.join(sorted(series))}")
-
-    def _ended(self, event: Any) -> tuple[set[str], bool]:  # noqa: ANN401
-        """Forget an association; return its series, and whether all of its objects were kept."""
         with self._lock:
-            key = id(event.assoc)
-            self._incoming.pop(key, None)
-            is_whole = not self._refused.pop(key, None)
-            return self._open.pop(key, set()), is_whole
+            ended = self._forget(event)
+            self._leave_unfinished(ended.series)
+        if ended.series:
+            log(f"an association broke off in {', '.join(sorted(ended.series))}")
+
+    def _of(self, event: Any) -> _Association:  # noqa: ANN401
+        return self._open.setdefault(id(event.assoc), _Association())
+
+    def _forget(self, event: Any) -> _Association:  # noqa: ANN401
+        return self._open.pop(id(event.assoc), _Association())
+
+    def _in_transfer(self) -> set[str]:
+        return set().union(*(each.series for each in self._open.values()))
+
+    def _leave_unfinished(self, series: set[str]) -> None:
+        """Let none that is open finish these series: only one that begins later, to send again."""
+        for each in self._open.values():
+            each.unfinished |= series
 
     def _rejected(self, event: Any) -> None:  # noqa: ANN401
         log(

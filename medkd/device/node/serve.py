@@ -1,12 +1,12 @@
 """Serve: a release as a DICOM node, from the images that arrive to the answers that are taken.
 
-DICOM does not say when a series is complete. Here it is when the association that sent it was
-released and nothing of it has come for ``quiet_s``; where the association broke off, or the node
-did, after ``patience_s`` without another object, and the answer says so. Objects that come later
-join those that were answered, and all of them are answered anew: other images, another UID. The
-same images are never answered under two, unless what broke off is sent again as a whole. Objects
-that come after those before them were removed are no series of their own: they wait as failed
-until the others have been sent again.
+DICOM does not say when a series is complete. Here it is when the associations that sent it were
+released and nothing of it has come for ``quiet_s``; where one of them broke off, or the node did,
+and none that began later was released, after ``patience_s`` without another object, and the answer
+says so. Objects that come later join those that were answered, and all of them are answered anew:
+other images, another UID. The same images are never answered under two, unless what broke off is
+sent again as a whole. Objects that come after those before them were removed are no series of their
+own: they wait as failed until the others have been sent again.
 
 A release of several modalities answers for studies: all of this holds of a study where it says
 series, and one that lacks a modality waits for it.

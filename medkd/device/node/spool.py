@@ -4,7 +4,7 @@ Every step is a rename. Folders and files are called by digests of UIDs, never b
 says, and only their owner can read them. Where a release needs several modalities, what is called
 a series here is a study::
 
-    receiving/SERIES/OBJECT.dcm   accepted; ``.released`` beside them once the sender has finished
+    receiving/SERIES/OBJECT.dcm   accepted; ``.released`` beside them once all senders have finished
     working/SERIES/               is being answered
     waiting/SERIES/reason.json    lacks a modality
     outbox/ANSWER.dcm             is to be sent

@@ -110,6 +110,38 @@ def test_a_series_that_lacks_a_refused_object_is_not_answered_as_whole(
     assert decoded(content).SeriesDescription.endswith(BROKEN_OFF)
 
 
+@pytest.mark.parametrize("how", ["released, aborted", "aborted, released", "released, killed"])
+def test_what_one_of_two_associations_breaks_off_is_whole_once_a_later_one_is_released(
+    release_3d, start_node, associate, peer, mr_slice, until, how
+):
+    pixels = np.random.default_rng(0).integers(0, 120, (9, 12, 14))
+    images = [mr_slice("one", number, plane) for number, plane in enumerate(pixels)]
+    node = start_node(release_3d, patience_s=2)
+    one, other = associate(node), associate(node)
+    send(one, images[:2])
+    send(other, images[2:7])
+    for each in how.split(", "):
+        if each == "released":
+            one.release()
+            until(lambda: "received" in node.log.read_text())
+        elif each == "aborted":
+            other.abort()
+            until(lambda: "broke off" in node.log.read_text())
+        else:
+            node.kill()
+            other.abort()
+            node.start()
+    ((_, content),) = until(lambda: peer.got)
+    assert decoded(content).SeriesDescription.endswith(BROKEN_OFF)
+    later = associate(node)
+    send(later, images[7:])
+    later.release()
+    _, (_, content) = until(lambda: len(peer.got) == 2 and peer.got)
+    said = decoded(content)
+    assert not said.SeriesDescription.endswith(BROKEN_OFF)
+    assert len(said.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == len(images)
+
+
 def test_a_crowded_object_is_refused_and_others_are_taken(
     release_3d, changed, start_node, associate, mr_slice
 ):
