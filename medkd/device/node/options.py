@@ -46,6 +46,13 @@ class Peer:
         found = PEER.fullmatch(text)
         if not found or not 0 < int(found["port"]) < 65536:
             raise ConfigError(f"{text!r} is no peer; give TITLE@HOST:PORT")
+        try:
+            found["host"].encode("idna")  # as when it is called
+        except UnicodeError:
+            raise ConfigError(
+                f"{text!r} is no peer: a host's name has 1 to 63 characters between its dots; "
+                f"give TITLE@HOST:PORT"
+            ) from None
         return cls(found["title"], found["host"], int(found["port"]))
 
 

@@ -40,22 +40,25 @@ class Sender:
         """Send what is in the outbox, until told to stop."""
         wait_s = FIRST_WAIT_S
         while not stop.is_set():
-            waiting = self._spool.outbox()
-            self._waits = {a.name: self._waits[a.name] for a in waiting if a.name in self._waits}
-            due = [answer for answer in waiting if self._is_due(answer)]
             try:
-                if due:
-                    self.send(due)
-                wait_s = FIRST_WAIT_S
-                if not self._waits:
-                    self.refused = None
-                stop.wait(EVERY_S)
-            except (PeerError, OSError) as error:
-                disk = f"the spool cannot be written ({getattr(error, 'strerror', '')})"
-                self.refused = str(error) if isinstance(error, PeerError) else disk
-                log(f"{len(waiting)} answers wait: {self.refused}; again in {wait_s:.0f} s")
+                self._send_due()
+            except Exception as error:  # noqa: BLE001  nothing ends a node that cannot send
+                self.refused = _told(error)
+                log(f"answers wait: {self.refused}; again in {wait_s:.0f} s")
                 stop.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            else:
+                wait_s = FIRST_WAIT_S
+                stop.wait(EVERY_S)
+
+    def _send_due(self) -> None:
+        waiting = self._spool.outbox()
+        self._waits = {a.name: self._waits[a.name] for a in waiting if a.name in self._waits}
+        due = [answer for answer in waiting if self._is_due(answer)]
+        if due:
+            self.send(due)
+        if not self._waits:
+            self.refused = None
 
     def send(self, answers: list[Path]) -> None:
         """Send answers one at a time: what is wrong with one delays no other.
@@ -82,7 +85,7 @@ class Sender:
         """Return an association.
 
         Raises:
-            PeerError: the peer does not answer or rejects it.
+            PeerError: the peer is not found, does not answer or rejects it.
         """
         from pynetdicom import AE, sop_class
 
@@ -91,7 +94,11 @@ class Sender:
             entity.add_requested_context(getattr(sop_class, name))
         entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = 30
         peer = self._options.peer
-        association = entity.associate(peer.host, peer.port, ae_title=peer.title)
+        try:
+            association = entity.associate(peer.host, peer.port, ae_title=peer.title)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PeerError(f"the peer cannot be reached at {peer.host} ({reason})") from None
         if not association.is_established:
             raise PeerError("the peer does not answer or rejects the association")
         return association
@@ -134,6 +141,15 @@ class Sender:
     def _set_aside(self, answer: Path, reason: str) -> None:
         log(f"{answer.stem} is not sent: {reason}; see failed/{answer.stem}/{answer.name}")
         self._spool.set_aside(answer, reason)
+
+
+def _told(error: Exception) -> str:
+    """Say what is wrong; of what nobody foresaw the kind alone, as its text may name a patient."""
+    if isinstance(error, PeerError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the spool cannot be written ({error.strerror})"
+    return f"sending them failed ({type(error).__name__})"
 
 
 def _read(answer: Path) -> Dataset:

@@ -41,7 +41,18 @@ def test_what_is_no_option_is_named(override, message):
         node_options(GIVEN, [override])
 
 
-@pytest.mark.parametrize("text", ["PACS", "PACS@host", "PACS@host:0", "PACS@host:70000", "@h:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("PACS", "PACS@host", "PACS@host:0", "PACS@host:70000", "@h:1"),
+        *("PACS@a..b:104", "PACS@...:104", f"PACS@{'a' * 64}.org:104"),
+    ],
+)
 def test_what_is_no_peer_is_refused(text):
     with pytest.raises(ConfigError, match="give TITLE@HOST:PORT"):
         Peer.parse(text)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "pacs.hospital.example", "krankenhäuser.de"])
+def test_a_peer_may_be_at_an_address_or_a_name(host):
+    assert Peer.parse(f"PACS@{host}:104") == Peer("PACS", host, 104)

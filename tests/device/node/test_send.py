@@ -1,4 +1,5 @@
 import os
+import socket
 import threading
 from io import BytesIO
 
@@ -147,3 +148,38 @@ def test_a_peer_that_goes_away_midway_gets_all_when_it_is_back(spool, sender, pe
     peer.start()
     sender.send(answers)
     assert [uid for uid, _ in peer.got] == ["1.1", "1.2"]
+
+
+@pytest.mark.parametrize(
+    "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")]
+)
+def test_a_peer_that_is_not_found_is_told_so(spool, sender, monkeypatch, error):
+    def find(*_, **__):
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    put(spool, "1.1", changed=0)
+    reason = error.args[-1]
+    with pytest.raises(PeerError, match=rf"cannot be reached at 127\.0\.0\.1 \({reason}\)"):
+        sender.send(spool.outbox())
+
+
+def test_an_error_that_nobody_foresaw_delays_answers_and_no_more(
+    spool, sender, peer, monkeypatch, until
+):
+    def fail():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sender, "_associate", fail)
+    put(spool, "1.1", changed=0)
+    stop = threading.Event()
+    sending = threading.Thread(target=sender.run, args=(stop,))
+    sending.start()
+    try:
+        until(lambda: sender.refused == "sending them failed (ZeroDivisionError)")
+        monkeypatch.undo()
+        until(lambda: peer.got)
+        until(lambda: sender.refused is None)
+    finally:
+        stop.set()
+        sending.join()
