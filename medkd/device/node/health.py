@@ -1,13 +1,26 @@
 """Health: ``GET /health`` says whether a node works, for whatever watches over it."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from medkd.device.node.log import log
+
 IDLE_S = 10.0  # a connection that says nothing for so long is closed, and its thread ends
 Health = Callable[[], tuple[bool, dict[str, Any]]]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say in a line what went wrong; nothing of a watcher that left before it was answered."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            log(f"the health was not told ({type(error).__name__})")
 
 
 class HealthServer:
@@ -33,8 +46,7 @@ class HealthServer:
             def log_message(self, *_: object) -> None:
                 """Say nothing: a watcher asks every few seconds."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), Handler)
 
     def start(self) -> None:
         """Answer in a thread."""

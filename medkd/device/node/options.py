@@ -118,7 +118,10 @@ def node_options(given: Mapping[str, Any], overrides: Sequence[str]) -> NodeOpti
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: write KEY=VALUE")
-        values[key.strip()] = yaml.safe_load(value)
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # no YAML, or no such day
+            raise ConfigError(f"--set {text}: the value is not valid YAML: {error}") from None
     try:
         return NodeOptions.model_validate(values)
     except ValidationError as error:

@@ -51,7 +51,7 @@ def serve(release: Path, options: NodeOptions) -> None:
     Raises:
         ReleaseError: the release cannot be used, or does not tell its modalities apart.
         StudyError: another node works in the spool.
-        ConfigError: a port is taken.
+        ConfigError: a port is taken, or there can be no spool.
     """
     given = read_manifest(release).preprocess
     if len(given.modalities) > 1 and not given.tells_series_apart:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medkd.errors import StudyError
+from medkd.errors import ConfigError, StudyError
 from medkd.study import write_atomic
 
 PARTS = ("receiving", "working", "waiting", "outbox", "sent", "answered", "failed")
@@ -51,13 +51,23 @@ class Spool:
     """
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
+        """Make the folder where there is none.
+
+        Raises:
+            ConfigError: it cannot be made, or is another's.
+        """
         self.folder, self.most_bytes = folder, most_bytes
         self._lock = threading.Lock()
         self._ended: set[str] = set()  # series that could not be marked as released yet
         self._unwritten, self._probed = 0, 0.0  # bytes that the disk did not take, and when
-        for part in (*PARTS, SEEN):
-            (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        try:
+            for part in (*PARTS, SEEN):
+                (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: cannot be a spool ({error.strerror}); choose another --spool"
+            ) from None
         self.bytes = _size(folder)
 
     @contextmanager

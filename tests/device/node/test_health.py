@@ -1,5 +1,7 @@
 import json
 import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 
@@ -31,6 +33,45 @@ def test_a_connection_that_says_nothing_is_closed(monkeypatch):
             assert idle.recv(1) == b""
     finally:
         server.stop()
+
+
+def test_a_watcher_that_resets_its_connection_leaves_no_trace(capfd):
+    was_asked, has_left = threading.Event(), threading.Event()
+
+    def health():
+        was_asked.set()
+        has_left.wait(5)
+        return True, {"much": "x" * 2**20}
+
+    port = free_port()
+    server = HealthServer(health, host="127.0.0.1", port=port)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as watcher:
+            watcher.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            assert was_asked.wait(5)
+            watcher.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        has_left.set()
+        assert asked(port, "/health")[0] == 200
+    finally:
+        server.stop()
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_is_told_in_a_line(capfd):
+    def health():
+        raise ZeroDivisionError("of DOE^JANE")
+
+    port = free_port()
+    server = HealthServer(health, host="127.0.0.1", port=port)
+    server.start()
+    try:
+        with pytest.raises(ConnectionError):
+            asked(port, "/health")
+    finally:
+        server.stop()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith("the health was not told (ZeroDivisionError)")
 
 
 def asked(port, path):

@@ -34,6 +34,8 @@ def test_loopback_may_be_open_to_all_on_this_machine(host):
         ("port=99999", "port"),
         ("title=A TITLE THAT IS TOO LONG", "title"),
         ("quiet_s=-1", "quiet_s"),
+        ("allow=[A", r"--set allow=\[A: the value is not valid YAML"),
+        ("keep_s=2024-13-01", "not valid YAML: month"),
     ],
 )
 def test_what_is_no_option_is_named(override, message):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from medkd.device.node.spool import MOST_ATTEMPTS, Spool, SpoolFullError, key_of
-from medkd.errors import StudyError
+from medkd.errors import ConfigError, StudyError
 
 NOW = {"busy": (), "quiet_s": 0.0, "patience_s": 0.0}
 KEPT = {"keep_s": 60.0, "keep_unanswered_s": 300.0, "remember_s": 600.0}
@@ -252,3 +252,10 @@ def test_a_second_process_is_kept_out(spool):
     other = Spool(spool.folder, most_bytes=1)
     with spool.hold(), pytest.raises(StudyError, match="another node works"), other.hold():
         pass
+
+
+@pytest.mark.parametrize("name", ["file", "file/spool"])
+def test_a_file_is_no_spool(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be a spool .*choose another --spool"):
+        Spool(tmp_path / name, most_bytes=1)
