@@ -372,7 +372,7 @@ def _write_dicom(place: Path, image: Input, answered: _Answered, manifest: Manif
     if not image.files:
         raise DataError(f"{place.name}: a DICOM answer refers to DICOM images; choose NIfTI or PNG")
     reading = manifest.preprocess.reading
-    source = Source.read(image.files, reading, further=image.further)
+    source = Source.read(image.files, answered.volume, reading, further=image.further)
     save(as_dicom(answered.prediction, answered.volume, source, manifest), place)
 
 

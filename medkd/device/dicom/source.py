@@ -1,11 +1,13 @@
 """Source: the images that an answer is about, and what all answers about them share."""
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
@@ -15,6 +17,7 @@ from medkd.device.manifest import Manifest
 from medkd.errors import DataError
 from medkd.options import Code, ReadingOptions
 from medkd.study import digest
+from medkd.types import Volume
 
 OWN_SCHEME = "99MEDKD"  # of classes that the study gives no code
 OWN = {
@@ -40,11 +43,13 @@ class Source:
 
     Attributes:
         headers: of all files.
+        content: digest of the volume that was read of them.
         further: UIDs of the images of other modalities, which the answer is about as well.
         is_whole: whether their sender had finished.
     """
 
     headers: tuple[Dataset, ...]
+    content: str
     further: tuple[str, ...] = ()
     is_whole: bool = True
 
@@ -52,6 +57,7 @@ class Source:
     def read(
         cls,
         files: Sequence[Path],
+        volume: Volume,
         options: ReadingOptions | None = None,
         *,
         further: Sequence[Path] = (),
@@ -60,6 +66,7 @@ class Source:
 
         Args:
             files: its own.
+            volume: that was read of them.
             options: how much memory a file's attributes may take.
             further: the files of other modalities.
 
@@ -68,16 +75,19 @@ class Source:
         """
         most = (options or ReadingOptions()).memory_bytes
         headers, others = ([_header(file, most) for file in each] for each in (files, further))
-        return cls(tuple(headers), tuple(str(header.SOPInstanceUID) for header in others))
+        uids = tuple(str(header.SOPInstanceUID) for header in others)
+        return cls(tuple(headers), _content(volume), uids)
 
     def uid(self, manifest: Manifest, kind: str) -> str:
         """Return a UID that is the same whenever this release answers for these images.
 
-        Where they may be a part of their series, another than for the same images as a whole.
+        Another where they have other pixels, or another patient, under their old UIDs, as after a
+        correction; and where they may be a part of their series, not all of it.
         """
         images = sorted([*(str(header.SOPInstanceUID) for header in self.headers), *self.further])
+        said = [self.content, str(self.headers[0].get("PatientID") or "")]
         part = [] if self.is_whole else ["a transfer that broke off"]
-        return generate_uid(entropy_srcs=[release_id(manifest), kind, *images, *part])
+        return generate_uid(entropy_srcs=[release_id(manifest), kind, *images, *said, *part])
 
     def equipment(self, manifest: Manifest, kind: str) -> dict[str, Any]:
         """Return the arguments of highdicom's objects that say what made them and which."""
@@ -129,6 +139,14 @@ def save(dataset: Dataset, path: Path) -> None:
 def quietly() -> None:
     """Silence the DICOM libraries' warnings: they repeat attributes, which may name a patient."""
     warnings.filterwarnings("ignore", module=r"(pydicom|highdicom)\.")
+
+
+def _content(volume: Volume) -> str:
+    """Return the digest of an image's values and place, however its files were encoded."""
+    grid = f"{volume.array.dtype} {volume.array.shape} {volume.affine.tolist()}"
+    made = hashlib.sha256(grid.encode())
+    made.update(np.ascontiguousarray(volume.array).data)
+    return made.hexdigest()
 
 
 def _header(file: Path, memory_bytes: int) -> Dataset:

@@ -4,9 +4,10 @@ DICOM does not say when a series is complete. Here it is when the associations t
 released and nothing of it has come for ``quiet_s``; where one of them broke off, or the node did,
 and none that began later was released, after ``patience_s`` without another object, and the answer
 says so. Objects that come later join those that were answered, and all of them are answered anew:
-other images, another UID. The same images are never answered under two, unless what broke off is
-sent again as a whole. Objects that come after those before them were removed are no series of their
-own: they wait as failed until the others have been sent again.
+other images, another UID, and so have other pixels under the same UIDs. The same images are never
+answered under two, unless what broke off is sent again as a whole. Objects that come after those
+before them were removed are no series of their own: they wait as failed until the others have been
+sent again.
 
 A release of several modalities answers for studies: all of this holds of a study where it says
 series, and one that lacks a modality waits for it.
@@ -234,7 +235,8 @@ class Node:
                 f"the others alone would be answered wrongly; send all of it again"
             )
         reading = manifest.preprocess.reading
-        whole = Source.read(image.files, reading, further=image.further)
+        volume = image.read(reading)
+        whole = Source.read(image.files, volume, reading, further=image.further)
         source = whole if has_ended else replace(whole, is_whole=False)
         kind = "segmentation" if manifest.task is Task.SEGMENTATION else "report"
         uid = source.uid(manifest, kind)
@@ -242,7 +244,6 @@ class Node:
         if self._spool.knows(whole.uid(manifest, kind)) or self._spool.knows(uid):
             self._spool.finish(folder, answer=None)
             return
-        volume = image.read(reading)
         prediction = self._predictor.answer(volume, strict=self._options.strict)
         made = as_dicom(prediction, volume, source, manifest)
         if not has_ended:

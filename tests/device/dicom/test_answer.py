@@ -14,7 +14,8 @@ def test_a_segmentation_is_a_seg_and_a_classification_an_sr(
     release_3d, release_classes, write_series, tmp_path
 ):
     folder = write_series(tmp_path / "one")
-    volume, source = read(folder), Source.read(sorted(folder.iterdir()))
+    volume = read(folder)
+    source = Source.read(sorted(folder.iterdir()), volume)
     answers = {
         release_3d: Prediction(mask=np.zeros(volume.shape, np.uint8)),
         release_classes: Prediction(
@@ -34,7 +35,8 @@ def test_a_segmentation_is_a_seg_and_a_classification_an_sr(
 
 def test_images_that_nothing_can_refer_to_get_neither(release_classes, write_series, tmp_path):
     folder = write_series(tmp_path / "one")
-    volume, source = read(folder), Source.read(sorted(folder.iterdir()))
+    volume = read(folder)
+    source = Source.read(sorted(folder.iterdir()), volume)
     for header in source.headers:
         del header.StudyInstanceUID
     answer = Prediction(probabilities=np.array([0.25, 0.75]), confidence={"bright": 1.0})

@@ -2,6 +2,7 @@ import highdicom as hd  # noqa: TID253
 import numpy as np
 import pytest
 
+from medkd.data.dicom.volume import read
 from medkd.device import load
 from medkd.device.dicom.report import report
 from medkd.device.dicom.source import Source, save
@@ -13,7 +14,7 @@ PNEUMONIA = {"value": "233604007", "scheme": "SCT", "meaning": "Pneumonia"}
 
 
 def read_back(release, folder, path, **said):
-    source, manifest = Source.read(sorted(folder.iterdir())), load(release).manifest
+    source, manifest = Source.read(sorted(folder.iterdir()), read(folder)), load(release).manifest
     prediction = Prediction(probabilities=np.array([0.25, 0.75], np.float32), **said)
     save(report(prediction, source, manifest), path)
     found = hd.sr.srread(path)
@@ -73,7 +74,7 @@ def test_the_same_answer_has_the_same_uid(release_classes, write_series, tmp_pat
 def test_each_finding_is_an_item_of_its_own(release_findings, changed, write_series, tmp_path):
     release = changed(release_findings, codes={"bright": PNEUMONIA})
     folder = write_series(tmp_path / "one")
-    source, manifest = Source.read(sorted(folder.iterdir())), load(release).manifest
+    source, manifest = Source.read(sorted(folder.iterdir()), read(folder)), load(release).manifest
     prediction = Prediction(
         probabilities=np.array([0.25, 0.875], np.float32),
         confidence={"bright": 0.875},

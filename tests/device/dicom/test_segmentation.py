@@ -10,7 +10,6 @@ from medkd.device.dicom.source import Source, release_id, save
 from medkd.device.guard import Finding
 from medkd.device.predictor import Prediction
 from medkd.errors import DataError
-from medkd.types import Volume
 
 VALUES = np.array([0, 7, 255])
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -23,7 +22,7 @@ def answered(folder, release, *, finding=None, seed=0):
     volume, manifest = read(folder), load(release).manifest
     mask = VALUES[np.random.default_rng(seed).integers(0, 3, volume.shape)]
     mask[2] = 0  # a slice without anything
-    source = Source.read(sorted(folder.iterdir()))
+    source = Source.read(sorted(folder.iterdir()), volume)
     made = segmentation(Prediction(mask=mask, finding=finding), volume, source, manifest)
     return made, mask, volume, source
 
@@ -87,7 +86,7 @@ def test_the_same_answer_has_the_same_uid_and_another_has_another(
     fewer.mkdir()
     for file in sorted(one.iterdir())[:1]:
         (fewer / file.name).write_bytes(file.read_bytes())
-    source = Source.read(sorted(fewer.iterdir()))
+    source = Source.read(sorted(fewer.iterdir()), read(one))
     assert len({uids[0], other_release, source.uid(load(release_3d).manifest, "segmentation")}) == 3
 
 
@@ -103,7 +102,7 @@ def test_an_image_unlike_the_usual_is_marked_where_viewers_show_it(
 def test_images_that_nothing_can_refer_to_are_refused(release_3d, write_series, tmp_path):
     folder = write_series(tmp_path / "one")
     volume, manifest = read(folder), load(release_3d).manifest
-    source = Source.read(sorted(folder.iterdir()))
+    source = Source.read(sorted(folder.iterdir()), volume)
     for header in source.headers:
         del header.Rows
     prediction = Prediction(mask=np.zeros(volume.shape, np.uint8))
@@ -111,7 +110,7 @@ def test_images_that_nothing_can_refer_to_are_refused(release_3d, write_series, 
         segmentation(prediction, volume, source, manifest)
     (folder / "000.dcm").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"000\.dcm: without SOPInstanceUID"):
-        Source.read(sorted(folder.iterdir()))
+        Source.read(sorted(folder.iterdir()), volume)
 
 
 @pytest.mark.data
@@ -133,10 +132,9 @@ def test_masks_of_real_series_come_back_identical(name, release_3d, data_root, t
 @pytest.mark.data
 def test_a_single_picture_without_a_place_gets_a_mask(release_2d, data_root, tmp_path):
     file = data_root / "dicom" / "single" / "dx_image.dcm"
-    source = Source.read([file])
-    shape = (int(source.headers[0].Rows), int(source.headers[0].Columns))
-    mask = VALUES[np.random.default_rng(0).integers(0, 3, shape)]
-    volume = Volume(np.zeros((1, *shape)), np.eye(3))
+    volume = read(file)
+    source = Source.read([file], volume)
+    mask = VALUES[np.random.default_rng(0).integers(0, 3, volume.shape)]
     made = segmentation(Prediction(mask=mask), volume, source, load(release_2d).manifest)
     save(made, tmp_path / "seg.dcm")
     back = hd.seg.segread(tmp_path / "seg.dcm").get_pixels_by_source_instance(
@@ -152,7 +150,7 @@ def test_segments_that_overlap_come_back_voxel_by_voxel(
     volume, manifest = read(folder), load(release_overlapping).manifest
     mask = np.random.default_rng(0).integers(0, 2, (2, *volume.shape)).astype(np.uint8)
     mask[:, 2] = 0  # a slice without anything
-    source = Source.read(sorted(folder.iterdir()))
+    source = Source.read(sorted(folder.iterdir()), volume)
     made = segmentation(Prediction(mask=mask), volume, source, manifest)
     path = tmp_path / "seg.dcm"
     save(made, path)

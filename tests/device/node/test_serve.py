@@ -5,6 +5,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import highdicom  # noqa: TID253
@@ -20,6 +22,7 @@ from medkd.device.node.options import NodeOptions, Peer
 from medkd.device.node.serve import BROKEN_OFF, serve
 from medkd.device.node.spool import key_of
 from medkd.errors import ReleaseError
+from medkd.types import Task
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -40,6 +43,19 @@ def send(association, objects):
         assert association.send_c_store(each).Status == 0
 
 
+def answer_uid(images, release, *, is_whole=True):
+    """Return the UID that a release's answer for images has."""
+    manifest = load(release).manifest
+    kind = "segmentation" if manifest.task is Task.SEGMENTATION else "report"
+    with TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.dcm" for number, _ in enumerate(images)]
+        for file, image in zip(files, images, strict=True):
+            image.save_as(file, enforce_file_format=True)
+        place = files[0] if len(files) == 1 else Path(folder)
+        source = Source.read(files, read(place, manifest.preprocess.reading))
+    return replace(source, is_whole=is_whole).uid(manifest, kind)
+
+
 def test_a_series_becomes_a_segmentation_at_the_peer(
     release_3d, start_node, associate, peer, write_series, tmp_path, until
 ):
@@ -51,9 +67,7 @@ def test_a_series_becomes_a_segmentation_at_the_peer(
     association.release()
     ((uid, content),) = until(lambda: peer.got)
     expected = load(release_3d).answer(read(folder)).mask
-    assert uid == Source.read(sorted(folder.iterdir())).uid(
-        load(release_3d).manifest, "segmentation"
-    )
+    assert uid == answer_uid(objects_of(folder), release_3d)
     seg = highdicom.seg.Segmentation.from_dataset(decoded(content))
     np.testing.assert_array_equal(VALUES[seg.get_volume(combine_segments=True).array], expected)
     health = until(lambda: node.health() if node.health()["spool"]["sent"] else None)
@@ -72,7 +86,7 @@ def test_a_classified_image_becomes_a_report_at_the_peer(
     association.release()
     ((uid, content),) = until(lambda: peer.got)
     manifest = load(release_slices).manifest
-    assert uid == Source((image,)).uid(manifest, "report")
+    assert uid == answer_uid([image], release_slices)
     image.save_as(tmp_path / "0.dcm")
     expected = load(release_slices).answer(read(tmp_path / "0.dcm", manifest.preprocess.reading))
     report = highdicom.sr.ComprehensiveSR.from_dataset(decoded(content))
@@ -127,8 +141,7 @@ def test_late_objects_join_the_series_and_all_is_answered_anew(
         send(association, part)
         association.release()
         until(lambda before=before: len(peer.got) > before)
-    manifest = load(release_3d).manifest
-    expected = [Source(tuple(part)).uid(manifest, "segmentation") for part in (images[:5], images)]
+    expected = [answer_uid(part, release_3d) for part in (images[:5], images)]
     assert [uid for uid, _ in peer.got] == expected
 
 
@@ -145,14 +158,32 @@ def test_the_same_series_sent_again_gets_the_same_answer_byte_for_byte(
     assert peer.got[0] == peer.got[1]
 
 
+def test_other_pixels_under_the_same_uids_are_answered_anew_under_another(
+    release_3d, start_node, associate, peer, write_series, tmp_path, until
+):
+    folders = [write_series(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    first, second = map(objects_of, folders)
+    assert [each.SOPInstanceUID for each in first] == [each.SOPInstanceUID for each in second]
+    node = start_node(release_3d)
+    for times, images in enumerate((first, second, first), start=1):
+        association = associate(node)
+        send(association, images)
+        association.release()
+        until(lambda times=times: len(peer.got) == times)
+    assert peer.got[0] == peer.got[2]
+    uid, content = peer.got[1]
+    assert uid == answer_uid(second, release_3d) != peer.got[0][0]
+    seg = highdicom.seg.Segmentation.from_dataset(decoded(content))
+    expected = load(release_3d).answer(read(folders[1])).mask
+    np.testing.assert_array_equal(VALUES[seg.get_volume(combine_segments=True).array], expected)
+
+
 def test_what_broke_off_and_comes_again_as_a_whole_is_answered_as_that(
     release_3d, start_node, associate, peer, write_series, tmp_path, until
 ):
     images = objects_of(write_series(tmp_path / "one"))
     node = start_node(release_3d, patience_s=2)
-    manifest, whole = load(release_3d).manifest, Source(tuple(images))
-    part = replace(whole, is_whole=False)
-    expected = [each.uid(manifest, "segmentation") for each in (part, whole, whole)]
+    expected = [answer_uid(images, release_3d, is_whole=whole) for whole in (False, True, True)]
     for number, end in enumerate(("abort", "release", "abort"), start=1):
         association = associate(node)
         send(association, images)
@@ -187,8 +218,7 @@ def test_late_images_of_a_series_that_was_removed_get_no_answer_of_their_own(
     assert len(peer.got) == 1
     deliver(images[:7])  # now all of them are there
     until(lambda: len(peer.got) == 2)
-    manifest = load(release_3d).manifest
-    assert peer.got[1][0] == Source(tuple(images)).uid(manifest, "segmentation")
+    assert peer.got[1][0] == answer_uid(images, release_3d)
 
 
 def test_a_second_node_in_the_same_spool_is_refused(release_3d, start_node, peer):
@@ -229,7 +259,7 @@ def test_a_study_is_answered_once_its_modalities_are_there(
             each.save_as(tmp_path / "sent" / name / f"{number:03d}.dcm")
     reading = load(release_two).manifest.preprocess.reading
     (study,) = find_inputs([tmp_path / "sent"], reading, NAMES)
-    source = Source.read(study.files, further=study.further)
+    source = Source.read(study.files, study.read(reading), further=study.further)
     assert uid == source.uid(load(release_two).manifest, "segmentation")
     referred = decoded(content).ReferencedSeriesSequence[0].SeriesInstanceUID
     assert referred == series["t1"][0].SeriesInstanceUID
@@ -260,10 +290,7 @@ def test_200_objects_survive_kills_and_none_is_answered_twice_under_another_uid(
 ):
     """Ten series of 20 objects; the node is killed three times while they are sent and answered."""
     rng = np.random.default_rng(seed)
-    expected = {
-        Source.read(sorted(f.iterdir())).uid(load(release_3d).manifest, "segmentation")
-        for f in ten_series
-    }
+    expected = {answer_uid(objects_of(folder), release_3d) for folder in ten_series}
     node = start_node(release_3d, patience_s=8)
     # not after the last of a series: one that was never released may lack more, and says so
     kills = set(rng.choice([n for n in range(20, 190) if n % 20], size=2).tolist())
