@@ -479,6 +479,18 @@ def test_one_unreadable_slice_fails_its_folder_and_stops_no_other(
     assert alone.written == {"t1": tmp_path / "alone" / "t1.dcm"}
 
 
+def test_what_was_mended_is_in_the_segmentation_and_its_record(
+    release_3d, changed, write_series, tmp_path
+):
+    folder = write_series(tmp_path / "t1")
+    (folder / "003.dcm").unlink()
+    options = load(release_3d).manifest.preprocess.model_dump(mode="json")
+    options["reading"]["resample_missing"] = 1
+    answer(changed(release_3d, preprocess=options), folder, tmp_path / "out")
+    (remedy,) = json.loads((tmp_path / "out" / "t1.json").read_text())["mended"]
+    assert dcmread(tmp_path / "out" / "t1.dcm").ImageComments == f"mended: {remedy}"
+
+
 def test_without_the_extra_a_device_reads_dicom_and_says_what_writes_it(
     release_3d, write_series, tmp_path
 ):

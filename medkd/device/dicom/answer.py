@@ -18,4 +18,4 @@ def as_dicom(prediction: Prediction, volume: Volume, source: Source, manifest: M
     """
     if manifest.task is Task.SEGMENTATION:
         return segmentation(prediction, volume, source, manifest)
-    return report(prediction, source, manifest)
+    return report(prediction, volume, source, manifest)

@@ -10,17 +10,19 @@ from medkd.device.dicom.source import Source, algorithm, concept, own_concept, q
 from medkd.device.manifest import Manifest
 from medkd.device.predictor import Prediction
 from medkd.errors import DataError
+from medkd.types import Volume
 
 IMAGING_STUDY = ("18748-4", "LN", "Diagnostic imaging study")  # LOINC
 
 
-def report(prediction: Prediction, source: Source, manifest: Manifest) -> Dataset:
+def report(prediction: Prediction, volume: Volume, source: Source, manifest: Manifest) -> Dataset:
     """Return a classification as a report about its images.
 
     The group of measurements (TID 1501) holds the likeliest class as its finding, a calibrated
-    probability for each class, the classes of the conformal set, and the guard's verdict. Where an
-    image may have several findings there is a group of each, with its own probability, whether it
-    is present at its operating point, and whether it is not ruled out.
+    probability for each class, the classes of the conformal set, the guard's verdict, and what was
+    mended to read the image. Where an image may have several findings there is a group of each,
+    with its own probability, whether it is present at its operating point, and whether it is not
+    ruled out.
 
     Raises:
         DataError: the source images do not have what an object that refers to them needs.
@@ -33,7 +35,7 @@ def report(prediction: Prediction, source: Source, manifest: Manifest) -> Datase
         content = hd.sr.MeasurementReport(
             observation_context=_observer(source, manifest),
             procedure_reported=hd.sr.CodedConcept(*IMAGING_STUDY),
-            imaging_measurements=_groups(prediction, source, manifest),
+            imaging_measurements=_groups(prediction, volume, source, manifest),
             title=codes.DCM.ImagingMeasurementReport,
             referenced_images=source.headers,
         )
@@ -67,12 +69,37 @@ def _observer(source: Source, manifest: Manifest) -> Any:  # noqa: ANN401
     )
 
 
-def _groups(prediction: Prediction, source: Source, manifest: Manifest) -> list[Any]:
+def _groups(
+    prediction: Prediction, volume: Volume, source: Source, manifest: Manifest
+) -> list[Any]:
     assert prediction.probabilities is not None
-    if not manifest.has_findings:
-        likeliest = manifest.classes[int(np.argmax(prediction.probabilities))]
-        return [_group(prediction, source, manifest, of=likeliest, measured=manifest.classes)]
-    return [_group(prediction, source, manifest, of=c, measured=(c,)) for c in manifest.classes]
+    likeliest = manifest.classes[int(np.argmax(prediction.probabilities))]
+    measured = {likeliest: manifest.classes}
+    if manifest.has_findings:
+        measured = {name: (name,) for name in manifest.classes}
+    groups = [
+        _group(prediction, source, manifest, of=of, measured=names)
+        for of, names in measured.items()
+    ]
+    for group in groups:
+        group[0].ContentSequence.extend(_told(prediction, volume))
+    return groups
+
+
+def _told(prediction: Prediction, volume: Volume) -> list[Any]:
+    """Return the guard's verdict and what was mended, in words."""
+    import highdicom as hd
+
+    told = [("guard", prediction.finding.verdict)] if prediction.finding else []
+    told += [("mended", remedy) for remedy in volume.remedies]
+    return [
+        hd.sr.TextContentItem(
+            name=own_concept(name),
+            value=text,
+            relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
+        )
+        for name, text in told
+    ]
 
 
 def _group(
@@ -92,7 +119,7 @@ def _group(
     said = dict(zip(manifest.classes, map(float, prediction.probabilities), strict=True))
     classes = {c: concept(manifest.codes.get(c), c) for c in measured}
     kind = f"finding {of}" if manifest.has_findings else "finding"
-    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=hd.sr.TrackingIdentifier(
             uid=source.uid(manifest, kind), identifier=f"medkd {manifest.role}"
         ),
@@ -113,15 +140,6 @@ def _group(
             for header in source.headers
         ],
     )
-    if prediction.finding:
-        group[0].ContentSequence.append(
-            hd.sr.TextContentItem(
-                name=own_concept("guard"),
-                value=prediction.finding.verdict,
-                relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
-            )
-        )
-    return group
 
 
 def _evaluations(

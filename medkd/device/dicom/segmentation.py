@@ -52,15 +52,18 @@ def segmentation(
             software_versions=__version__,
             device_serial_number=source.uid(manifest, "device")[-16:],
             content_label="SEGMENTATION",
-            content_description=UNLIKE if is_unlike else "Automatic segmentation",
+            content_description=(UNLIKE if is_unlike else "Automatic segmentation")
+            + ", images mended" * bool(volume.remedies),
             series_description=f"medkd {manifest.role}" + f" {UNLIKE}" * is_unlike,
             **source.equipment(manifest, "segmentation"),
         )
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"no DICOM SEG can refer to these images ({reason})") from None
-    if finding:
-        made.ImageComments = finding.verdict
+    told = [finding.verdict] if finding else []
+    told += [f"mended: {remedy}" for remedy in volume.remedies]
+    if told:
+        made.ImageComments = "; ".join(told)
     return made
 
 

@@ -23,6 +23,7 @@ OWN_SCHEME = "99MEDKD"  # of classes that the study gives no code
 OWN = {
     "probability": ("calibrated-p", "Calibrated probability"),
     "guard": ("input-guard", "Likeness to the validated data"),
+    "mended": ("mended", "Mended while it was read"),
     "like": ("like", "Like the validated data"),
     "unlike": ("unlike", "Unlike the validated data"),
     "possible": ("conformal-set", "Possible class"),

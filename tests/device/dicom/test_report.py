@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import highdicom as hd  # noqa: TID253
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ UNLIKE = Finding(distance=9, limit=2, reasons=("noise: 9, expected 0-1",))
 PNEUMONIA = {"value": "233604007", "scheme": "SCT", "meaning": "Pneumonia"}
 
 
-def read_back(release, folder, path, **said):
-    source, manifest = Source.read(sorted(folder.iterdir()), read(folder)), load(release).manifest
+def read_back(release, folder, path, *, mended=(), **said):
+    volume, manifest = replace(read(folder), remedies=mended), load(release).manifest
+    source = Source.read(sorted(folder.iterdir()), volume)
     prediction = Prediction(probabilities=np.array([0.25, 0.75], np.float32), **said)
-    save(report(prediction, source, manifest), path)
+    save(report(prediction, volume, source, manifest), path)
     found = hd.sr.srread(path)
     (group,) = found.content.get_image_measurement_groups()
     return found, group, source
@@ -62,6 +65,16 @@ def test_the_guards_verdict_is_in_it_in_words_and_codes(release_classes, write_s
     assert "UNLIKE VALIDATED DATA" in found.SeriesDescription
 
 
+def test_what_was_mended_to_read_the_image_is_in_it(release_classes, write_series, tmp_path):
+    mended = ("resample_missing: 1 slices", "shear_correct: axes 20.0 degrees off right angles")
+    _, group, _ = read_back(
+        release_classes, write_series(tmp_path / "one"), tmp_path / "sr.dcm", mended=mended
+    )
+    texts = [item for item in group[0].ContentSequence if item.ValueType == "TEXT"]
+    told = [each.TextValue for each in texts if each.name.meaning == "Mended while it was read"]
+    assert told == list(mended)
+
+
 def test_the_same_answer_has_the_same_uid(release_classes, write_series, tmp_path):
     folder = write_series(tmp_path / "one")
     uids = {
@@ -74,14 +87,15 @@ def test_the_same_answer_has_the_same_uid(release_classes, write_series, tmp_pat
 def test_each_finding_is_an_item_of_its_own(release_findings, changed, write_series, tmp_path):
     release = changed(release_findings, codes={"bright": PNEUMONIA})
     folder = write_series(tmp_path / "one")
-    source, manifest = Source.read(sorted(folder.iterdir()), read(folder)), load(release).manifest
+    volume, manifest = read(folder), load(release).manifest
+    source = Source.read(sorted(folder.iterdir()), volume)
     prediction = Prediction(
         probabilities=np.array([0.25, 0.875], np.float32),
         confidence={"bright": 0.875},
         possible=("dark", "bright"),
         finding=UNLIKE,
     )
-    save(report(prediction, source, manifest), tmp_path / "sr.dcm")
+    save(report(prediction, volume, source, manifest), tmp_path / "sr.dcm")
     groups = hd.sr.srread(tmp_path / "sr.dcm").content.get_image_measurement_groups()
     said = {group.finding_type.meaning: group for group in groups}
     assert said.keys() == {"dark", "Pneumonia"}

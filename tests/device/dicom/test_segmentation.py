@@ -10,6 +10,7 @@ from medkd.device.dicom.source import Source, release_id, save
 from medkd.device.guard import Finding
 from medkd.device.predictor import Prediction
 from medkd.errors import DataError
+from medkd.options import ReadingOptions
 
 VALUES = np.array([0, 7, 255])
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -97,6 +98,19 @@ def test_an_image_unlike_the_usual_is_marked_where_viewers_show_it(
     assert "UNLIKE VALIDATED DATA" in made.SeriesDescription
     assert "UNLIKE VALIDATED DATA" in made.ContentDescription
     assert made.ImageComments == UNLIKE.verdict
+
+
+def test_what_was_mended_to_read_the_images_is_in_it(release_3d, write_series, tmp_path):
+    folder = write_series(tmp_path / "one")
+    (folder / "001.dcm").unlink()
+    volume, manifest = read(folder, ReadingOptions(resample_missing=1)), load(release_3d).manifest
+    source = Source.read(sorted(folder.iterdir()), volume)
+    prediction = Prediction(mask=np.zeros(volume.shape, np.uint8), finding=UNLIKE)
+    save(segmentation(prediction, volume, source, manifest), tmp_path / "seg.dcm")
+    found = hd.seg.segread(tmp_path / "seg.dcm")
+    (remedy,) = volume.remedies
+    assert found.ImageComments == f"{UNLIKE.verdict}; mended: {remedy}"
+    assert found.ContentDescription == "UNLIKE VALIDATED DATA, images mended"
 
 
 def test_images_that_nothing_can_refer_to_are_refused(release_3d, write_series, tmp_path):

@@ -129,6 +129,22 @@ def test_files_are_the_owners_alone_and_logs_name_no_patient(
     assert not any(name in text for name in (*PATIENT, *uids))
 
 
+def test_what_was_mended_is_told_to_the_peer(
+    release_3d, changed, start_node, associate, peer, mr_slice, until
+):
+    pixels = np.random.default_rng(0).integers(0, 120, (9, 12, 14))
+    images = [mr_slice("one", number, plane) for number, plane in enumerate(pixels) if number != 4]
+    options = load(release_3d).manifest.preprocess.model_dump(mode="json")
+    options["reading"]["resample_missing"] = 1
+    node = start_node(changed(release_3d, preprocess=options))
+    association = associate(node)
+    send(association, images)
+    association.release()
+    ((_, content),) = until(lambda: peer.got)
+    said = "mended: resample_missing: 1 slices, 10.00 mm from the first"
+    assert decoded(content).ImageComments == said
+
+
 def test_late_objects_join_the_series_and_all_is_answered_anew(
     release_3d, start_node, associate, peer, write_series, tmp_path, until
 ):
