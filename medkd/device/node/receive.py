@@ -100,7 +100,7 @@ class Receiver:
             (evt.EVT_CONN_OPEN, self._opened),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_PDU_RECV, self._measure),
-            (evt.EVT_RELEASED, self._released),
+            (evt.EVT_PDU_RECV, self._finished),
             (evt.EVT_ABORTED, self._broken),
             (evt.EVT_CONN_CLOSE, self._broken),
             (evt.EVT_REJECTED, self._rejected),
@@ -196,8 +196,16 @@ class Receiver:
             )
             event.assoc.abort(block=False)
 
-    def _released(self, event: Any) -> None:  # noqa: ANN401
-        """Note which series have come as a whole: no other association is in the middle of one."""
+    def _finished(self, event: Any) -> None:  # noqa: ANN401
+        """Note which series have come as a whole: no other association is in the middle of one.
+
+        That is when the sender asks for the release, so that the reply finds it on the disk: who has
+        that reply will not send again, whatever happens to this process.
+        """
+        from pynetdicom.pdu import A_RELEASE_RQ
+
+        if not isinstance(event.pdu, A_RELEASE_RQ):
+            return
         with self._lock:  # until it is noted, or another begins one meanwhile
             ended = self._forget(event)
             if ended.refused:  # the sender has finished, and we lack what was refused
