@@ -199,8 +199,8 @@ class Receiver:
     def _finished(self, event: Any) -> None:  # noqa: ANN401
         """Note which series have come as a whole: no other association is in the middle of one.
 
-        That is when the sender asks for the release, so that the reply finds it on the disk: who has
-        that reply will not send again, whatever happens to this process.
+        That is when the sender asks for the release, so that the reply finds it on the disk: who
+        has that reply will not send again, whatever happens to this process.
         """
         from pynetdicom.pdu import A_RELEASE_RQ
 
