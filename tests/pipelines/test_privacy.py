@@ -330,7 +330,7 @@ def test_the_check_says_what_was_planted_and_where(finished):
         )
         for kind in KINDS
     }
-    for keyword in (*HEADER, "StructureSetLabel", "ROIName", "SegmentDescription"):
+    for keyword in (*HEADER, "StructureSetLabel", "ROIName"):
         assert keyword in told["volumes"]
     for where in ("text Comment: a date", "text comment: a name", "text xmp: a date"):
         assert where in told["pictures"]
