@@ -26,7 +26,7 @@ from medkd.types import Volume, grid_distance_mm, without_values
 
 SINGULAR = 1e-9  # mm³ a voxel
 SAME_SIZE = 0.01  # by which voxels of qform and sform may differ
-TURNED_DEGREES = 45.0  # from here on an axis may be another of the patient's
+TEMPLATES = {3, 4}  # codes of Talairach's and MNI's spaces
 UNITS_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres by their code; all others are millimetres
 UNITS_OF_SPACE = 0b111  # of xyzt_units; the rest is of time
 UNSCALED = {(None, None), (1, 0)}  # slope and intercept
@@ -302,42 +302,38 @@ def _affine(header: Any, path: Path) -> np.ndarray:  # noqa: ANN401
             f"{path}: its affine does not place voxels in space {affine[:3, :3].tolist()}; correct "
             f"the header's sform or qform"
         )
-    if of_qform and of_sform:
-        shape = tuple(header.get_data_shape()[:3])
-        differing = _differing(qform, sform, shape, in_one_space=of_qform == of_sform)
-        if differing:
-            raise DataError(
-                f"{path}: its qform and its sform disagree on {differing}; correct or remove the "
-                f"wrong one"
-            )
+    is_twice = of_qform and of_sform
+    if differing := is_twice and _differing(qform, sform, in_template=of_sform in TEMPLATES):
+        raise DataError(
+            f"{path}: its qform and its sform disagree on {differing}; correct or remove the wrong "
+            f"one"
+        )
     unit_mm = UNITS_MM.get(int(header["xyzt_units"]) & UNITS_OF_SPACE, 1.0)
     return np.diag([unit_mm] * 3 + [1.0]) @ affine
 
 
-def _differing(
-    qform: np.ndarray, sform: np.ndarray, shape: tuple[int, ...], *, in_one_space: bool
-) -> str:
-    """Say on what two affines disagree, of which readers take one or the other.
+def _differing(qform: np.ndarray, sform: np.ndarray, *, in_template: bool) -> str:
+    """Say on what two affines disagree that cannot both be right.
 
-    Of one code they are one space. Of two they may be the scanner's and a template's, turned and
-    moved against each other, but a voxel has one size and the patient one left side.
+    They may be turned and moved against each other, where one is the scanner's and one came of a
+    registration, but the patient has one left side, and a voxel one size, unless it was stretched
+    to fit a template.
     """
-    straight = nib.nifti1.Nifti1Header()
-    straight.set_qform(sform, code=1)  # a quaternion has no shear
-    forms = [qform, straight.get_qform()]
+    forms = [qform, _without_shear(sform)]
     if np.prod([np.linalg.det(form[:3, :3]) for form in forms]) < 0:
         return "which side is left"
     sizes = [np.linalg.norm(form[:3, :3], axis=0) for form in forms]
-    if not np.allclose(sizes[0], sizes[1], rtol=SAME_SIZE, atol=0):
+    if not in_template and not np.allclose(sizes[0], sizes[1], rtol=SAME_SIZE, atol=0):
         told = " and ".join("x".join(f"{edge:.4g}" for edge in size) for size in sizes)
         return f"how large a voxel is ({told})"
-    cosines = np.prod([form[:3, :3] for form in forms], axis=0).sum(axis=0) / np.prod(sizes, axis=0)
-    if cosines.min() < np.cos(np.radians(TURNED_DEGREES)):
-        return "how its axes lie in the patient"
-    apart = grid_distance_mm(without_values(shape, forms[0]), forms[1])
-    if in_one_space and not apart <= sizes[0].min():
-        return f"where its voxels lie, by up to {apart:.4g}"
     return ""
+
+
+def _without_shear(sform: np.ndarray) -> np.ndarray:
+    """Return what of an affine a quaternion can hold."""
+    straight = nib.nifti1.Nifti1Header()
+    straight.set_qform(sform, code=1)
+    return straight.get_qform()
 
 
 def _scaled(array: np.ndarray, header: Any) -> np.ndarray:  # noqa: ANN401
@@ -351,12 +347,24 @@ def _scaled(array: np.ndarray, header: Any) -> np.ndarray:  # noqa: ANN401
 
 
 def _remedies(header: Any) -> tuple[str, ...]:  # noqa: ANN401
-    """Tell that nibabel's custom stands in for an orientation that a header does not give."""
-    if header["qform_code"] > 0 or header["sform_code"] > 0:
+    """Tell what was taken where a header does not say where its voxels lie, or says it twice."""
+    (qform, of_qform), (sform, of_sform) = (
+        form(coded=True) for form in (header.get_qform, header.get_sform)
+    )
+    if not of_qform and not of_sform:
+        return (
+            "orientation: its header codes neither qform nor sform, and its axes are taken to run "
+            "to the left, the front and the head",
+        )
+    if of_qform != of_sform or not of_qform:  # of two spaces, or one
+        return ()
+    grid = without_values(tuple(header.get_data_shape()[:3]), _without_shear(sform))
+    apart = grid_distance_mm(grid, qform)
+    if apart <= np.linalg.norm(qform[:3, :3], axis=0).min():
         return ()
     return (
-        "orientation: its header codes neither qform nor sform, and its axes are taken to run to "
-        "the left, the front and the head",
+        f"orientation: its qform and its sform are of one space and place voxels up to {apart:.4g} "
+        f"apart; the sform is taken, as most programs do",
     )
 
 

@@ -111,7 +111,7 @@ def _whole_numbers(array: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: the label map holds values from {least:g} to {most:g}; values go up to "
             f"{LARGEST_LABEL}, so this may be an image"
         )
-    dtype = smallest_type(round(least), round(most))
+    dtype = smallest_type(*(round(float(value)) for value in (least, most)))
     if is_float:
         return np.rint(array, out=np.empty_like(array, dtype), casting="unsafe")
     return array.astype(dtype, copy=False)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -155,10 +156,12 @@ class _Run:
             if path.resolve() in self._taken:
                 raise DataError(f"{path}: is one of the images; choose another output")
             refuse_to_replace([path], record=path)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise _unwritable(path.parent, error) from None
+        folder = self._place(self._images[0]).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise _unwritable(folder, error) from None
         self._taken |= {path.resolve() for path in shared}
 
     def read(self, image: Input) -> tuple[Volume, Path]:
@@ -193,8 +196,8 @@ class _Run:
         else:
             self._rows.append(_entry(self._table, image, answered, manifest))
             if place != self._table:
-                _write_dicom(place, image, answered, manifest)
                 _write_record(place, image, answered, manifest)
+                _write_dicom(place, image, answered, manifest)
         return place, answered.prediction
 
     def note(self, image: Input, outcome: "Future[tuple[Path, Prediction]]") -> None:
@@ -324,19 +327,26 @@ def write_probabilities(path: Path, rows: Sequence[Row]) -> None:
 def _write_mask(place: Path, image: Input, answered: _Answered, manifest: Manifest) -> None:
     volume, prediction = answered.volume, answered.prediction
     assert prediction.mask is not None
-    if suffix(place) == ".dcm":
-        _write_dicom(place, image, answered, manifest)
-    else:
-        independent = manifest.activation is Activation.SIGMOID
-        write = write_masks if independent else write_mask
-        write(place, prediction.mask, affine=volume.affine)
     _write_record(place, image, answered, manifest)
+    try:
+        if suffix(place) == ".dcm":
+            _write_dicom(place, image, answered, manifest)
+        else:
+            independent = manifest.activation is Activation.SIGMOID
+            write = write_masks if independent else write_mask
+            write(place, prediction.mask, affine=volume.affine)
+    except Exception:
+        if not place.exists():
+            _record_of(place).unlink(missing_ok=True)
+        raise
     if prediction.probabilities is not None:
         _write_maps(place, volume, prediction.probabilities)
 
 
 def _write_record(place: Path, image: Input, answered: _Answered, manifest: Manifest) -> None:
+    """Write what to know of an answer, before it: an answer without it is not to be replaced."""
     said = record(image.name, answered.volume, answered.prediction, manifest)
+    place.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(_record_of(place), json.dumps(said, indent=1), durable=False)
 
 

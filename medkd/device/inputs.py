@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medkd.data.dicom.files import dicom_of, files_in, linked, refusal
+from medkd.data.dicom.files import NAMED, dicom_of, files_in, linked, refusal
 from medkd.data.modalities import modality_of, read_modalities
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
-from medkd.errors import DataError
+from medkd.errors import DataError, TooLargeError
 from medkd.options import ReadingOptions
 from medkd.study import digest
 from medkd.types import Volume
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*")
+OF_SYSTEMS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}  # nobody may list them
 OTHERS = {*SUFFIXES} - {".dcm"}  # suffixes of other formats
 
 
@@ -247,19 +248,28 @@ def _folders(source: Path, options: ReadingOptions, apart_from: set[Path]) -> It
     """Yield the folders of a tree that hold DICOM files, or cannot be listed."""
     unlisted: list[OSError] = []
     for folder, inner, _ in os.walk(source, onerror=unlisted.append):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if name[0] != "." and name not in OF_SYSTEMS)
         dicom, unreadable = dicom_of(
             each for each in files_in(Path(folder)) if each not in apart_from
         )
         unreadable = {file: why for file, why in unreadable.items() if suffix(file) not in OTHERS}
-        if dicom or unreadable:
-            from medkd.data.dicom.series import read_headers
-
-            headers, damaged = read_headers(dicom, memory_bytes=options.memory_bytes)
-            yield _Folder(Path(folder), headers, refusal(unreadable | damaged))
+        if dicom or any(file.suffix.lower() in {*NAMED, ""} for file in unreadable):
+            yield _read(Path(folder), dicom, unreadable, options)
     for error in unlisted:
         why = f"the folder cannot be listed ({error.strerror}); mend or remove it"
         yield _Folder(Path(error.filename), lacks=why)
+
+
+def _read(
+    folder: Path, dicom: Sequence[Path], unreadable: dict[Path, str], options: ReadingOptions
+) -> _Folder:
+    from medkd.data.dicom.series import read_headers
+
+    try:
+        headers, damaged = read_headers(dicom, memory_bytes=options.memory_bytes)
+    except TooLargeError as error:
+        return _Folder(folder, lacks=str(error))
+    return _Folder(folder, headers, refusal(unreadable | damaged))
 
 
 def _dicom_series(source: Path, folder: _Folder, options: ReadingOptions) -> Iterator[Input]:

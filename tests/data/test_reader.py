@@ -123,3 +123,11 @@ def test_reading_takes_the_voxels_and_a_label_map_its_integers_besides(tmp_path,
         assert tracemalloc.get_traced_memory()[1] < bound
         tracemalloc.stop()
         np.testing.assert_array_equal(found.array[0], voxels)
+
+
+@pytest.mark.parametrize("name", ["mask.png", "mask.tif"])
+def test_a_mask_of_one_bit_is_a_label(tmp_path, name):
+    Image.fromarray(np.eye(5, dtype=bool)).save(tmp_path / name)
+    label = read_label(tmp_path / name)
+    np.testing.assert_array_equal(label.array[0], np.eye(5))
+    assert label.array.dtype.kind in "iu"

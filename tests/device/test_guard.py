@@ -149,3 +149,30 @@ def test_a_guard_of_nothing_is_refused():
 def test_percentiles_are_numpys():
     sample = np.random.default_rng(0).normal(size=1001).astype(np.float32)
     np.testing.assert_allclose(_percentiles(sample), np.percentile(sample, PERCENTILES), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(128, 128, 64), (256, 256, 32), (64, 128, 130)])
+def test_a_large_image_is_described_as_all_its_voxels_would_be(shape):
+    """Shapes whose voxels lie in steps that a regular sample would meet again and again."""
+    rng = np.random.default_rng(0)
+    body = ndimage.gaussian_filter(rng.normal(size=shape), 4)
+    body[: shape[0] // 8] = body.min()  # air at one side
+    array = normalised(body)
+    exact = np.percentile(array, PERCENTILES)
+    for order in ("C", "F"):
+        image = np.asarray(array, order=order)[None]
+        found = describe(image, grid_of(shape))
+        told = [found[f"percentile {p}"] for p in PERCENTILES]
+        np.testing.assert_allclose(told, exact, atol=0.05)
+        assert found["mean intensity"] == pytest.approx(0, abs=1e-3)
+        assert found["spread of intensities"] == pytest.approx(1, abs=1e-3)
+        assert found["share at the minimum"] == pytest.approx(0.125, abs=0.01)
+
+
+def normalised(array):
+    return ((array - array.mean()) / array.std()).astype(np.float32)
+
+
+def grid_of(shape):
+    options = OPTIONS[3].model_copy(update={"intensity": "unit"})
+    return preprocess(Volume(np.zeros((1, *shape), np.float32), np.eye(4)), options)[1]

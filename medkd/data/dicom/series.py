@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from medkd.data.dicom.files import dicom_of, files_in, reason, refusal
 from medkd.data.dicom.header import read_dataset, refusing
 from medkd.data.memory import refuse_larger
-from medkd.errors import DataError
+from medkd.errors import DataError, TooLargeError
 from medkd.options import ReadingOptions, SeriesOptions
 
 NO_PICTURES = {  # modalities of objects that say something about images, or that images become
@@ -82,7 +82,11 @@ def series_in(path: Path, *, memory_bytes: int) -> list[Series]:
 def read_headers(
     files: Iterable[Path], *, memory_bytes: int
 ) -> tuple[list[tuple[Path, Dataset]], dict[Path, str]]:
-    """Return the headers of files, and why others have none that can be read to its end."""
+    """Return the headers of files, and why others have none that can be read to its end.
+
+    Raises:
+        TooLargeError: a header takes more memory than it may.
+    """
     headers: list[tuple[Path, Dataset]] = []
     unreadable: dict[Path, str] = {}
     for file in files:
@@ -90,6 +94,8 @@ def read_headers(
             with refusing(file):
                 header = read_dataset(file, memory_bytes=memory_bytes)
                 is_cut = _is_cut(header)
+        except TooLargeError:
+            raise
         except DataError as error:
             unreadable[file] = reason(error, file)
         else:

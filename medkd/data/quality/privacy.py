@@ -26,8 +26,9 @@ from medkd.types import Case
 COLUMNS = re.compile(
     r"(?i)(?:^|[_\W])(?:(?:first|last|sur|family|given|full|patient)?[_ ]?name|birth\w*|dob|mrn"
     r"|ssn|address|street|phone|e?mail|zip|postcode|accession\w*|insurance\w*|record\w*"
-    r"|passport\w*|\w*date|physician\w*|doctor\w*|radiologist\w*|operator\w*"
-    r"|(?:patient|subject|participant|person)(?:[_ ]?(?:id|no|nr|num|number|key|code))?)(?:$|[_\W])"
+    r"|passport\w*|\w*date|physician\w*|doctor\w*|radiologist\w*)(?:$|[_\W])"
+    # alone: a patient's age or sex says nothing of who it is
+    r"|^(?:operator|(?:patient|subject|participant|person)[_ ]?(?:id|no|nr|num|number|key|code)?)$"
 )
 STAYS = (
     "it stays where it is and medkd tracks none of it; de-identify the files before you share them"
@@ -99,9 +100,11 @@ def _of_rules(config: Config) -> Iterator[Finding]:
     """Look at what of a config releases carry: patterns that choose series, names of classes."""
     for value, name in enumerate(config.data.labels, start=1):
         if kind := looks_like(name):
+            # a word may have another sense: preterm birth
+            level = Level.WARNING if kind == "a birth" else Level.ERROR
             yield Finding(
                 None,
-                Level.ERROR,
+                level,
                 f"name {value} of data.labels seems to hold {kind}, and releases and reports "
                 f"carry it",
                 "call it by what it is; where that is no name of a person, write _ for spaces",

@@ -47,7 +47,7 @@ NAMED = r"(?i:jan|feb|mar|m[aä]r|apr|ma[yi]|jun|jul|aug|sep|o[ck]t|nov|de[cz])"
 
 # none goes back over what it has passed, however long a text is: the start of a match is enough
 PATTERNS = {
-    "a name": re.compile(r"[A-Za-z]{2}\^|(?i:\b(?:mr|mrs|dr)\.? [a-z]{2})"),
+    "a name": re.compile(r"[A-Za-z]{2}\^|\b(?:Mr|Mrs|Ms|Dr)\.? [A-Z][a-z]"),
     "a date": re.compile(
         rf"(?<!\d)(?:{YEAR}([-_./:]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])"
         rf"|{DAY}[-./]{MONTH}[-./]{YEAR}"

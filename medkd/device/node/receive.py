@@ -211,7 +211,10 @@ class Receiver:
             if ended.refused:  # the sender has finished, and we lack what was refused
                 self._leave_unfinished(ended.series)
             else:
-                self._spool.release(ended.series - ended.unfinished - self._in_transfer())
+                whole = ended.series - ended.unfinished
+                for each in self._open.values():
+                    each.unfinished -= whole
+                self._spool.release(whole - self._in_transfer())
         named = ", ".join(sorted(ended.series))
         if ended.refused:
             log(f"objects of an association were refused: {named}")
@@ -226,7 +229,7 @@ class Receiver:
             log(f"an association broke off in {', '.join(sorted(ended.series))}")
 
     def _of(self, event: Any) -> _Association:  # noqa: ANN401
-        return self._open.setdefault(id(event.assoc), _Association())
+        return self._open.get(id(event.assoc), _Association())
 
     def _forget(self, event: Any) -> _Association:  # noqa: ANN401
         return self._open.pop(id(event.assoc), _Association())

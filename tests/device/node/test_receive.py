@@ -142,6 +142,25 @@ def test_what_one_of_two_associations_breaks_off_is_whole_once_a_later_one_is_re
     assert len(said.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == len(images)
 
 
+def test_a_series_that_is_sent_again_while_another_sends_of_it_is_whole_at_the_end(
+    release_3d, start_node, associate, peer, mr_slice, until
+):
+    pixels = np.random.default_rng(0).integers(0, 120, (9, 12, 14))
+    images = [mr_slice("one", number, plane) for number, plane in enumerate(pixels)]
+    node = start_node(release_3d, patience_s=600)
+    long, broken = associate(node), associate(node)
+    send(long, images[5:])
+    send(broken, images[:3])
+    broken.abort()
+    until(lambda: "broke off" in node.log.read_text())
+    again = associate(node)
+    send(again, images[:5])
+    again.release()
+    long.release()
+    ((_, content),) = until(lambda: peer.got)
+    assert not decoded(content).SeriesDescription.endswith(BROKEN_OFF)
+
+
 def test_a_crowded_object_is_refused_and_others_are_taken(
     release_3d, changed, start_node, associate, mr_slice
 ):
