@@ -15,10 +15,10 @@ def turned_onto(volume: Volume, grid: Volume) -> Volume:
 
     As it is where no such turn puts every voxel in the place of one of the grid's.
     """
-    if volume.dims != 3 or grid.dims != 3 or _is_on(volume, grid):
+    if volume.dims != 3 or grid.dims != 3 or lies_on(volume, grid):
         return volume
     turned = _turned(volume, np.linalg.inv(grid.affine) @ volume.affine)
-    return turned if _is_on(turned, grid) else volume
+    return turned if lies_on(turned, grid) else volume
 
 
 def canonical(volume: Volume) -> Volume:
@@ -43,6 +43,7 @@ def _turned(volume: Volume, affine: np.ndarray) -> Volume:
     )
 
 
-def _is_on(volume: Volume, grid: Volume) -> bool:
+def lies_on(volume: Volume, grid: Volume) -> bool:
+    """Whether two volumes have the same voxels, as far as files can say where they lie."""
     is_alike = volume.shape == grid.shape
     return is_alike and grid_distance_mm(volume, grid.affine) <= GRID_TOLERANCE_MM

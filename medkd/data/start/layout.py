@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from medkd.data.nifti import pair_of
 from medkd.data.quality.examine import Overlap
 from medkd.types import Task
 
@@ -90,3 +91,9 @@ class Layout:
     def overlapping(self) -> bool:
         """Whether each structure, or finding, is a question of its own."""
         return self.overlap == "keep"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file stands for an image: of a NIfTI pair the header does, for both."""
+    pair = pair_of(path)
+    return not pair or path == pair[0] or not pair[0].exists()

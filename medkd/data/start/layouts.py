@@ -7,19 +7,17 @@ for a folder that is none of its own, and refuses one that is but cannot be used
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medkd.data.modalities import modality_of
-from medkd.data.nifti import pair_of
-from medkd.data.reader import NIFTI, PICTURES, SUFFIXES, read_grid, stem, suffix
-from medkd.data.start import dicom_tree, regions
-from medkd.data.start.layout import Layout, Row
-from medkd.data.start.naming import named, names_of
-from medkd.data.turned import turned_onto
+from medkd.data.reader import PICTURES, SUFFIXES, stem, suffix
+from medkd.data.start import bids, dicom_tree, regions
+from medkd.data.start.layout import Layout, Row, is_whole
+from medkd.data.start.naming import modality_names, names_of
 from medkd.errors import DataError
-from medkd.types import GRID_TOLERANCE_MM, Task, grid_distance_mm
+from medkd.types import Task
 
 IMAGES = ("images", "image", "imgs", "img", "imagestr", "scans", "volumes", "data", "x")
 MASKS = ("labels", "label", "masks", "mask", "labelstr", "segmentations", "gt", "y")
@@ -56,8 +54,9 @@ def recognise(folder: Path) -> Layout:
     """
     if not folder.exists():
         raise DataError(f"{folder}: no such folder")
-    for layout in (_medmnist, _decathlon, _nnunet, _bids, dicom_tree.recognise, _pairs, _classes):
-        found = layout(folder)
+    described = (_medmnist, _decathlon, _nnunet, bids.recognise, dicom_tree.recognise)
+    for recognised in (*described, _pairs, _classes):
+        found = recognised(folder)
         if found:
             return found
     raise DataError(
@@ -91,7 +90,7 @@ def _decathlon(folder: Path) -> Layout | None:
     training = told.get("training")
     if not isinstance(training, list) or not training:
         return None
-    modalities = _modalities(told.get("modality"))
+    modalities = modality_names(told.get("modality"))
     return Layout(
         name="Decathlon",
         task=Task.SEGMENTATION,
@@ -181,7 +180,7 @@ def _nnunet(folder: Path) -> Layout | None:
         modality=", ".join(map(str, channels.values())),
         licence=str(told.get("licence") or told.get("license") or ""),
         title=str(told.get("name") or folder.name),
-        modalities=() if is_colour else _modalities(channels),
+        modalities=() if is_colour else modality_names(channels),
     )
 
 
@@ -196,173 +195,14 @@ def _channels(images: Path, case: str, ending: str, count: int) -> tuple[Path, .
     return files
 
 
-def _modalities(told: object) -> tuple[str, ...]:
-    """Return a name for each of several channels, by number: ``{"0": "T1", "1": "FLAIR"}``."""
-    if not isinstance(told, dict) or len(told) < 2:
-        return ()
-    order = sorted(told, key=lambda key: (len(str(key)), str(key)))
-    names = [named(str(told[key])) for key in order]
-    taken = {"case", "image", "label", "patient", "split"}
-    return tuple(
-        f"{name}_{number}" if names.count(name) > 1 or name in taken else name
-        for number, name in enumerate(names)
-    )
-
-
-def _bids(folder: Path) -> Layout | None:
-    """Match each ``sub-…_dseg`` or ``sub-…_mask`` with the image of its subject and session."""
-    files = [path for path in sorted(folder.rglob("sub-*")) if suffix(path) in NIFTI]
-    files = [path for path in files if _is_whole(path)]
-    labels = _by_entities(path for path in files if re.search(r"_(?:dseg|mask)$", stem(path)))
-    if not labels:
-        return None
-    images = _by_entities(p for p in files if not re.search(r"_(?:dseg|mask|probseg)$", stem(p)))
-    label_of, images_of = {}, {}
-    for entities, several in labels.items():
-        name = "_".join(entities)
-        label_of[entities] = label = _only(folder, name, "labels", _standing_for(several))
-        if entities not in images:
-            raise DataError(
-                f"{label}: no image of {name} beside it or above; put the images under the same "
-                f"folder"
-            )
-        images_of[entities] = _nearest(label, images[entities])
-    kinds, remarks = _kinds(label_of, images_of)
-    rows = []
-    for entities, found in images_of.items():
-        name, (subject, *session) = "_".join(entities), entities
-        chosen = [[p for p in found if _kind(p) == kind] for kind in kinds] if kinds else [found]
-        first, *further = [_only(folder, name, "images", each) for each in chosen]
-        attributes = {"session": session[0]} if session else {}
-        rows.append(Row(name, first, label_of[entities], subject, "", attributes, tuple(further)))
-    structures, of_names = _dseg_names(folder)
-    return Layout(
-        name="BIDS derivative",
-        task=Task.SEGMENTATION,
-        rows=tuple(rows),
-        labels=structures,
-        modality=", ".join(kinds or sorted({_kind(row.image) for row in rows})),
-        modalities=_modalities(dict(enumerate(kinds))),
-        title=folder.name,
-        remarks=(*of_names, *remarks),
-    )
-
-
-def _kind(path: Path) -> str:
-    """Return what a BIDS file shows: ``T1w``."""
-    return stem(path).rpartition("_")[2]
-
-
-def _kinds(
-    label_of: Mapping[tuple[str, ...], Path], images_of: Mapping[tuple[str, ...], Sequence[Path]]
-) -> tuple[list[str], tuple[str, ...]]:
-    """Return the kinds of image to learn from; none where each case has one image, of any kind.
-
-    Of several those are taken that all cases have, on the voxels of the label.
-    """
-    if all(len(found) == 1 for found in images_of.values()):
-        return [], ()
-    everywhere = set.intersection(*({_kind(path) for path in of} for of in images_of.values()))
-    fitting = [
-        kind
-        for kind in sorted(everywhere)
-        if all(
-            _is_on(label_of[entities], path)
-            for entities, found in images_of.items()
-            for path in found
-            if _kind(path) == kind
-        )
-    ]
-    others = sorted({_kind(p) for of in images_of.values() for p in of} - {*fitting})
-    if not fitting or not others:
-        return fitting, ()
-    return fitting, (
-        f"images {', '.join(others)} are left out: not of every case, or not on the voxels of its "
-        f"label",
-    )
-
-
-def _is_on(label: Path, image: Path) -> bool:
-    """Whether an image lies on the voxels of a label; what cannot be read is the check's to say."""
-    try:
-        other = read_grid(image)
-        grid = turned_onto(read_grid(label), other)
-    except DataError:
-        return True
-    is_alike = grid.shape == other.shape
-    return is_alike and grid_distance_mm(grid, other.affine) <= GRID_TOLERANCE_MM
-
-
-def _by_entities(paths: Iterable[Path]) -> dict[tuple[str, ...], list[Path]]:
-    found: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for path in paths:
-        found[_entities(path)].append(path)
-    return found
-
-
-def _standing_for(labels: Sequence[Path]) -> Sequence[Path]:
-    """Return segmentations rather than brain masks, and those that no template has resampled."""
-    labels = [path for path in labels if stem(path).endswith("_dseg")] or labels
-    return [path for path in labels if not _space(path)] or labels
-
-
-def _nearest(label: Path, images: Sequence[Path]) -> Sequence[Path]:
-    """Return the images in the label's folder, else of its kind (``anat``); and of its space."""
-    for alike in (lambda path: path.parent, lambda path: path.parent.name, _space):
-        images = [path for path in images if alike(path) == alike(label)] or images
-    return images
-
-
-def _space(path: Path) -> str:
-    return next((part for part in stem(path).split("_") if part.startswith("space-")), "")
-
-
-def _only(folder: Path, case: str, what: str, found: Sequence[Path]) -> Path:
-    if len(found) > 1:
-        listed = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise DataError(
-            f"{folder}: {case} has {len(found)} {what}: {listed}; keep one of each case there, or "
-            f"write a CSV with the columns case, image (or one a modality), label and patient"
-        )
-    return found[0]
-
-
-def _entities(path: Path) -> tuple[str, ...]:
-    """Return subject and, if there are several, session: ``("sub-01", "ses-2")``."""
-    return tuple(part for part in stem(path).split("_") if re.match(r"(?:sub|ses|run)-", part))
-
-
-def _dseg_names(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Return values by name of the first ``dseg.tsv``, and what is to be said of the names."""
-    told: dict[int, str] = {}
-    for path in [*sorted(folder.rglob("*dseg.tsv"))][:1]:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: no text in UTF-8; save it as that") from None
-        header, *lines = [line.split("\t") for line in text.splitlines() if line] or [[]]
-        for line in (dict(zip(header, each, strict=False)) for each in lines):
-            index, name = line.get("index", ""), line.get("name", "")
-            if index.isascii() and index.isdigit() and int(index) > 0 and name:
-                told[int(index)] = name
-    names, remarks = names_of(list(told.values()))
-    return dict(zip(names, told, strict=True)), remarks
-
-
 def _files(folder: Path) -> list[Path]:
     """Return the image files of a folder: what medkd reads and is not hidden."""
     return [
         path
         for path in sorted(folder.iterdir())
         if path.is_file() and suffix(path) in SUFFIXES and not path.name.startswith(".")
-        if _is_whole(path)
+        if is_whole(path)
     ]
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file stands for an image: of a NIfTI pair the header does, for both."""
-    pair = pair_of(path)
-    return not pair or path == pair[0] or not pair[0].exists()
 
 
 def _folders(folder: Path) -> list[Path]:

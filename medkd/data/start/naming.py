@@ -52,3 +52,16 @@ def names_of(texts: Sequence[str], *, kind: str = "structure") -> tuple[list[str
         elif name != plain:
             remarks.append(f"{name} is what the data set calls {text!r}; {plain} is another")
     return names, tuple(remarks)
+
+
+def modality_names(told: object) -> tuple[str, ...]:
+    """Return a name for each of several channels, by number: ``{"0": "T1", "1": "FLAIR"}``."""
+    if not isinstance(told, dict) or len(told) < 2:
+        return ()
+    order = sorted(told, key=lambda key: (len(str(key)), str(key)))
+    names = [named(str(told[key])) for key in order]
+    taken = {"case", "image", "label", "patient", "split"}
+    return tuple(
+        f"{name}_{number}" if names.count(name) > 1 or name in taken else name
+        for number, name in enumerate(names)
+    )

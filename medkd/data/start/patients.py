@@ -1,20 +1,14 @@
 """Patients: whose the cases are, by the data set, a table beside it, or what the cases show."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medkd.data.quality.examine import Examined
 from medkd.data.quality.kinship import kinships, proposed
+from medkd.data.quality.privacy import OF_PATIENTS
 from medkd.data.start.layout import Row
 from medkd.types import Case
 
-# a whole name, as `patient_age` and `treatment_group` say nothing of who it is
-COLUMN = re.compile(
-    r"(?i)(?:(?:inferred|suspected|anon\w*?|pseudo\w*?)[\W_]*)?"
-    r"(?:(?:patient|subject|subj|participant|person)[\W_]*"
-    r"(?:id|ids|identifier|uid|no|nr|num|number|code|key|hash)?|pat[\W_]*id|pid|mrn)"
-)
 LEAST = 3  # patients: of fewer no split can be made
 
 
@@ -60,7 +54,7 @@ def with_patients(
 def _columns(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the columns that go by a name for patients and are filled in."""
     for column in dict.fromkeys(name for row in rows for name in row.attributes):
-        if COLUMN.fullmatch(column) and all(row.attributes.get(column) for row in rows):
+        if OF_PATIENTS.fullmatch(column) and all(row.attributes.get(column) for row in rows):
             yield column
 
 
