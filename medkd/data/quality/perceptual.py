@@ -15,7 +15,7 @@ from medkd.data.memory import PIECE, pieces
 
 EDGE = 32  # voxels of the reduced image along each axis
 KEPT = {2: 16, 3: 6}  # frequencies along each axis: 256 and 216 of them
-BITS, WORD = 256, 16
+BITS = 256
 NEAR_BITS = 24  # of near-duplicates; 108 of 108 such pairs of BUSI are true, and none elsewhere
 LEAST_VALUES = 16  # distinct; binary shapes are alike without being one image
 LONGEST_RUN = 512  # equal words in a row that are paired with one another

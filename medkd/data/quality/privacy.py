@@ -27,8 +27,12 @@ COLUMNS = re.compile(
     r"(?i)(?:^|[_\W])(?:(?:first|last|sur|family|given|full|patient)?[_ ]?name|birth\w*|dob|mrn"
     r"|ssn|address|street|phone|e?mail|zip|postcode|accession\w*|insurance\w*|record\w*"
     r"|passport\w*|\w*date|physician\w*|doctor\w*|radiologist\w*)(?:$|[_\W])"
-    # alone: a patient's age or sex says nothing of who it is
-    r"|^(?:operator|(?:patient|subject|participant|person)[_ ]?(?:id|no|nr|num|number|key|code)?)$"
+)
+# a whole name: `patient_age` and `treatment_group` say nothing of who it is
+OF_PATIENTS = re.compile(
+    r"(?i)(?:(?:inferred|suspected|anon\w*?|pseudo\w*?)[\W_]*)?"
+    r"(?:(?:patient|subject|subj|participant|person)[\W_]*"
+    r"(?:id|ids|identifier|uid|no|nr|num|number|code|key|hash)?|pat[\W_]*id|pid|mrn)"
 )
 STAYS = (
     "it stays where it is and medkd tracks none of it; de-identify the files before you share them"
@@ -150,7 +154,8 @@ def personal(column: str, values: Iterable[str]) -> str | None:
     kind = next((k for value in sorted(set(values)) if (k := looks_like(value))), None)
     if kind:
         return f"seems to hold {kind}"
-    return "goes by a name that speaks of a person" if COLUMNS.search(column) else None
+    speaks = COLUMNS.search(column) or OF_PATIENTS.fullmatch(column)
+    return "goes by a name that speaks of a person" if speaks else None
 
 
 def _of_columns(cases: Sequence[Case], config: Config) -> Iterator[Finding]:

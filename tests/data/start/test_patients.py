@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from medkd.data.quality.privacy import OF_PATIENTS
 from medkd.data.start.layout import Row
-from medkd.data.start.patients import COLUMN, with_patients
+from medkd.data.start.patients import with_patients
 from medkd.types import Case
 
 
@@ -30,7 +31,7 @@ def test_a_column_of_patients_names_them_and_is_no_attribute_any_more(column):
     "column", ["patient_age", "age_group", "treatment_group", "subject_sex", "persons_weight"]
 )
 def test_a_column_about_patients_is_none_of_patients(column):
-    assert not COLUMN.fullmatch(column)
+    assert not OF_PATIENTS.fullmatch(column)
     rows, patients = known(column, ["50", "60", "70", "50"])
     assert not patients.are_told
     assert patients.how.startswith("TODO: nobody tells whose 4 of 4 cases are")
