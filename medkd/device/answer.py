@@ -187,7 +187,7 @@ class _Run:
         )
         return _Answered(volume, prediction), place
 
-    def write(self, image: Input, given: tuple[_Answered, Path]) -> tuple[Path, Prediction]:
+    def write(self, image: Input, given: tuple[_Answered, Path]) -> Prediction:
         """Write one answer; rows of classes are kept for their table."""
         answered, place = given
         manifest = self._predictor.manifest
@@ -198,21 +198,22 @@ class _Run:
             if place != self._table:
                 _write_record(place, image, answered, manifest)
                 _write_dicom(place, image, answered, manifest)
-        return place, answered.prediction
+        self.summary.written[image.name] = place if self._is_map else self._table
+        finding = answered.prediction.finding
+        if finding and finding.is_unlike:
+            self.summary.unlike[image.name] = finding.verdict
+        return answered.prediction
 
-    def note(self, image: Input, outcome: "Future[tuple[Path, Prediction]]") -> None:
-        """Keep and show what became of an image."""
+    def note(self, image: Input, outcome: "Future[Prediction]") -> None:
+        """Show what became of an image, and keep why it failed."""
         error = outcome.exception()
         if error:
             reason = _reason(image, error)
             self.summary.failed[image.name] = reason
             console.print(f"[red]failed[/] {escape(f'{image.name}: {reason}')}")
             return
-        place, prediction = outcome.result()
-        self.summary.written[image.name] = place if self._is_map else self._table
-        finding = prediction.finding
+        finding = outcome.result().finding
         if finding and finding.is_unlike:
-            self.summary.unlike[image.name] = finding.verdict
             console.print(f"[yellow]{escape(f'{image.name}: {finding.verdict}')}[/]")
 
     def conclude(self) -> None:

@@ -13,6 +13,7 @@ from pydicom.uid import generate_uid
 
 from medkd import __version__
 from medkd.data.dicom.header import read_dataset
+from medkd.data.memory import pieces
 from medkd.device.manifest import Manifest
 from medkd.errors import DataError
 from medkd.options import Code, ReadingOptions
@@ -146,7 +147,8 @@ def _content(volume: Volume) -> str:
     """Return the digest of an image's values and place, however its files were encoded."""
     grid = f"{volume.array.dtype} {volume.array.shape} {volume.affine.tolist()}"
     made = hashlib.sha256(grid.encode())
-    made.update(np.ascontiguousarray(volume.array).data)
+    for piece in pieces(volume.array):  # a large volume has no second copy
+        made.update(np.ascontiguousarray(piece).data)
     return made.hexdigest()
 
 

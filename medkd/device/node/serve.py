@@ -209,17 +209,11 @@ class Node:
         return watcher
 
     def _input(self, folder: Path) -> Input:
-        """Return the image that a series is, or a study of several modalities.
-
-        Raises:
-            DataError: an object of the study is damaged.
-        """
+        """Return the image that a series is, or a study of several modalities."""
         files, options = sorted(folder.glob("*.dcm")), self._predictor.manifest.preprocess
         if not self._by_study:
             return Input(folder.name, folder, tuple(files))
-        image, *damaged = find_inputs([folder], options.reading, options.modalities)
-        if damaged:
-            raise DataError(f"{len(damaged)} objects of the study are damaged; send them again")
+        (image,) = find_inputs([folder], options.reading, options.modalities)
         return image
 
     def _wait(self, folder: Path, image: Input) -> None:
