@@ -17,6 +17,10 @@ SIZE = 16
 NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")  # what ids, dates and file names may tell
 PARTS = ("train", "train", "train", "validation", "test")  # of patients; each has two cases
 
+NEEDED_BY_SEG = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
+    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
 SEGMENTATION = {
     "data": {"labels": {"ball": 1, "core": 2}},
     "teacher": {"model": {"name": "dynunet", "filters": [4, 8, 8]}},
@@ -27,6 +31,41 @@ CLASSIFICATION = {
     "teacher": {"model": {"name": "resnet", "widths": [8] * 4, "stem_stride": 1}},
     "student": {"model": {"name": "resnet", "widths": [4] * 4, "stem_stride": 1}},
 }
+
+
+def segments(label, sources, names, *, kind="BINARY", **options):
+    """Return a DICOM SEG by highdicom of ``[slices, rows, columns]``, drawn on these images."""
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    ai = AlgorithmIdentificationSequence("x", codes.DCM.ArtificialIntelligence, "1")
+    code = codes.SCT.Organ
+    described = [
+        SegmentDescription(number, name, code, code, "AUTOMATIC", ai)
+        for number, name in enumerate(names, start=1)
+    ]
+    for source in sources:
+        for needed in NEEDED_BY_SEG:
+            source.setdefault(needed, "")
+        source.LossyImageCompression = "00"
+        source.setdefault("SliceThickness", 1)
+    uid = sources[0].SeriesInstanceUID
+    return Segmentation(
+        sources,
+        label.astype(np.uint8),
+        kind,
+        described,
+        series_instance_uid=f"{uid}.7",
+        series_number=2,
+        sop_instance_uid=f"{uid}.8",
+        instance_number=1,
+        manufacturer="x",
+        manufacturer_model_name="x",
+        software_versions="1",
+        device_serial_number="1",
+        **options,
+    )
 
 
 def ball(dims, *, seed):

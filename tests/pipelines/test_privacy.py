@@ -17,10 +17,9 @@ import yaml
 from PIL import Image, PngImagePlugin
 from pydicom import Dataset, Sequence
 from pydicom.dataset import FileMetaDataset
-from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage
 
-from tests.conftest import PARTS, ball, tiny_values, write_table
+from tests.conftest import PARTS, ball, segments, tiny_values, write_table
 
 ROOT = Path(__file__).parents[2]
 HEADER = {
@@ -122,31 +121,7 @@ def structures_of(label, *, uid):
 
 def segments_of(label, sources):
     """Return a SEG of a label map ``[slice, row, column]``, drawn on these slices."""
-    from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
-
-    code = codes.SCT.Organ
-    described = [
-        SegmentDescription(number, name, code, code, SegmentAlgorithmTypeValues.MANUAL)
-        for number, name in enumerate(("ball", "core"), start=1)
-    ]
-    for source in sources:
-        source.StudyID = source.StudyTime = source.PatientSex = ""
-        source.LossyImageCompression, source.SliceThickness = "00", 1
-    uid = sources[0].SeriesInstanceUID
-    made = Segmentation(
-        sources,
-        label.astype(np.uint8),
-        "BINARY",
-        described,
-        series_instance_uid=f"{uid}.7",
-        series_number=2,
-        sop_instance_uid=f"{uid}.8",
-        instance_number=1,
-        manufacturer="x",
-        manufacturer_model_name="x",
-        software_versions="1",
-        device_serial_number="1",
-    )
+    made = segments(label, sources, ("ball", "core"))
     made.SegmentSequence[0].SegmentDescription = OF_VOLUMES["SegmentDescription"]
     return made
 

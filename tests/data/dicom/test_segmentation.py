@@ -8,25 +8,9 @@ from medkd.data.dicom.header import read_dataset
 from medkd.data.dicom.segmentation import masks, names_of
 from medkd.data.dicom.volume import read, read_grid
 from medkd.errors import DataError
+from tests.conftest import segments
 
 GIB = 2**30
-
-
-def describe(number, label):
-    from highdicom import AlgorithmIdentificationSequence
-    from highdicom.seg import SegmentDescription
-    from pydicom.sr.codedict import codes
-
-    return SegmentDescription(
-        segment_number=number,
-        segment_label=label,
-        segmented_property_category=codes.SCT.Organ,
-        segmented_property_type=codes.SCT.Liver,
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=AlgorithmIdentificationSequence(
-            name="x", family=codes.DCM.ArtificialIntelligence, version="1"
-        ),
-    )
 
 
 @pytest.fixture
@@ -34,28 +18,13 @@ def written(tmp_path, series):
     """Return a writer of label maps ``[slices, rows, columns]``, by highdicom."""
 
     def write(label, *, kind="BINARY", keep_empty=True):
-        from highdicom.seg import Segmentation
-
         sources = [dcmread(path) for path in series.folder.iterdir()]
-        for source in sources:
-            source.PatientID = source.StudyID = source.PatientName = "x^"
-            source.PatientBirthDate = source.PatientSex = source.AccessionNumber = ""
-            source.StudyDate = source.StudyTime = source.ReferringPhysicianName = ""
-            source.LossyImageCompression = "00"
         sources.sort(key=lambda source: source.InstanceNumber)
-        seg = Segmentation(
-            source_images=sources,
-            pixel_array=label[::-1],  # sources go up, a volume counts down
-            segmentation_type=kind,
-            segment_descriptions=[describe(1, "liver"), describe(2, "spleen")],
-            series_instance_uid="1.2.7",
-            series_number=2,
-            sop_instance_uid="1.2.8",
-            instance_number=1,
-            manufacturer="x",
-            manufacturer_model_name="x",
-            software_versions="1",
-            device_serial_number="1",
+        seg = segments(
+            label[::-1],  # sources go up, a volume counts down
+            sources,
+            ("liver", "spleen"),
+            kind=kind,
             omit_empty_frames=not keep_empty,
         )
         seg.save_as(tmp_path / "seg.dcm")

@@ -12,6 +12,7 @@ from medkd.data.start.init import init
 from medkd.errors import DataError
 from medkd.study import Study
 from medkd.types import Case
+from tests.conftest import segments
 from tests.data.test_reading import slice_of
 
 SIZE, DEPTH = 24, 8
@@ -82,32 +83,10 @@ def write_outlines(path, uid, structures, *, patient="MRN0042"):
 
 def write_segments(path, images, name, *, radius):
     """Write a SEG of one structure, a cylinder, by highdicom."""
-    from highdicom.seg import Segmentation
-
-    from tests.data.dicom.test_segmentation import describe
-
     sources = sorted(map(dcmread, images.iterdir()), key=lambda s: s.ImagePositionPatient[2])
-    for source in sources:
-        source.SliceThickness = 1
-        source.StudyID = source.PatientBirthDate = source.PatientSex = source.AccessionNumber = ""
-        source.StudyDate = source.StudyTime = source.ReferringPhysicianName = ""
     rows, columns = np.indices((SIZE, SIZE)) - SIZE / 2
     shown = (rows**2 + columns**2 < radius**2)[None].repeat(DEPTH, axis=0).astype(np.uint8)
-    uid = str(sources[0].SeriesInstanceUID)
-    Segmentation(
-        source_images=sources,
-        pixel_array=shown,
-        segmentation_type="BINARY",
-        segment_descriptions=[describe(1, name)],
-        series_instance_uid=f"{uid}.6",
-        series_number=2,
-        sop_instance_uid=f"{uid}.5",
-        instance_number=1,
-        manufacturer="x",
-        manufacturer_model_name="x",
-        software_versions="1",
-        device_serial_number="1",
-    ).save_as(path)
+    segments(shown, sources, [name]).save_as(path)
 
 
 def test_series_go_with_the_outlines_that_refer_to_them_and_nothing_tells_the_patient(tmp_path):
