@@ -19,6 +19,7 @@ from medkd.data.dicom.files import NAMED, dicom_of, files_in, linked, refusal
 from medkd.data.modalities import modality_of, read_modalities
 from medkd.data.npz import read_arrays
 from medkd.data.reader import SUFFIXES, read_image, stem, suffix
+from medkd.data.tree import walk
 from medkd.errors import DataError, TooLargeError
 from medkd.options import ReadingOptions
 from medkd.study import digest
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*")
-OF_SYSTEMS = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}  # nobody may list them
 OTHERS = {*SUFFIXES} - {".dcm"}  # suffixes of other formats
 
 
@@ -247,14 +247,11 @@ class _Folder:
 def _folders(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[_Folder]:
     """Yield the folders of a tree that hold DICOM files, or cannot be listed."""
     unlisted: list[OSError] = []
-    for folder, inner, _ in os.walk(source, onerror=unlisted.append):
-        inner[:] = sorted(name for name in inner if name[0] != "." and name not in OF_SYSTEMS)
-        dicom, unreadable = dicom_of(
-            each for each in files_in(Path(folder)) if each not in apart_from
-        )
+    for folder in walk(source, unlisted=unlisted.append):
+        dicom, unreadable = dicom_of(each for each in files_in(folder) if each not in apart_from)
         unreadable = {file: why for file, why in unreadable.items() if suffix(file) not in OTHERS}
         if dicom or any(file.suffix.lower() in {*NAMED, ""} for file in unreadable):
-            yield _read(Path(folder), dicom, unreadable, options)
+            yield _read(folder, dicom, unreadable, options)
     for error in unlisted:
         why = f"the folder cannot be listed ({error.strerror}); mend or remove it"
         yield _Folder(Path(error.filename), lacks=why)

@@ -198,6 +198,13 @@ def test_a_link_that_leads_nowhere_fails_and_stops_no_other(tmp_path, target, by
     bad.path.resolve()  # answers ask for that, and refuse no link in a circle
 
 
+def test_a_series_in_a_folder_behind_a_link_is_found(study, tmp_path):
+    (study / "t1").rename(tmp_path / "moved")
+    (study / "t1").symlink_to(tmp_path / "moved")
+    (found,) = [each for each in find_inputs([study], ANY) if each.name == "t1"]
+    assert found.read(ANY).shape == (9, 12, 14)
+
+
 @pytest.mark.parametrize("source", [".", "..", "../t1"])
 def test_a_folder_is_called_by_its_name_wherever_one_works(study, monkeypatch, source):
     shutil.rmtree(study / "sub")

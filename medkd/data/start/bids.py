@@ -8,6 +8,7 @@ from pathlib import Path
 from medkd.data.reader import NIFTI, read_grid, stem, suffix
 from medkd.data.start.layout import Layout, Row, is_whole
 from medkd.data.start.naming import modality_names, names_of
+from medkd.data.tree import files_below
 from medkd.data.turned import lies_on, turned_onto
 from medkd.errors import DataError
 from medkd.types import Task
@@ -15,8 +16,8 @@ from medkd.types import Task
 
 def recognise(folder: Path) -> Layout | None:
     """Match each ``sub-…_dseg`` or ``sub-…_mask`` with the image of its subject and session."""
-    files = [path for path in sorted(folder.rglob("sub-*")) if suffix(path) in NIFTI]
-    files = [path for path in files if is_whole(path)]
+    named = sorted(path for path in files_below(folder) if path.name.startswith("sub-"))
+    files = [path for path in named if suffix(path) in NIFTI and is_whole(path)]
     labels = _by_entities(path for path in files if re.search(r"_(?:dseg|mask)$", stem(path)))
     if not labels:
         return None
@@ -137,7 +138,7 @@ def _entities(path: Path) -> tuple[str, ...]:
 def _dseg_names(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return values by name of the first ``dseg.tsv``, and what is to be said of the names."""
     told: dict[int, str] = {}
-    for path in [*sorted(folder.rglob("*dseg.tsv"))][:1]:
+    for path in sorted(p for p in files_below(folder) if p.name.endswith("dseg.tsv"))[:1]:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:

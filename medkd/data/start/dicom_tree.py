@@ -19,6 +19,7 @@ from medkd.data.reader import read_grid
 from medkd.data.reading import SERIES, options_of
 from medkd.data.start.layout import Layout, Row
 from medkd.data.start.naming import tells
+from medkd.data.tree import files_below
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import Case, Task
@@ -252,8 +253,8 @@ def _places(files: list[_Object]) -> list[Path]:
 
 def _objects(folder: Path) -> Iterator[_Object]:
     most = ReadingOptions().memory_bytes
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(".") and is_dicom(path):
+    for path in files_below(folder):
+        if path.is_file() and is_dicom(path):
             try:
                 yield _object(path, read_dataset(path, memory_bytes=most, all_attributes=True))
             except (DataError, AttributeError, TypeError, ValueError):
