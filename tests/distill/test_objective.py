@@ -254,13 +254,18 @@ def test_what_makes_no_sense_where_structures_overlap_is_refused(loss, reason):
         objective(loss, activation=Activation.SIGMOID)
 
 
-def test_a_voxel_has_no_class_weight_where_structures_overlap():
-    composed = objective(
-        {"name": "pixel_kd", "class_weights": (1.0, 2.0)}, activation=Activation.SIGMOID
+@pytest.mark.parametrize("name", ["pixel_kd", "soft_dice", "cwd", "dist"])
+def test_class_weights_of_overlapping_structures_change_the_loss_and_not_its_zero(name):
+    soft = drawn(1, 2, 4, 4, seed=1).sigmoid().detach()
+    batch = {"soft": soft, "valid": torch.ones(1, 4, 4, dtype=torch.bool)}
+    plain, weighted = (
+        objective({"name": name, "class_weights": weights}, activation=Activation.SIGMOID)
+        for weights in (None, (1.0, 5.0))
     )
-    batch = {"soft": torch.rand(1, 2, 4, 4), "valid": torch.ones(1, 4, 4, dtype=torch.bool)}
-    with pytest.raises(ValueError, match="overlapping structures do not share out"):
-        composed(drawn(1, 2, 4, 4), batch, 0)
+    logits = drawn(1, 2, 4, 4)
+    assert abs(weighted(logits, batch, 0)[0] - plain(logits, batch, 0)[0]) > 1e-4
+    agrees = soft.logit().requires_grad_()
+    assert abs(weighted(agrees, batch, 0)[0].item()) < 1e-5
 
 
 def test_standardised_the_size_of_the_logits_does_not_matter(logits, batch):

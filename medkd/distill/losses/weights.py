@@ -32,7 +32,8 @@ def voxel_weights(
         classes: a weight for each class; a voxel has their mean under the teacher's probabilities.
             The divergence stays one, which weights inside its sum over classes would break.
         sigmoid: classes are independent: a boundary is that of any of them, and certainty the mean
-            over them; a voxel has no mean weight of classes then.
+            over them. The weights of classes multiply, each as far as the teacher sees its class,
+            ``prod(1 + p (weight - 1))``; where it sees none, a voxel weighs 1.
     """
     factors: list[Tensor] = []
     if boundary:
@@ -40,14 +41,11 @@ def voxel_weights(
     if confidence:
         factors.append(certainty(teacher, sigmoid=sigmoid) ** confidence)
     if classes is not None:
-        if sigmoid:
-            raise ValueError(
-                "class_weights: a voxel has the mean weight of its classes, which overlapping "
-                "structures do not share out, nor do findings; leave them out"
-            )
         if len(classes) != teacher.shape[1]:
             raise ValueError(f"{len(classes)} class weights for {teacher.shape[1]} classes")
-        factors.append(torch.einsum("bc...,c->b...", teacher, teacher.new_tensor(classes)))
+        of_classes = teacher.new_tensor(classes).reshape(-1, *[1] * (teacher.ndim - 2))
+        seen = (1 + teacher * (of_classes - 1)).prod(dim=1)
+        factors.append(seen if sigmoid else (teacher * of_classes).sum(dim=1))
     for factor in factors:
         valid = factor if valid is None else valid * factor
     return valid

@@ -56,3 +56,16 @@ def test_where_structures_overlap_certainty_is_the_mean_over_them():
     teacher = torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.5, 0.5]])
     expected = torch.tensor([1.0, 0.5, 0.0])
     torch.testing.assert_close(certainty(teacher, sigmoid=True), expected)
+
+
+def test_where_structures_overlap_their_weights_multiply():
+    teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.0]])
+    found = voxel_weights(teacher, classes=(3, 5), sigmoid=True)
+    torch.testing.assert_close(found, torch.tensor([1.0, 3.0, 5.0, 15.0, 2.0]))
+
+
+def test_structures_that_do_not_overlap_weigh_as_classes_that_exclude_each_other():
+    hard = torch.nn.functional.one_hot(torch.arange(27).reshape(1, 3, 3, 3) % 3).movedim(-1, 1)
+    exclusive = voxel_weights(hard.float(), classes=(1, 3, 5))
+    independent = voxel_weights(hard[:, 1:].float(), classes=(3, 5), sigmoid=True)
+    torch.testing.assert_close(independent, exclusive)
