@@ -265,7 +265,8 @@ class TrainOptions(Options):
     class_weights: dict[str, Positive] = {}
     deep_supervision: tuple[str, ...] = ()  # layers with a head while training, finest first
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    workers: Annotated[int, Field(ge=0)] = 1  # processes that load and augment
+    # processes that load and augment; null: one, and beside a GPU a process's share of the cores
+    workers: Annotated[int, Field(ge=0)] | None = None
 
 
 class ExternalOptions(Options):

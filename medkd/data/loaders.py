@@ -110,10 +110,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 def batches(
-    dataset: PatchDataset, *, options: TrainOptions, first_step: int, share: slice = slice(None)
+    dataset: PatchDataset,
+    *,
+    options: TrainOptions,
+    first_step: int,
+    share: slice = slice(None),
+    workers: int = 0,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
+    They are made by as many ``workers``, or by this process, and are the same however many.
     ``image`` float32, ``label`` int64 without the channel axis (uint8 with one of structures where
     they may overlap, or of findings), ``valid`` bool without it; where the samples have them,
     ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover
@@ -123,8 +129,8 @@ def batches(
     loader = DataLoader(
         dataset,
         batch_sampler=steps,
-        num_workers=options.workers,
-        prefetch_factor=4 if options.workers else None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
         worker_init_fn=_begin_worker,
     )
     yield from loader

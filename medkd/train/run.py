@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,11 +296,17 @@ class _Job:
         if self.name == "student":
             self.tracker.params(_distillation(self.config.distill))
         dataset = PatchDataset(self.samples, self.config, options=options)
-        share = distributed.share(options.batch)
+        making = partial(
+            batches,
+            dataset,
+            options=options,
+            share=distributed.share(options.batch),
+            workers=distributed.workers(options.workers),
+        )
         fitting = Fit(
             name=self.name,
             step=self.step,
-            batches=lambda first: batches(dataset, options=options, first_step=first, share=share),
+            batches=lambda first: making(first_step=first),
             validate=lambda network: validation_figures(network, self.validation, self.config),
             folder=self.folder,
             tracker=self.tracker,

@@ -54,8 +54,9 @@ def samples(config, tmp_path_factory):
 
 
 def ours(samples, config, workers):
-    options = TrainOptions(steps=STEPS + 4, batch=BATCH, foreground=0.5, workers=workers)
-    return batches(PatchDataset(samples, config, options=options), options=options, first_step=0)
+    options = TrainOptions(steps=STEPS + 4, batch=BATCH, foreground=0.5)
+    dataset = PatchDataset(samples, config, options=options)
+    return batches(dataset, options=options, first_step=0, workers=workers)
 
 
 def monai(samples, config, workers):

@@ -22,7 +22,7 @@ AUGMENT = {"probability": 1.0, "rotate_degrees": 20, "noise_std": 0.2, "flip_axe
 
 
 def options(**values):
-    return TrainOptions(**{"steps": 10, "batch": 2, "workers": 0} | values)
+    return TrainOptions(**{"steps": 10, "batch": 2} | values)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_patch_is_the_same_in_any_order_and_dataset(dataset):
 
 def test_batches_are_the_same_with_and_without_workers(dataset):
     alone, shared = (
-        list(batches(dataset(steps=4), options=options(steps=4, workers=w), first_step=0))
+        list(batches(dataset(steps=4), options=options(steps=4), first_step=0, workers=w))
         for w in (0, 2)
     )
     assert len(alone) == len(shared) == 4

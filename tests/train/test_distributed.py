@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medkd.train.distributed import agreed, mean, share
+from medkd.train.distributed import agreed, mean, share, workers
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -121,3 +121,20 @@ def test_alone_a_process_has_all_and_decides_alone():
     assert share(4) == slice(0, 4)
     assert agreed(True)
     assert mean({"loss": torch.tensor(2.0), "dice": torch.tensor(0.5)}) == {"loss": 2, "dice": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "cores", "here", "expected"),
+    [
+        (None, False, 16, 1, 1),  # the others train
+        (None, True, 16, 1, 12),
+        (None, True, 8, 2, 3),
+        (None, True, 1, 1, 1),
+        (0, True, 16, 1, 0),
+    ],
+)
+def test_beside_a_gpu_most_cores_load(monkeypatch, asked, gpu, cores, here, expected):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    assert workers(asked) == expected
