@@ -1,5 +1,6 @@
 # docker build --target device -t medkd:device .      runs releases; no torch
-# docker build --target train  -t medkd:train .       trains, distils, evaluates
+# docker build --target train  -t medkd:train .       trains, distils, evaluates; beside a GPU many
+#   processes load patches: docker run --gpus all --shm-size 1g …
 FROM python:3.11-slim AS device
 # dicom,openvino runs int8 too
 ARG EXTRAS=dicom

@@ -18,6 +18,7 @@ from medkd.options import TrainOptions
 from medkd.seeding import derive_seed
 from medkd.types import UNLABELLED
 
+AHEAD = 4  # batches made before they are asked for, or one a worker: they take shared memory
 SMALLEST = 1e-30  # a probability of 0 has no logarithm; one that is only small keeps its own
 
 
@@ -115,7 +116,7 @@ def batches(
     options: TrainOptions,
     first_step: int,
     share: slice = slice(None),
-    workers: int = 0,
+    workers: int,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
@@ -130,7 +131,7 @@ def batches(
         dataset,
         batch_sampler=steps,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=-(-AHEAD // workers) if workers else None,
         worker_init_fn=_begin_worker,
     )
     yield from loader

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,11 @@ def answer(
     if run.gives_dicom:
         require("highdicom", extra="dicom")  # before the first image is read, not after the last
     run.open()
-    outcomes = pipelined(images, read=run.read, work=run.predict, write=run.write)
+    read, predict, write = (run.noting(stage) for stage in (run.read, run.predict, run.write))
     try:
-        for image, outcome in progress(outcomes, "predict", total=len(images)):
-            run.note(image, outcome)
+        with closing(pipelined(images, read=read, work=predict, write=write)) as outcomes:
+            for image, outcome in progress(outcomes, "predict", total=len(images)):
+                run.show(image, outcome)
     finally:
         run.conclude()
     return run.summary
@@ -188,7 +190,7 @@ class _Run:
         return _Answered(volume, prediction), place
 
     def write(self, image: Input, given: tuple[_Answered, Path]) -> Prediction:
-        """Write one answer; rows of classes are kept for their table."""
+        """Write one answer and note it; rows of classes are kept for their table."""
         answered, place = given
         manifest = self._predictor.manifest
         if self._is_map:
@@ -204,12 +206,22 @@ class _Run:
             self.summary.unlike[image.name] = finding.verdict
         return answered.prediction
 
-    def note(self, image: Input, outcome: "Future[Prediction]") -> None:
-        """Show what became of an image, and keep why it failed."""
-        error = outcome.exception()
-        if error:
-            reason = _reason(image, error)
-            self.summary.failed[image.name] = reason
+    def noting(self, stage: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a stage that keeps why an image failed, for whoever interrupts the next one."""
+
+        def noted(image: Input, *given: object) -> object:
+            try:
+                return stage(image, *given)
+            except Exception as error:
+                self.summary.failed[image.name] = _reason(image, error)
+                raise
+
+        return noted
+
+    def show(self, image: Input, outcome: "Future[Prediction]") -> None:
+        """Say what became of an image, if it failed or is unlike the validated data."""
+        if outcome.exception():
+            reason = self.summary.failed[image.name]
             console.print(f"[red]failed[/] {escape(f'{image.name}: {reason}')}")
             return
         finding = outcome.result().finding

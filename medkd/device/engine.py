@@ -1,6 +1,5 @@
 """Engine: the network of a release, run by ONNX Runtime or OpenVINO."""
 
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from medkd.environment import cpu_flags
+from medkd.environment import cores, cpu_flags
 from medkd.errors import ReleaseError
 from medkd.extras import installing, require
 from medkd.types import Runtime
@@ -54,13 +53,6 @@ def lacks(runtime: Runtime) -> str | None:
     if runtime is Runtime.OPENVINO_BF16 and not cpu_flags() & BF16:
         return "a processor that computes in bf16"
     return None
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class OnnxRuntime:

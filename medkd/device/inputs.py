@@ -247,7 +247,7 @@ class _Folder:
 def _folders(source: Path, options: ReadingOptions, apart_from: set[Path]) -> Iterator[_Folder]:
     """Yield the folders of a tree that hold DICOM files, or cannot be listed."""
     unlisted: list[OSError] = []
-    for folder in walk(source, unlisted=unlisted.append):
+    for folder, _ in walk(source, unlisted=unlisted.append):
         dicom, unreadable = dicom_of(each for each in files_in(folder) if each not in apart_from)
         unreadable = {file: why for file, why in unreadable.items() if suffix(file) not in OTHERS}
         if dicom or any(file.suffix.lower() in {*NAMED, ""} for file in unreadable):

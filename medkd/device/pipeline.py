@@ -1,7 +1,7 @@
 """Pipeline: the next image is read and the last answer written while the network works."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -20,7 +20,7 @@ def pipelined(
     read: Callable[[T], R],
     work: Callable[[T, R], W],
     write: Callable[[T, W], A],
-) -> Iterator[tuple[T, "Future[A]"]]:
+) -> Generator[tuple[T, "Future[A]"], None, None]:
     """Yield each item with its outcome, in order; one that fails stops no other.
 
     Args:

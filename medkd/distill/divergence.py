@@ -7,6 +7,7 @@ that size is the gradient itself.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,13 +53,23 @@ def bernoulli_divergence(
     weights: Weights | None = None,
     *,
     temperature: float | int,
+    shares: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """Weighted mean over voxels of T² KL(teacher || student), averaged over independent classes.
 
-    Arguments and errors are those of ``softmax_divergence``; ``teacher`` holds the probability of
-    each class against its absence.
+    Further arguments and errors are those of ``softmax_divergence``.
+
+    Args:
+        student: logits.
+        teacher: the probability of each class against its absence.
+        weights: of the mean over voxels.
+        temperature: both distributions are tempered with it.
+        shares: of the classes in the mean over them, which sum to 1; all alike if None.
     """
-    return _mean(student, teacher, weights, float(temperature), _bernoulli_kernel)
+    classes = student.shape[1]
+    shares = student.new_full((classes,), 1 / classes) if shares is None else shares
+    kernel = partial(_bernoulli_kernel, shares=shares.to(student.device).float()[:, None])
+    return _mean(student, teacher, weights, float(temperature), kernel)
 
 
 def _mean(
@@ -85,13 +96,14 @@ def _softmax_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Te
     return divergence, q.div_(norm_q).sub_(p)
 
 
-def _bernoulli_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
+def _bernoulli_kernel(
+    logits: Tensor, probabilities: Tensor, t: float, *, shares: Tensor
+) -> tuple[Tensor, Tensor]:
     a = probabilities.clamp(TINY, SUREST).logit_().div_(t)
     p = a.sigmoid()
     b = torch.where(probabilities < SUREST, logits / t, torch.minimum(logits / t, a))
     divergence = (F.softplus(b) - F.softplus(a)).addcmul_(p, a.sub_(b))
-    share = 1 / logits.shape[0]
-    return divergence.mean(dim=0), b.sigmoid_().sub_(p).mul_(share)
+    return divergence.mul_(shares).sum(dim=0), b.sigmoid_().sub_(p).mul_(shares)
 
 
 class _Divergence(torch.autograd.Function):

@@ -165,13 +165,14 @@ class Objective(nn.Module):
     ) -> Terms:
         teacher = batch["soft"]
         label = _label(function, batch, teacher)
+        independent = self._activation is Activation.SIGMOID
         weights = voxel_weights(
             teacher,
             batch["valid"] if logits.ndim > 2 else None,
             boundary=entry.boundary,
             confidence=entry.confidence,
-            classes=entry.class_weights,
-            sigmoid=self._activation is Activation.SIGMOID,
+            classes=None if independent else entry.class_weights,
+            sigmoid=independent,
         )
         if entry.standardise:
             logits, teacher = standardised(logits), standardised(teacher.clamp_min(TINY).log())
@@ -229,9 +230,16 @@ def _function(entry: LossOptions, activation: Activation) -> "partial[Terms]":
         raise ConfigError(f"{entry.name} compares layers; give it student_layer and teacher_layer")
     registry = FEATURE_LOSSES if entry.layers else LOSSES
     function = partial(registry.factory(entry.name, entry.options), **entry.options)
-    if independent and "sigmoid" in inspect.signature(function).parameters:
-        return partial(function, sigmoid=True)
-    return function
+    if not independent:
+        return function
+    takes = inspect.signature(function).parameters
+    if entry.class_weights and "class_weights" not in takes:
+        raise ConfigError(
+            f"{entry.name}: class_weights are of classes, and it compares places; leave them out"
+        )
+    if entry.class_weights:
+        function = partial(function, class_weights=entry.class_weights)
+    return partial(function, sigmoid=True) if "sigmoid" in takes else function
 
 
 def _label(

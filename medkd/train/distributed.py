@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from medkd.environment import cores
+
 _jobs: list[Mapping[str, Any]] = []  # what the first process has announced and not yet finished
 MOST_WORKERS = 12  # that load for one process; more are seldom faster and each takes memory
 PATIENCE = timedelta(days=30)  # the others wait for as long as the rest of the study takes
@@ -102,16 +104,17 @@ def share(batch: int) -> slice:
 
 
 def workers(asked: int | None) -> int:
-    """Return how many processes load patches for this one.
+    """Return how many processes load patches for this one, as asked or by the machine.
 
-    Where the CPU trains too it is one, and beside a GPU this process's share of the cores.
+    Where the CPU trains too it is one, and beside a GPU this process's share of the cores but one,
+    at most ``MOST_WORKERS``.
     """
     if asked is not None:
         return asked
     if not torch.accelerator.is_available():
         return 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    return min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // here - 1))
+    return min(MOST_WORKERS, max(1, cores() // here - 1))
 
 
 def _tell(job: Mapping[str, Any] | None) -> None:

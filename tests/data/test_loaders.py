@@ -111,8 +111,10 @@ def test_batches_are_the_same_with_and_without_workers(dataset):
 
 @pytest.mark.parametrize("done", [1, 3, 5])
 def test_resuming_goes_on_where_the_run_was(dataset, done):
-    whole = list(batches(dataset(steps=5), options=options(steps=5), first_step=0))
-    rest = list(batches(dataset(steps=5), options=options(steps=5), first_step=done))
+    whole, rest = (
+        list(batches(dataset(steps=5), options=options(steps=5), first_step=first, workers=0))
+        for first in (0, done)
+    )
     assert len(rest) == 5 - done
     for one, other in zip(rest, islice(whole, done, None), strict=True):
         assert_same(one, other)
@@ -203,7 +205,7 @@ def test_images_with_one_class_each(make_study, tmp_path):
     said = np.log([[0.9, 0.1], [0.2, 0.8]])
     softened = [type(s)(s.case, s.image, s.label, s.grid, soft=said[s.case.label]) for s in samples]
     patches = PatchDataset(softened, study.config, options=options(steps=2, batch=4))
-    (batch, _) = batches(patches, options=options(steps=2, batch=4), first_step=0)
+    (batch, _) = batches(patches, options=options(steps=2, batch=4), first_step=0, workers=0)
     assert batch["image"].shape == (4, 3, 8, 8)
     assert sorted(batch["label"].tolist()) == [0, 0, 1, 1]
     expected = torch.tensor([[0.9, 0.1], [0.2, 0.8]])[batch["label"]]
@@ -216,7 +218,7 @@ def test_a_batch_says_what_its_labels_cover_where_one_covers_a_part(make_study, 
     assert "covered" not in PatchDataset([whole, part], study.config, options=options())[0]
     part = replace(part, case=replace(part.case, annotated=("lesion",)))
     dataset = PatchDataset([whole, part], study.config, options=options())
-    (batch,) = islice(batches(dataset, options=options(), first_step=0), 1)
+    (batch,) = islice(batches(dataset, options=options(), first_step=0, workers=0), 1)
     order = [dataset.case_of(i) for i in dataset.indices_of(0)]
     told = {whole.case.id: [True, True, True], part.case.id: [True, False, True]}
     assert batch["covered"].tolist() == [told[case_id] for case_id in order]
@@ -237,7 +239,7 @@ def test_structures_that_overlap_travel_as_channels_with_probabilities_of_their_
         store.write(sample.case.id, logits, Activation.SIGMOID)
         samples.append(replace(sample, soft=store.read(sample.case.id)))
     dataset = PatchDataset(samples, config, options=options())
-    (batch,) = islice(batches(dataset, options=options(), first_step=0), 1)
+    (batch,) = islice(batches(dataset, options=options(), first_step=0, workers=0), 1)
     assert batch["label"].shape == batch["soft"].shape == (2, 2, *window)
     assert batch["label"].dtype == torch.uint8
     assert set(batch["label"].unique().tolist()) == {0, 1}

@@ -3,33 +3,27 @@ import os
 import pytest
 
 from medkd.data.tree import files_below, walk
+from medkd.errors import DataError
 
 
 @pytest.fixture
 def tree(tmp_path):
-    """A tree with a link out of it, one to a folder of itself, and one in a circle."""
+    """A tree with links out of it, back into it, in a circle, up, and to nothing."""
     top, other = tmp_path / "top", tmp_path / "other"
-    for folder in (top / "b", top / "a/deep", top / ".git", top / "lost+found", other / "c"):
+    for folder in (top / "b", top / "c/deep", top / ".git", top / "lost+found", other / "d"):
         folder.mkdir(parents=True)
         (folder / "file").touch()
+    (top / "a_again").symlink_to(top / "c")
     (top / "elsewhere").symlink_to(other)
-    (top / "z_again").symlink_to(top / "a")
-    (top / "a/deep/circle").symlink_to(top)
+    (top / "c/deep/circle").symlink_to(top)
+    (top / "c/up").symlink_to("../..")
     (top / "b/gone").symlink_to("nowhere")
     return top
 
 
-def test_folders_behind_links_are_walked_once_and_circles_end(tree):
-    told = [folder.relative_to(tree).as_posix() for folder in walk(tree)]
-    assert told == [".", "a", "a/deep", "b", "elsewhere", "elsewhere/c"]
-
-
-def test_files_are_those_of_all_folders_and_links_to_nothing(tree):
-    told = [path.relative_to(tree).as_posix() for path in files_below(tree)]
-    assert told == ["a/deep/file", "b/file", "b/gone", "elsewhere/c/file"]
-
-
-def test_what_cannot_be_listed_is_told(tree, monkeypatch):
+@pytest.fixture
+def unlistable(monkeypatch, tree):
+    """A folder of the tree that cannot be listed."""
     listed = os.scandir
 
     def scandir(path):
@@ -38,6 +32,28 @@ def test_what_cannot_be_listed_is_told(tree, monkeypatch):
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
+    return tree / "c/deep"
+
+
+def folders(tree, unlisted):
+    return [place.relative_to(tree).as_posix() for place, _ in walk(tree, unlisted=unlisted.append)]
+
+
+def test_folders_behind_links_are_walked_once_and_by_their_own_names_if_they_have_some(tree):
+    assert folders(tree, []) == [".", "b", "c", "c/deep", "elsewhere", "elsewhere/d"]
+
+
+def test_files_are_those_of_all_folders_and_links_to_nothing(tree):
+    told = [path.relative_to(tree).as_posix() for path in files_below(tree)]
+    assert told == ["b/file", "b/gone", "c/deep/file", "elsewhere/d/file"]
+
+
+def test_what_cannot_be_listed_is_told(tree, unlistable):
     unlisted = []
-    assert tree / "a/deep" not in list(walk(tree, unlisted=unlisted.append))
-    assert [error.filename for error in unlisted] == [str(tree / "a/deep")]
+    assert "c/deep" not in folders(tree, unlisted)
+    assert [error.filename for error in unlisted] == [str(unlistable)]
+
+
+def test_files_of_a_tree_that_cannot_be_listed_whole_are_refused(tree, unlistable):
+    with pytest.raises(DataError, match=r"deep: the folder cannot be listed \(Permission denied\)"):
+        files_below(tree)

@@ -255,17 +255,25 @@ def test_what_makes_no_sense_where_structures_overlap_is_refused(loss, reason):
 
 
 @pytest.mark.parametrize("name", ["pixel_kd", "soft_dice", "cwd", "dist"])
-def test_class_weights_of_overlapping_structures_change_the_loss_and_not_its_zero(name):
+def test_structures_that_overlap_weigh_each_in_its_own_question(name):
     soft = drawn(1, 2, 4, 4, seed=1).sigmoid().detach()
     batch = {"soft": soft, "valid": torch.ones(1, 4, 4, dtype=torch.bool)}
-    plain, weighted = (
-        objective({"name": name, "class_weights": weights}, activation=Activation.SIGMOID)
-        for weights in (None, (1.0, 5.0))
-    )
     logits = drawn(1, 2, 4, 4)
-    assert abs(weighted(logits, batch, 0)[0] - plain(logits, batch, 0)[0]) > 1e-4
-    agrees = soft.logit().requires_grad_()
-    assert abs(weighted(agrees, batch, 0)[0].item()) < 1e-5
+
+    def loss(*weights):
+        entry = {"name": name, "class_weights": weights or None}
+        return objective(entry, activation=Activation.SIGMOID)(logits, batch, 0)[0]
+
+    whole, core = loss(1, 0), loss(0, 1)
+    assert abs(whole - core) > 1e-3
+    torch.testing.assert_close(loss(), (whole + core) / 2)
+    torch.testing.assert_close(loss(1, 3), (whole + 3 * core) / 4)
+
+
+def test_places_have_no_class_weights_where_structures_overlap():
+    entry = {"name": "affinity", "class_weights": (1, 2)}
+    with pytest.raises(ConfigError, match="affinity: class_weights are of classes"):
+        objective(entry, activation=Activation.SIGMOID)
 
 
 def test_standardised_the_size_of_the_logits_does_not_matter(logits, batch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from medkd.train import distributed
 from medkd.train.distributed import agreed, mean, share, workers
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +136,6 @@ def test_alone_a_process_has_all_and_decides_alone():
 )
 def test_beside_a_gpu_most_cores_load(monkeypatch, asked, gpu, cores, here, expected):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(distributed, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
     assert workers(asked) == expected

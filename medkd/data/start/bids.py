@@ -16,7 +16,7 @@ from medkd.types import Task
 
 def recognise(folder: Path) -> Layout | None:
     """Match each ``sub-…_dseg`` or ``sub-…_mask`` with the image of its subject and session."""
-    named = sorted(path for path in files_below(folder) if path.name.startswith("sub-"))
+    named = [path for path in files_below(folder) if path.name.startswith("sub-")]
     files = [path for path in named if suffix(path) in NIFTI and is_whole(path)]
     labels = _by_entities(path for path in files if re.search(r"_(?:dseg|mask)$", stem(path)))
     if not labels:
@@ -138,7 +138,7 @@ def _entities(path: Path) -> tuple[str, ...]:
 def _dseg_names(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return values by name of the first ``dseg.tsv``, and what is to be said of the names."""
     told: dict[int, str] = {}
-    for path in sorted(p for p in files_below(folder) if p.name.endswith("dseg.tsv"))[:1]:
+    for path in [p for p in files_below(folder) if p.name.endswith("dseg.tsv")][:1]:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:

@@ -170,7 +170,7 @@ def _weights(data: Fingerprint) -> Choice:
     """Weight classes by the inverse root of their share, where one is rare."""
     if data.overlapping:
         kind = "structure" if data.task is Task.SEGMENTATION else "finding"
-        return Choice(None, f"each {kind} is a question of its own")
+        return Choice(None, f"no class weights: each {kind} is a question of its own")
     shares = {name: share for name, share in data.shares.items() if share}
     rarest = min(shares, key=shares.__getitem__)
     unit = "voxels" if data.task is Task.SEGMENTATION else "cases"

@@ -1,6 +1,7 @@
 """Channel: where each class is, as a distribution over space."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from medkd.distill.divergence import TINY
 from medkd.distill.features import on_grid
+from medkd.distill.losses.weights import class_shares
 
 
 def cwd(
@@ -18,6 +20,7 @@ def cwd(
     *,
     temperature: float | int = 4.0,
     sigmoid: bool = False,
+    class_weights: Sequence[float | int] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Channel-wise distillation: KL of the classes' distributions over space, times T².
 
@@ -31,6 +34,7 @@ def cwd(
         weights: how much each voxel counts in both distributions; 0 leaves it out.
         temperature: above 1 it draws the eye from the peak to its surroundings.
         sigmoid: classes are independent.
+        class_weights: of the mean over classes.
 
     Raises:
         ValueError: the temperature is not positive, or there is no space.
@@ -40,7 +44,8 @@ def cwd(
     log_p = teacher.float().clamp_min(TINY).log()
     log_q = F.logsigmoid(student.float()) if sigmoid else student.float().log_softmax(dim=1)
     terms = channel_divergence(log_q, log_p, weights, temperature)
-    return {"cwd": terms.mean()}
+    shares = class_shares(class_weights, terms.shape[1]).to(terms.device)
+    return {"cwd": (terms * shares).sum(dim=1).mean()}
 
 
 def channel_features(

@@ -1,16 +1,19 @@
 """Correlation: the order and spacing of the answers rather than the answers themselves."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medkd.distill.losses.weights import class_shares
 from medkd.models.activation import logits_of, probabilities
 from medkd.types import Activation
 
 FLAT = 1e-12  # a variance below this has nothing to correlate with
 
 
-def dist(
+def dist(  # noqa: PLR0913 - all are options of a config
     student: Float[Tensor, " batch classes *space"],
     teacher: Float[Tensor, " batch classes *space"],
     weights: Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"] | None = None,
@@ -19,6 +22,7 @@ def dist(
     gamma: float | int = 1.0,
     temperature: float | int = 1.0,
     sigmoid: bool = False,
+    class_weights: Sequence[float | int] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """DIST: one minus Pearson's correlation of student and teacher.
 
@@ -37,6 +41,7 @@ def dist(
         gamma: of ``intra``; 0 leaves it out.
         temperature: of both.
         sigmoid: classes are independent, so that those of one voxel have no order: ``intra`` alone.
+        class_weights: of the mean of ``intra`` over classes.
 
     Raises:
         ValueError: the temperature is not positive, or no factor is left but 0.
@@ -54,7 +59,8 @@ def dist(
     share = p.new_ones(len(p)) if weights is None else weights.flatten().float()
     alike = p.new_ones(p.shape[1])
     inter = _one_minus_pearson(q, p, alike, share)
-    intra = _one_minus_pearson(q.t(), p.t(), share, alike)
+    of_classes = class_shares(class_weights, p.shape[1]).to(p.device)
+    intra = _one_minus_pearson(q.t(), p.t(), share, of_classes)
     terms = {"dist/inter": (beta, inter), "dist/intra": (gamma, intra)}
     return {name: factor * term for name, (factor, term) in terms.items() if factor}
 

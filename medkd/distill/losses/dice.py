@@ -1,10 +1,13 @@
 """Dice: overlap with a soft target, as a distance."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medkd.distill.divergence import TINY
+from medkd.distill.losses.weights import class_shares
 
 SMALL = 1e-5  # a structure of this share of the voxels counts half
 
@@ -16,6 +19,7 @@ def soft_dice(
     *,
     include_background: bool = False,
     sigmoid: bool = False,
+    class_weights: Sequence[float | int] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Dice semimetric loss: ``|p - q| / |p + q|`` summed over voxels, averaged over classes.
 
@@ -31,6 +35,7 @@ def soft_dice(
         weights: how much each voxel counts.
         include_background: whether the first of several exclusive classes is counted.
         sigmoid: classes are independent; then the first is a structure like the others.
+        class_weights: of the classes that are counted, in their mean.
     """
     q = student.float().sigmoid() if sigmoid else student.float().softmax(dim=1)
     p = teacher.float()
@@ -41,4 +46,5 @@ def soft_dice(
     apart = (share * (p - q).abs()).sum(dim=space)
     total = (share * (p + q)).sum(dim=space)
     voxels = share.expand_as(p[:, :1]).sum()
-    return {"soft_dice": (apart / (total + SMALL * voxels).clamp_min(TINY)).mean()}
+    shares = class_shares(class_weights, p.shape[1]).to(p.device)
+    return {"soft_dice": (apart / (total + SMALL * voxels).clamp_min(TINY) * shares).sum()}

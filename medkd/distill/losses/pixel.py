@@ -1,9 +1,12 @@
 """Pixel: the divergence of student from teacher, voxel by voxel."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medkd.distill.divergence import bernoulli_divergence, softmax_divergence
+from medkd.distill.losses.weights import class_shares
 
 
 def pixel_kd(
@@ -13,6 +16,7 @@ def pixel_kd(
     *,
     temperature: float | int = 2.0,  # YAML writes 2 for 2.0
     sigmoid: bool = False,
+    class_weights: Sequence[float | int] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Mean over voxels of KL(teacher || student) at a temperature, times its square.
 
@@ -27,9 +31,10 @@ def pixel_kd(
         temperature: above 1 it shows the student which wrong classes the teacher finds likely.
         sigmoid: every class is a question of its own (multi-label); the divergence is that of
             Bernoulli variables, averaged over classes.
+        class_weights: of that average; exclusive classes have theirs in ``weights``.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is not positive, or there are no such ``class_weights``.
 
     Example:
         >>> import torch
@@ -37,5 +42,10 @@ def pixel_kd(
         >>> pixel_kd(logits, logits.softmax(1), temperature=4.0)["pixel_kd"].abs().item() < 1e-6
         True
     """
-    divergence = bernoulli_divergence if sigmoid else softmax_divergence
-    return {"pixel_kd": divergence(student, teacher, weights, temperature=temperature)}
+    if not sigmoid:
+        if class_weights is not None:
+            raise ValueError("the weights of exclusive classes are those of their voxels")
+        return {"pixel_kd": softmax_divergence(student, teacher, weights, temperature=temperature)}
+    shares = class_shares(class_weights, student.shape[1])
+    loss = bernoulli_divergence(student, teacher, weights, temperature=temperature, shares=shares)
+    return {"pixel_kd": loss}

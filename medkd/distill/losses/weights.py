@@ -29,11 +29,11 @@ def voxel_weights(
             another class in the teacher's answer.
         confidence: power of the teacher's certainty, ``1 - entropy / log(classes)``, so that 0
             is off and 1 mutes a voxel in proportion to the teacher's doubt.
-        classes: a weight for each class; a voxel has their mean under the teacher's probabilities.
-            The divergence stays one, which weights inside its sum over classes would break.
+        classes: a weight for each of several exclusive classes; a voxel has their mean under the
+            teacher's probabilities. The divergence stays one, which weights inside its sum over
+            classes would break.
         sigmoid: classes are independent: a boundary is that of any of them, and certainty the mean
-            over them. The weights of classes multiply, each as far as the teacher sees its class,
-            ``prod(1 + p (weight - 1))``; where it sees none, a voxel weighs 1.
+            over them; their own weights are ``class_shares``.
     """
     factors: list[Tensor] = []
     if boundary:
@@ -43,12 +43,28 @@ def voxel_weights(
     if classes is not None:
         if len(classes) != teacher.shape[1]:
             raise ValueError(f"{len(classes)} class weights for {teacher.shape[1]} classes")
-        of_classes = teacher.new_tensor(classes).reshape(-1, *[1] * (teacher.ndim - 2))
-        seen = (1 + teacher * (of_classes - 1)).prod(dim=1)
-        factors.append(seen if sigmoid else (teacher * of_classes).sum(dim=1))
+        factors.append(torch.einsum("bc...,c->b...", teacher, teacher.new_tensor(classes)))
     for factor in factors:
         valid = factor if valid is None else valid * factor
     return valid
+
+
+def class_shares(
+    class_weights: Sequence[float | int] | None, classes: int
+) -> Float[Tensor, " classes"]:
+    """Return the share of each class in a mean over them; all alike if no weights are given.
+
+    For classes that are independent: each is a question of its own, and some may count more.
+
+    Raises:
+        ValueError: there are more or fewer weights than classes, or all are 0.
+    """
+    shares = torch.ones(classes) if class_weights is None else torch.tensor(class_weights).float()
+    if len(shares) != classes:
+        raise ValueError(f"{len(shares)} class weights for {classes} classes")
+    if not shares.any():
+        raise ValueError("class weights are all 0, so that nothing is taught")
+    return shares / shares.sum()
 
 
 def boundaries(

@@ -158,3 +158,9 @@ class TestSigmoid:
         options = {"temperature": 2.0, "sigmoid": True}
         assert abs(pixel_kd(logits, logits.sigmoid(), **options).item()) < 1e-5
         assert gradient(logits, logits.sigmoid(), **options).abs().max() < 1e-5
+
+
+def test_exclusive_classes_weigh_by_their_voxels():
+    logits = drawn(1, 3, 4)
+    with pytest.raises(ValueError, match="those of their voxels"):
+        pixel_kd(logits, logits.softmax(1), class_weights=(1, 2, 3))

@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from medkd.distill.losses.weights import boundaries, certainty, voxel_weights
+from medkd.distill.losses.weights import (
+    boundaries,
+    certainty,
+    class_shares,
+    voxel_weights,
+)
 
 
 @pytest.fixture
@@ -58,14 +63,14 @@ def test_where_structures_overlap_certainty_is_the_mean_over_them():
     torch.testing.assert_close(certainty(teacher, sigmoid=True), expected)
 
 
-def test_where_structures_overlap_their_weights_multiply():
-    teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.0]])
-    found = voxel_weights(teacher, classes=(3, 5), sigmoid=True)
-    torch.testing.assert_close(found, torch.tensor([1.0, 3.0, 5.0, 15.0, 2.0]))
+def test_shares_of_classes_sum_to_one():
+    torch.testing.assert_close(class_shares((1, 3), 2), torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(class_shares(None, 4), torch.full((4,), 0.25))
 
 
-def test_structures_that_do_not_overlap_weigh_as_classes_that_exclude_each_other():
-    hard = torch.nn.functional.one_hot(torch.arange(27).reshape(1, 3, 3, 3) % 3).movedim(-1, 1)
-    exclusive = voxel_weights(hard.float(), classes=(1, 3, 5))
-    independent = voxel_weights(hard[:, 1:].float(), classes=(3, 5), sigmoid=True)
-    torch.testing.assert_close(independent, exclusive)
+@pytest.mark.parametrize(
+    ("weights", "reason"), [((1, 2, 3), "3 class weights for 2 classes"), ((0, 0), "are all 0")]
+)
+def test_shares_that_cannot_be_are_refused(weights, reason):
+    with pytest.raises(ValueError, match=reason):
+        class_shares(weights, 2)
