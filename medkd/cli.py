@@ -1,5 +1,6 @@
 """The command line: each verb is a thin door to the function of the same name."""
 
+import logging
 import os
 import shutil
 import sys
@@ -560,6 +561,8 @@ def run_pipeline(main: Callable[..., None]) -> None:
 
 def guarded(command: Callable[[], object]) -> None:
     """Run a command; a known error is one message and its exit code, a bug is a traceback."""
+    # an import of mlflow.pytorch lets errors through alone
+    logging.getLogger("medkd").setLevel(logging.WARNING)
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

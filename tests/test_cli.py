@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import re
 import runpy
 import shutil
@@ -437,3 +438,10 @@ def test_a_part_that_is_none_is_refused(said):
 
 def test_a_part_is_told_as_one_of_several():
     assert [cli._part(said) for said in ("1/1", "2/16")] == [(1, 1), (2, 16)]
+
+
+def test_warnings_are_shown_whatever_else_has_quietened_all_but_errors(caplog):
+    caplog.set_level(logging.ERROR)
+    caplog.handler.setLevel(logging.NOTSET)
+    cli.guarded(lambda: logging.getLogger("medkd.track.journal").warning("tracking has a gap"))
+    assert "tracking has a gap" in caplog.text

@@ -1,3 +1,4 @@
+import logging
 import os
 import resource
 import shutil
@@ -13,6 +14,12 @@ import pytest
 
 from medkd.results import read_report
 from medkd.track.journal import Journal
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_logged(caplog):
+    """An import of mlflow.pytorch by another test lets errors through alone."""
+    caplog.set_level(logging.WARNING)
 
 
 @pytest.fixture
