@@ -220,8 +220,9 @@ class _Run:
 
     def show(self, image: Input, outcome: "Future[Prediction]") -> None:
         """Say what became of an image, if it failed or is unlike the validated data."""
-        if outcome.exception():
-            reason = self.summary.failed[image.name]
+        error = outcome.exception()
+        if error:  # of a stage, which has noted it, or of what runs them
+            reason = self.summary.failed.setdefault(image.name, _reason(image, error))
             console.print(f"[red]failed[/] {escape(f'{image.name}: {reason}')}")
             return
         finding = outcome.result().finding

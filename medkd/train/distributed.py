@@ -114,7 +114,8 @@ def workers(asked: int | None) -> int:
     if not torch.accelerator.is_available():
         return 1
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    return min(MOST_WORKERS, max(1, cores() // here - 1))
+    share = min(cores(), (os.cpu_count() or 1) // here)  # who is pinned has only its own anyway
+    return min(MOST_WORKERS, max(1, share - 1))
 
 
 def _tell(job: Mapping[str, Any] | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from medkd.config import load
-from medkd.data import images, nifti
+from medkd.data import images, loaders, nifti
 from medkd.data.datalist import read_datalist
 from medkd.data.loaders import PatchDataset, batches
 from medkd.data.samples import load_samples, places_in
@@ -266,3 +266,16 @@ def test_where_structures_overlap_an_unlabelled_case_is_searched_by_its_soft_tar
     store.write("a", logits, Activation.SIGMOID)
     dataset = PatchDataset([replace(sample, soft=store.read("a"))], config, options=options())
     assert [places.tolist() for places in dataset._places[0]] == [[[3, 4]]]
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, None), (1, 4), (3, 2), (12, 1)])
+def test_more_workers_hold_hardly_more_batches_ahead(dataset, monkeypatch, workers, ahead):
+    asked = {}
+
+    def loader(_, **options):
+        asked.update(options)
+        return iter(())
+
+    monkeypatch.setattr(loaders, "DataLoader", loader)
+    assert not list(batches(dataset(), options=options(), first_step=0, workers=workers))
+    assert (asked["num_workers"], asked["prefetch_factor"]) == (workers, ahead)

@@ -125,17 +125,19 @@ def test_alone_a_process_has_all_and_decides_alone():
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpu", "cores", "here", "expected"),
+    ("asked", "gpu", "cores", "own", "here", "expected"),
     [
-        (None, False, 16, 1, 1),  # the others train
-        (None, True, 16, 1, 12),
-        (None, True, 8, 2, 3),
-        (None, True, 1, 1, 1),
-        (0, True, 16, 1, 0),
+        (None, False, 16, 16, 1, 1),  # the others train
+        (None, True, 16, 16, 1, 12),
+        (None, True, 8, 8, 2, 3),
+        (None, True, 32, 8, 4, 7),  # each process has its own
+        (None, True, 16, 1, 1, 1),
+        (0, True, 16, 16, 1, 0),
     ],
 )
-def test_beside_a_gpu_most_cores_load(monkeypatch, asked, gpu, cores, here, expected):
+def test_beside_a_gpu_most_cores_load(monkeypatch, asked, gpu, cores, own, here, expected):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
-    monkeypatch.setattr(distributed, "cores", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(distributed, "cores", lambda: own)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
     assert workers(asked) == expected

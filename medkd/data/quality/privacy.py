@@ -26,7 +26,8 @@ from medkd.types import Case
 COLUMNS = re.compile(
     r"(?i)(?:^|[_\W])(?:(?:first|last|sur|family|given|full|patient)?[_ ]?name|birth\w*|dob|mrn"
     r"|ssn|address|street|phone|e?mail|zip|postcode|accession\w*|insurance\w*|record\w*"
-    r"|passport\w*|\w*date|physician\w*|doctor\w*|radiologist\w*)(?:$|[_\W])|^operator$"
+    r"|passport\w*|\w*date|physician\w*|doctor\w*|radiologist\w*)(?:$|[_\W])"
+    r"|(?:^|[_\W])operators?(?:[_\W]*(?:id|initials|code|no))?\s*$"
 )
 # a whole name: `patient_age` and `treatment_group` say nothing of who it is
 OF_PATIENTS = re.compile(

@@ -92,7 +92,17 @@ def test_a_group_that_a_report_would_name_is_an_error(make_config):
     ("column", "is_personal"),
     [
         *((name, True) for name in ("patient_id", "Patient", "surname", "Referring Physician")),
-        *((name, True) for name in ("Operator", "pid", "anon_patient_id", "inferred_patient")),
+        *(
+            (name, True)
+            for name in (
+                "Operator",
+                "operator_id",
+                "scan_operator",
+                "pid",
+                "anon_patient_id",
+                "inferred_patient",
+            )
+        ),
         *((name, False) for name in ("Patient Age", "patient_sex", "subject_age", "operator_type")),
     ],
 )
