@@ -67,8 +67,9 @@ def bernoulli_divergence(
         shares: of the classes in the mean over them, which sum to 1; all alike if None.
     """
     classes = student.shape[1]
-    shares = torch.full((classes,), 1 / classes) if shares is None else shares
-    kernel = partial(_bernoulli_kernel, shares=shares.to(student.device).float()[:, None])
+    if shares is None:
+        shares = torch.full((classes,), 1 / classes, device=student.device)
+    kernel = partial(_bernoulli_kernel, shares=shares[:, None])
     return _mean(student, teacher, weights, float(temperature), kernel)
 
 

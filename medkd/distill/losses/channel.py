@@ -44,7 +44,7 @@ def cwd(
     log_p = teacher.float().clamp_min(TINY).log()
     log_q = F.logsigmoid(student.float()) if sigmoid else student.float().log_softmax(dim=1)
     terms = channel_divergence(log_q, log_p, weights, temperature)
-    shares = class_shares(class_weights, terms.shape[1]).to(terms.device)
+    shares = class_shares(class_weights, student)
     return {"cwd": (terms * shares).sum(dim=1).mean()}
 
 

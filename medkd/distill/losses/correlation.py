@@ -59,7 +59,7 @@ def dist(  # noqa: PLR0913 - all are options of a config
     share = p.new_ones(len(p)) if weights is None else weights.flatten().float()
     alike = p.new_ones(p.shape[1])
     inter = _one_minus_pearson(q, p, alike, share)
-    of_classes = class_shares(class_weights, p.shape[1]).to(p.device)
+    of_classes = class_shares(class_weights, student)
     intra = _one_minus_pearson(q.t(), p.t(), share, of_classes)
     terms = {"dist/inter": (beta, inter), "dist/intra": (gamma, intra)}
     return {name: factor * term for name, (factor, term) in terms.items() if factor}

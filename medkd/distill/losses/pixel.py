@@ -46,6 +46,6 @@ def pixel_kd(
         if class_weights is not None:
             raise ValueError("the weights of exclusive classes are those of their voxels")
         return {"pixel_kd": softmax_divergence(student, teacher, weights, temperature=temperature)}
-    shares = class_shares(class_weights, student.shape[1])
+    shares = class_shares(class_weights, student)
     loss = bernoulli_divergence(student, teacher, weights, temperature=temperature, shares=shares)
     return {"pixel_kd": loss}

@@ -50,21 +50,28 @@ def voxel_weights(
 
 
 def class_shares(
-    class_weights: Sequence[float | int] | None, classes: int
+    class_weights: Sequence[float | int] | None, maps: Float[Tensor, " batch classes *space"]
 ) -> Float[Tensor, " classes"]:
     """Return the share of each class in a mean over them; all alike if no weights are given.
 
     For classes that are independent: each is a question of its own, and some may count more.
 
+    Args:
+        class_weights: of the classes.
+        maps: what has these classes, and says on which device.
+
     Raises:
         ValueError: there are more or fewer weights than classes, or all are 0.
     """
-    shares = torch.ones(classes) if class_weights is None else torch.tensor(class_weights).float()
-    if len(shares) != classes:
-        raise ValueError(f"{len(shares)} class weights for {classes} classes")
-    if not shares.any():
+    classes = maps.shape[1]
+    if class_weights is None:  # filled in place: a GPU would wait for a copy
+        return torch.full((classes,), 1 / classes, device=maps.device)
+    if len(class_weights) != classes:
+        raise ValueError(f"{len(class_weights)} class weights for {classes} classes")
+    if not any(class_weights):
         raise ValueError("class weights are all 0, so that nothing is taught")
-    return shares / shares.sum()
+    shares = [weight / sum(class_weights) for weight in class_weights]
+    return torch.tensor(shares, device=maps.device)
 
 
 def boundaries(
