@@ -16,7 +16,8 @@ from medkd.types import Task
 
 def recognise(folder: Path) -> Layout | None:
     """Match each ``sub-…_dseg`` or ``sub-…_mask`` with the image of its subject and session."""
-    named = [path for path in files_below(folder) if path.name.startswith("sub-")]
+    everything = files_below(folder)
+    named = [path for path in everything if path.name.startswith("sub-")]
     files = [path for path in named if suffix(path) in NIFTI and is_whole(path)]
     labels = _by_entities(path for path in files if re.search(r"_(?:dseg|mask)$", stem(path)))
     if not labels:
@@ -40,7 +41,7 @@ def recognise(folder: Path) -> Layout | None:
         first, *further = [_only(folder, name, "images", each) for each in chosen]
         attributes = {"session": session[0]} if session else {}
         rows.append(Row(name, first, label_of[entities], subject, "", attributes, tuple(further)))
-    structures, of_names = _dseg_names(folder)
+    structures, of_names = _dseg_names(everything)
     return Layout(
         name="BIDS derivative",
         task=Task.SEGMENTATION,
@@ -135,10 +136,10 @@ def _entities(path: Path) -> tuple[str, ...]:
     return tuple(part for part in stem(path).split("_") if re.match(r"(?:sub|ses|run)-", part))
 
 
-def _dseg_names(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+def _dseg_names(files: Iterable[Path]) -> tuple[dict[str, int], tuple[str, ...]]:
     """Return values by name of the first ``dseg.tsv``, and what is to be said of the names."""
     told: dict[int, str] = {}
-    for path in [p for p in files_below(folder) if p.name.endswith("dseg.tsv")][:1]:
+    for path in [file for file in files if file.name.endswith("dseg.tsv")][:1]:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:

@@ -45,8 +45,8 @@ def dealt(layout: Layout, cases: Sequence[Case]) -> Layout:
             train = [c for c, row in zip(cases, layout.rows, strict=True) if row.part == "train"]
             # the other share goes back, so that both are dealt by what labels hold
             chosen = split_cases(train, SplitOptions(validation=SHARES["validation"], test=share))
-            dealt = set(chosen.test)
-            rows = [replace(r, part=part) if r.case in dealt else r for r in layout.rows]
+            held_out = set(chosen.test)
+            rows = [replace(r, part=part) if r.case in held_out else r for r in layout.rows]
             layout = replace(layout, rows=tuple(rows), dealt=(*layout.dealt, part))
     return layout
 
