@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +26,7 @@ from medkd.types import Volume, grid_distance_mm, without_values
 
 SINGULAR = 1e-9  # mm³ a voxel
 SAME_SIZE = 0.01  # by which voxels of qform and sform may differ
+SAME = 1e-4  # of a voxel: qform and sform are rounded apart
 TEMPLATES = {3, 4}  # codes of Talairach's and MNI's spaces
 UNITS_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres by their code; all others are millimetres
 UNITS_OF_SPACE = 0b111  # of xyzt_units; the rest is of time
@@ -72,7 +73,8 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
     """
     options = options or ReadingOptions()
     with _opened(path, options) as (header, stream):
-        affine, remedies = _affine(header, path), _remedies(header)
+        forms = _forms(header, path)
+        affine, remedies = _affine(header, forms, path), _remedies(header, forms)
         try:
             array = _scaled(ArrayProxy(stream, header).get_unscaled(), header)
         except DAMAGED as error:
@@ -95,7 +97,8 @@ def read_grid(path: Path, options: ReadingOptions | None = None) -> Volume:
     """
     options = options or ReadingOptions()
     with _opened(path, options) as (header, _):
-        affine, shape = _affine(header, path), tuple(header.get_data_shape()[:3])
+        affine = _affine(header, _forms(header, path), path)
+        shape = tuple(header.get_data_shape()[:3])
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
         shape, affine = grid_at_right_angles(shape, affine)
     return without_values(shape, affine)
@@ -289,21 +292,42 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(message, private=private)
 
 
-def _affine(header: Any, path: Path) -> np.ndarray:  # noqa: ANN401
+class _Forms(NamedTuple):
+    """Both affines of a header, and their codes; what has the code 0 says nothing."""
+
+    best: np.ndarray
+    qform: np.ndarray
+    sform: np.ndarray
+    of_qform: int
+    of_sform: int
+
+    @property
+    def agree(self) -> bool:
+        """Whether at most one says something, or both the same."""
+        voxel = np.abs(self.sform[:3, :3]).max()
+        is_same = np.abs(self.qform - self.sform).max() <= SAME * voxel
+        return bool(is_same) or not (self.of_qform and self.of_sform)
+
+
+def _forms(header: Any, path: Path) -> _Forms:  # noqa: ANN401
     try:
-        affine = np.asarray(header.get_best_affine(), dtype=float)
-        (qform, of_qform), (sform, of_sform) = (
-            form(coded=True) for form in (header.get_qform, header.get_sform)
-        )
+        best = np.asarray(header.get_best_affine(), dtype=float)
+        qform, of_qform = header.get_qform(coded=True)
+        sform, of_sform = header.get_sform(coded=True)
     except DAMAGED as error:
         raise _damaged(path, error) from None
+    qform, sform = (np.eye(4) if form is None else form for form in (qform, sform))
+    return _Forms(best, qform, sform, of_qform, of_sform)
+
+
+def _affine(header: Any, forms: _Forms, path: Path) -> np.ndarray:  # noqa: ANN401
+    affine = forms.best
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SINGULAR:
         raise DataError(
             f"{path}: its affine does not place voxels in space {affine[:3, :3].tolist()}; correct "
             f"the header's sform or qform"
         )
-    is_twice = of_qform and of_sform
-    if differing := is_twice and _differing(qform, sform, in_template=of_sform in TEMPLATES):
+    if differing := _differing(forms):
         raise DataError(
             f"{path}: its qform and its sform disagree on {differing}; correct or remove the wrong "
             f"one"
@@ -312,17 +336,20 @@ def _affine(header: Any, path: Path) -> np.ndarray:  # noqa: ANN401
     return np.diag([unit_mm] * 3 + [1.0]) @ affine
 
 
-def _differing(qform: np.ndarray, sform: np.ndarray, *, in_template: bool) -> str:
+def _differing(forms: _Forms) -> str:
     """Say on what two affines disagree that cannot both be right.
 
     They may be turned and moved against each other, where one is the scanner's and one came of a
     registration, but the patient has one left side, and a voxel one size, unless it was stretched
     to fit a template.
     """
-    forms = [qform, _without_shear(sform)]
-    if np.prod([np.linalg.det(form[:3, :3]) for form in forms]) < 0:
+    if forms.agree:
+        return ""
+    both = [forms.qform, _without_shear(forms.sform)]
+    if np.prod([np.linalg.det(form[:3, :3]) for form in both]) < 0:
         return "which side is left"
-    sizes = [np.linalg.norm(form[:3, :3], axis=0) for form in forms]
+    sizes = [np.linalg.norm(form[:3, :3], axis=0) for form in both]
+    in_template = forms.of_sform in TEMPLATES
     if not in_template and not np.allclose(sizes[0], sizes[1], rtol=SAME_SIZE, atol=0):
         told = " and ".join("x".join(f"{edge:.4g}" for edge in size) for size in sizes)
         return f"how large a voxel is ({told})"
@@ -346,19 +373,17 @@ def _scaled(array: np.ndarray, header: Any) -> np.ndarray:  # noqa: ANN401
     return scaled
 
 
-def _remedies(header: Any) -> tuple[str, ...]:  # noqa: ANN401
+def _remedies(header: Any, forms: _Forms) -> tuple[str, ...]:  # noqa: ANN401
     """Tell what was taken where a header does not say where its voxels lie, or says it twice."""
-    (qform, of_qform), (sform, of_sform) = (
-        form(coded=True) for form in (header.get_qform, header.get_sform)
-    )
-    if not of_qform and not of_sform:
+    if not forms.of_qform and not forms.of_sform:
         return (
             "orientation: its header codes neither qform nor sform, and its axes are taken to run "
             "to the left, the front and the head",
         )
-    if of_qform != of_sform or not of_qform:  # of two spaces, or one
+    if forms.agree or forms.of_qform != forms.of_sform:  # of two spaces, or one
         return ()
-    grid = without_values(tuple(header.get_data_shape()[:3]), _without_shear(sform))
+    qform = forms.qform
+    grid = without_values(tuple(header.get_data_shape()[:3]), _without_shear(forms.sform))
     apart = grid_distance_mm(grid, qform)
     if apart <= np.linalg.norm(qform[:3, :3], axis=0).min():
         return ()
