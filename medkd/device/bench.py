@@ -1,5 +1,6 @@
 """Bench: what releases cost side by side, with how accurate they are where their study knows it."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -114,12 +115,12 @@ def _figures(report: Report) -> Iterator[tuple[str, tuple[str, float]]]:
 
 def tables(measured: Sequence[Bench], *, queries: int) -> Iterator[Table]:
     """Yield the table of latencies, and that of what they consist of."""
-    first = measured[0].latency
+    first, names = measured[0].latency, _names([each.release for each in measured])
     flags = " ".join(first.processor_flags)
     short = f" MLPerf asks for at least {MLPERF_QUERIES}." if queries < MLPERF_QUERIES else ""
     yield _table(
         "release accuracy p50 p90 p99 p90_at_most network cold_start peak_MiB size_MiB",
-        [_row(each) for each in measured],
+        [[name, *_row(each)] for name, each in zip(names, measured, strict=True)],
         title=f"milliseconds file to file, {queries} queries in turns, {first.threads} threads",
         caption=f"{first.processor} ({flags}), load {first.load_average:.1f}. The p90 is at most "
         f"so much with 99 % confidence (early stopping of MLPerf).{short}",
@@ -127,9 +128,25 @@ def tables(measured: Sequence[Bench], *, queries: int) -> Iterator[Table]:
     stages = list(dict.fromkeys(s for each in measured for s in each.latency.cold_stages_ms))
     yield _table(
         " ".join(["release", *stages]),
-        [row for each in measured for row in _waterfall(each, stages)],
+        [
+            [name, *row]
+            for name, each in zip(names, measured, strict=True)
+            for row in _waterfall(each, stages)
+        ],
         title="where the milliseconds go: warm, then cold",
     )
+
+
+def _names(releases: Sequence[str]) -> list[str]:
+    """Return what tells releases apart: their paths below the folder that holds them all.
+
+    Example:
+        >>> _names(["runs/x/releases/teacher", "runs/x/releases/student"])
+        ['teacher', 'student']
+    """
+    paths = [Path(each).absolute() for each in releases]
+    shared = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(shared)) for path in paths]
 
 
 def _row(each: Bench) -> list[str]:
@@ -138,7 +155,6 @@ def _row(each: Bench) -> list[str]:
     said = f"{accuracy.figure} {accuracy.value:.3f}, {accuracy.of_reference}" if accuracy else ""
     bound = f"{latency.p90_bound_ms:.1f}" if latency.p90_bound_ms is not None else "too few"
     return [
-        each.release,
         said,
         *(f"{value:.1f}" for value in (times.p50, times.p90, times.p99)),
         bound,
@@ -151,7 +167,7 @@ def _row(each: Bench) -> list[str]:
 
 def _waterfall(each: Bench, stages: Sequence[str]) -> Iterator[list[str]]:
     for laps in (each.latency.stages_ms, each.latency.cold_stages_ms):
-        yield [each.release, *(f"{laps[s]:.1f}" if s in laps else "" for s in stages)]
+        yield [*(f"{laps[s]:.1f}" if s in laps else "" for s in stages)]
 
 
 def _table(

@@ -19,7 +19,7 @@ import pytest
 
 SHAPE, PATCH, PATCHES = (256, 256, 160), (96, 96, 96), 200
 COUNT = int(os.environ.get("MEDKD_VOLUMES", "24"))
-MOST_CACHED = 100  # volumes of 50 MB
+MOST_CACHED = 200  # volumes of 50 MB
 
 
 @cache

@@ -43,6 +43,20 @@ def test_the_tables_hold_every_figure_and_what_it_was_measured_on():
     assert "MLPerf asks" not in text
 
 
+@pytest.mark.parametrize(
+    ("releases", "names"),
+    [
+        (["runs/x/releases/teacher", "runs/x/releases/student"], ["teacher", "student"]),
+        (["a/releases/x", "b/releases/x"], ["a/releases/x", "b/releases/x"]),
+        (["runs/x/releases/student"], ["student"]),
+    ],
+)
+def test_releases_are_told_apart_by_as_little_as_it_takes(releases, names):
+    rows = shown([Bench(release=each, latency=latency()) for each in releases]).splitlines()
+    told = [row.split()[1] for row in rows if row.startswith("│")]
+    assert told == names + [name for name in names for _ in ("warm", "cold")]
+
+
 def test_too_few_queries_are_said():
     text = shown([Bench(release="a", latency=latency(queries=9, p90_bound_ms=None))], queries=9)
     assert "too few" in text
