@@ -502,15 +502,13 @@ def ui(
 
     Example: medkd ui
     """
-    import subprocess
-
     from medkd.progress import console
     from medkd.track.mlflow import default_uri, ui_command, views
 
     command = [*ui_command(default_uri()), "--port", str(port)]
     for experiment, path in views(default_uri()).items():
         console.print(f"{experiment}: http://127.0.0.1:{port}/{path}")
-    raise typer.Exit(subprocess.run(command, check=False).returncode)
+    os.execv(command[0], command)  # who stops this process stops the server
 
 
 @app.command()

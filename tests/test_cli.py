@@ -3,11 +3,15 @@
 import csv
 import json
 import logging
+import os
 import re
 import runpy
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -438,6 +442,43 @@ def test_a_part_that_is_none_is_refused(said):
 
 def test_a_part_is_told_as_one_of_several():
     assert [cli._part(said) for said in ("1/1", "2/16")] == [(1, 1), (2, 16)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no groups of processes here")
+def test_who_stops_the_ui_stops_all_of_its_server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from medkd.cli import main; main()", "ui", "--port", port]
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        server = subprocess.Popen(
+            list(map(str, command)), cwd=tmp_path, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        assert _soon(lambda: "startup complete" in log.read_text()), log.read_text()
+        server.terminate()
+        server.wait(60)
+        assert _soon(lambda: not _is_alive(server.pid)), "a part of the server goes on"
+    finally:
+        if _is_alive(server.pid):
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _soon(holds, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := holds()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return found
+
+
+def _is_alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_warnings_are_shown_whatever_else_has_quietened_all_but_errors(caplog):

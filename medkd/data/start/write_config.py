@@ -35,7 +35,7 @@ def draft_config(config: Path, layout: Layout, chosen: Plan, *, patients: Patien
         _preprocess(chosen, layout),
         _AUGMENT[task],
         _networks(chosen),
-        _distill(chosen),
+        _distill(task, chosen),
         _GATES[task],
         _budgets(task, chosen),
     ]
@@ -158,13 +158,18 @@ def _networks(chosen: Plan) -> str:
     )
 
 
-def _distill(chosen: Plan) -> str:
+def _distill(task: Task, chosen: Plan) -> str:
     weights = chosen["distill.class_weights"]
-    loss = {"name": "pixel_kd", "temperature": 2}
-    loss |= {"class_weights": weights.value} if weights.value else {}
+    losses: list[dict[str, Any]] = [{"name": "pixel_kd", "temperature": 2}]
+    losses[0] |= {"class_weights": weights.value} if weights.value else {}
+    overlap = ""
+    if task is Task.SEGMENTATION:
+        losses.append({"name": "soft_dice"})
+        overlap = "  # soft_dice: the overlap that Dice is judged by; both taught more than one\n"
     return (
         "distill: # temperature 2: at 1 a calibrated teacher is sure of nearly everything\n"
-        + _line("losses", Choice([loss], weights.why))
+        + overlap
+        + _line("losses", Choice(losses, weights.why))
         + "  warmup_steps: 200 # a network that knows nothing yet learns from labels first\n"
     )
 
