@@ -508,7 +508,7 @@ def ui(
     command = [*ui_command(default_uri()), "--port", str(port)]
     for experiment, path in views(default_uri()).items():
         console.print(f"{experiment}: http://127.0.0.1:{port}/{path}")
-    os.execv(command[0], command)  # who stops this process stops the server
+    os.execv(command[0], command)  # what ends this process (SIGTERM, SIGINT) ends the server
 
 
 @app.command()

@@ -26,7 +26,7 @@ from medkd.types import Volume, grid_distance_mm, without_values
 
 SINGULAR = 1e-9  # mm³ a voxel
 SAME_SIZE = 0.01  # by which voxels of qform and sform may differ
-SAME = 1e-4  # of a voxel: qform and sform are rounded apart
+SAME = 1e-5  # relative, and of a voxel's shortest edge: qform and sform are rounded apart
 TEMPLATES = {3, 4}  # codes of Talairach's and MNI's spaces
 UNITS_MM = {1: 1e3, 3: 1e-3}  # metres and micrometres by their code; all others are millimetres
 UNITS_OF_SPACE = 0b111  # of xyzt_units; the rest is of time
@@ -80,7 +80,7 @@ def read(path: Path, options: ReadingOptions | None = None, *, order: int = 1) -
         except DAMAGED as error:
             raise _damaged(path, error) from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    volume = Volume(_channels_first(array, path), affine, remedies)
+    volume = Volume(_channels_first(array), affine, remedies)
     if options.shear_correct and skew_degrees(affine) > SKEWED_DEGREES:
         shape, _ = grid_at_right_angles(volume.shape, affine)
         size = FLOAT_BYTES * len(volume.array) * math.prod(shape)
@@ -194,6 +194,8 @@ def _opened(path: Path, options: ReadingOptions) -> Iterator[tuple[Any, Buffered
             raise DataError(f"{path}: voxels of type {dtype}; a volume holds one number a voxel")
         if min(shape, default=0) < 1:
             raise DataError(f"{path}: shape {shape}, so it holds no voxel; copy it again")
+        if len(_without_time(shape)) not in {3, 4}:
+            raise DataError(f"{path}: shape {shape}; a volume has 3 axes, or 4 with channels last")
         is_scaled = (slope, intercept) not in UNSCALED
         each = FLOAT_BYTES if is_scaled else dtype.itemsize
         size, voxels = math.prod(map(int, shape)) * each, "x".join(map(str, shape))
@@ -304,9 +306,9 @@ class _Forms(NamedTuple):
     @property
     def agree(self) -> bool:
         """Whether at most one says something, or both the same."""
-        voxel = np.abs(self.sform[:3, :3]).max()
-        is_same = np.abs(self.qform - self.sform).max() <= SAME * voxel
-        return bool(is_same) or not (self.of_qform and self.of_sform)
+        edge = np.linalg.norm(self.sform[:3, :3], axis=0).min()
+        is_same = np.allclose(self.qform, self.sform, rtol=SAME, atol=SAME * edge)
+        return is_same or not (self.of_qform and self.of_sform)
 
 
 def _forms(header: Any, path: Path) -> _Forms:  # noqa: ANN401
@@ -393,11 +395,13 @@ def _remedies(header: Any, forms: _Forms) -> tuple[str, ...]:  # noqa: ANN401
     )
 
 
-def _channels_first(array: np.ndarray, path: Path) -> np.ndarray:
-    while array.ndim > 4 and array.shape[3] == 1:  # vector images keep a time axis of 1
-        array = array[:, :, :, 0]
-    if array.ndim == 3:
-        return array[None]
-    if array.ndim == 4:
-        return np.moveaxis(array, 3, 0)
-    raise DataError(f"{path}: shape {array.shape}; a volume has 3 axes, or 4 with channels last")
+def _without_time(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Leave out a time axis of 1, which images of vectors keep before their channels."""
+    while len(shape) > 4 and shape[3] == 1:
+        shape = shape[:3] + shape[4:]
+    return shape
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    array = array.reshape(_without_time(array.shape), order="F")
+    return array[None] if array.ndim == 3 else np.moveaxis(array, 3, 0)

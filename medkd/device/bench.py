@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from medkd.device.inputs import find_inputs
@@ -146,7 +147,7 @@ def _names(releases: Sequence[str]) -> list[str]:
     """
     paths = [Path(each).absolute() for each in releases]
     shared = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(shared)) for path in paths]
+    return [escape(str(path.relative_to(shared))) for path in paths]
 
 
 def _row(each: Bench) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medkd.data.preprocess import Grid
 
@@ -21,7 +21,8 @@ TOLD = 3  # reasons in a verdict
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 LOGARITHMIC = ("spacing", "extent", "edges", "noise", "jump", "spread")  # are compared as ratios
 ENOUGH = 250_000  # voxels, for a mean of differences
-SAMPLE = 2**14  # voxels, for a percentile: within 0.03 standard deviations
+SAMPLE = 2**14  # voxels, for a percentile: its standard error is 0.03 at the 1st of a normal image
+FORMER_SAMPLE = 2**16  # of guards that do not say it: their limit holds the noise of that one
 TINY = 1e-6
 
 
@@ -70,6 +71,7 @@ class Guard(BaseModel):
         precision: inverse of the shrunk covariance of the standardised features.
         limit: distance up to which an image passes.
         seen: lowest and highest value of each over the training images, in its own unit.
+        sample: voxels that percentiles were taken of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -80,6 +82,7 @@ class Guard(BaseModel):
     precision: tuple[tuple[float, ...], ...]
     limit: float
     seen: tuple[tuple[float, float], ...]
+    sample: int = Field(default=FORMER_SAMPLE, gt=0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Guard":
@@ -88,6 +91,10 @@ class Guard(BaseModel):
         if not count or any(len(side) != count for side in sides) or min(self.scale) <= 0:
             raise ValueError(f"guard: its numbers are not of {count} features")
         return self
+
+    def judge(self, array: np.ndarray, grid: Grid) -> Finding:
+        """Judge one image, ``[channels, *space]`` as the network is given it."""
+        return self.check(describe(array, grid, sample=self.sample))
 
     @np.errstate(invalid="ignore")
     def check(self, description: Mapping[str, float]) -> Finding:
@@ -102,24 +109,25 @@ class Guard(BaseModel):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # values that leave float32 have no distance
-def describe(array: np.ndarray, grid: Grid) -> dict[str, float]:
+def describe(array: np.ndarray, grid: Grid, *, sample: int = SAMPLE) -> dict[str, float]:
     """Return the features of an image, ``[channels, *space]`` as the network is given it.
 
     Whatever the preprocessing does not keep (a scale of intensities that it removes) plays no part.
+    Percentiles are of ``sample`` voxels at most.
     """
     spacing = np.linalg.norm(grid.affine[:-1, :-1], axis=0)[np.argsort(grid.axes[:, 0])]
     found = {f"spacing of axis {i}, mm": float(s) for i, s in enumerate(spacing)} | {
         f"extent of axis {i}, mm": float(n * s)
         for i, (n, s) in enumerate(zip(grid.shape, grid.spacing_mm, strict=True))
     }
-    sample = _sample(array)
+    voxels = _sample(array, sample)
     mean, spread = float(array.mean()), float(array.std())
     scale = max(spread, TINY)
     found |= {"mean intensity": mean, "spread of intensities": spread}
-    values = (_percentiles(sample) - mean) / scale
+    values = (_percentiles(voxels) - mean) / scale
     found |= {f"percentile {p}": float(v) for p, v in zip(PERCENTILES, values, strict=True)}
-    found["share at the minimum"] = float((sample <= array.min()).mean())
-    found["share at the maximum"] = float((sample >= array.max()).mean())
+    found["share at the minimum"] = float((voxels <= array.min()).mean())
+    found["share at the maximum"] = float((voxels >= array.max()).mean())
     for axis in range(1, array.ndim):
         steps = np.diff(_thin(array, axis), axis=axis)
         found[f"edges along axis {axis - 1}"] = _mean_size(steps) / scale
@@ -141,7 +149,7 @@ def fit_guard(
     """Fit a guard.
 
     Args:
-        described: the training images.
+        described: the training images, by ``describe``.
         held_out: the validation images, which set the limit.
         accept: the share of images like these that pass; of few validation images the furthest
             sets the limit.
@@ -168,6 +176,7 @@ def fit_guard(
         precision=tuple(map(tuple, precision.tolist())),
         limit=distances[min(rank, len(distances)) - 1],
         seen=tuple(zip(own.min(axis=0).tolist(), own.max(axis=0).tolist(), strict=True)),
+        sample=SAMPLE,
     )
 
 
@@ -203,14 +212,14 @@ def _vector(description: Mapping[str, float], features: Sequence[str]) -> np.nda
     return np.where(ratios, np.log(np.maximum(values, TINY)), values)
 
 
-def _sample(array: np.ndarray) -> np.ndarray:
+def _sample(array: np.ndarray, count: int) -> np.ndarray:
     """Return voxels from all over an image; those at equal steps may all lie in one plane."""
-    return array.ravel(order="K") if array.size <= SAMPLE else array[_places(array.shape)]
+    return array.ravel(order="K") if array.size <= count else array[_places(array.shape, count)]
 
 
 @lru_cache(maxsize=8)
-def _places(shape: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    places = np.random.default_rng(0).integers(math.prod(shape), size=SAMPLE)
+def _places(shape: tuple[int, ...], count: int) -> tuple[np.ndarray, ...]:
+    places = np.random.default_rng(0).integers(math.prod(shape), size=count)
     return np.unravel_index(np.sort(places), shape)
 
 

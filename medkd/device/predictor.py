@@ -14,7 +14,7 @@ from medkd.data.preprocess import Grid, from_grid, preprocess
 from medkd.data.way_back import WayBack, WayBackApart
 from medkd.device.choice import choose
 from medkd.device.engine import Engine, open_engine
-from medkd.device.guard import Finding, describe
+from medkd.device.guard import Finding
 from medkd.device.manifest import Manifest, read_manifest
 from medkd.device.window import predict_slabs
 from medkd.errors import DataError, ReleaseError
@@ -119,7 +119,7 @@ class Predictor:
                     "predict without strict"
                 )
             return None
-        finding = self.manifest.guard.check(describe(array, grid))
+        finding = self.manifest.guard.judge(array, grid)
         if strict and finding.is_unlike:
             raise DataError(f"refused: {finding.verdict}")
         return finding

@@ -17,7 +17,7 @@ from medkd.data.labels import (
 )
 from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of, label_of
-from medkd.device.guard import Guard, describe
+from medkd.device.guard import Guard
 from medkd.device.predictor import Prediction
 from medkd.evaluate.answers import AnswerImage
 from medkd.evaluate.stress import FOREIGN, STRESSES, Stress, stressed, turned
@@ -95,7 +95,7 @@ def judge_guard(guard: Guard, cases: Sequence[Case], config: Config) -> GuardRes
 
 def flag_of(guard: Guard, config: Config) -> Flag:
     """Return whether a guard flags an image."""
-    return lambda v: guard.check(describe(*preprocess(v, config.preprocess))).is_unlike
+    return lambda v: guard.judge(*preprocess(v, config.preprocess)).is_unlike
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,16 @@ def test_neither_3d_nor_4d_is_refused(tmp_path, shape):
         nifti.read(tmp_path / "i.nii")
 
 
+def test_a_picture_that_is_placed_twice_is_refused_as_one(tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((5, 6), np.uint8), np.eye(4))
+    image.set_sform(MOVED, code=1)
+    image.set_qform(np.eye(4), code=1)
+    nibabel.save(image, tmp_path / "i.nii")
+    for read in (nifti.read, nifti.read_grid):
+        with pytest.raises(DataError, match=r"i\.nii: shape .* 3 axes, or 4"):
+            read(tmp_path / "i.nii")
+
+
 @pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
 def test_voxels_that_are_no_numbers_are_refused(tmp_path, dtype):
     image = nibabel.Nifti1Image(np.zeros((2, 2, 2), dtype), np.eye(4))
@@ -335,6 +345,16 @@ def test_of_two_places_in_one_space_it_is_told_which_was_taken(in_two_forms, sfo
     np.testing.assert_allclose(volume.affine, sform, atol=1e-6)
     (told,) = volume.remedies
     assert re.search(f"place voxels up to {apart} apart; the sform is taken", told)
+
+
+def test_a_turn_that_thick_slices_hide_is_told(tmp_path):
+    edges = np.diag([0.3, 0.3, 6, 1])
+    image = nibabel.Nifti1Image(np.zeros((1024, 3, 2), np.uint8), edges)
+    image.set_sform(turned(0.11) @ edges, code=1)  # three voxels at the end of a line
+    image.set_qform(edges, code=1)
+    nibabel.save(image, tmp_path / "i.nii")
+    (told,) = nifti.read(tmp_path / "i.nii").remedies
+    assert re.search(r"place voxels up to 0\.\d+ apart", told)
 
 
 @pytest.mark.parametrize(

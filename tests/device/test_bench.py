@@ -49,6 +49,7 @@ def test_the_tables_hold_every_figure_and_what_it_was_measured_on():
         (["runs/x/releases/teacher", "runs/x/releases/student"], ["teacher", "student"]),
         (["a/releases/x", "b/releases/x"], ["a/releases/x", "b/releases/x"]),
         (["runs/x/releases/student"], ["student"]),
+        (["runs/x/[student]", "runs/x/[/student]"], ["[student]", "[/student]"]),
     ],
 )
 def test_releases_are_told_apart_by_as_little_as_it_takes(releases, names):

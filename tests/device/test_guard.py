@@ -123,6 +123,19 @@ def test_it_is_the_same_after_writing_and_reading(guarded):
     assert read.check(image) == guard.check(image)
 
 
+def test_a_guard_judges_by_as_many_voxels_as_it_was_fitted_on(guarded):
+    guard, dims = guarded
+    shape = (200, 200) if dims == 2 else (40, 40, 30)
+    array, grid = preprocess(
+        Volume(np.random.default_rng(0).normal(size=(1, *shape)), np.eye(dims + 1)), OPTIONS[dims]
+    )
+    assert guard.judge(array, grid) == guard.check(describe(array, grid, sample=2**14))
+    former = Guard.model_validate(guard.model_dump(exclude={"sample"}))  # as it was written then
+    exact = former.judge(array, grid)
+    assert exact == guard.check(describe(array, grid, sample=2**16))
+    assert exact != guard.judge(array, grid)
+
+
 @pytest.mark.parametrize("images", [8, 30, 300])
 def test_the_shrunk_covariance_is_scikit_learns(images):
     rng = np.random.default_rng(0)

@@ -165,7 +165,9 @@ def _distill(task: Task, chosen: Plan) -> str:
     overlap = ""
     if task is Task.SEGMENTATION:
         losses.append({"name": "soft_dice"})
-        overlap = "  # soft_dice: the overlap that Dice is judged by; both taught more than one\n"
+        overlap = (
+            "  # soft_dice: the overlap that Dice judges; with it pixel_kd taught more than alone\n"
+        )
     return (
         "distill: # temperature 2: at 1 a calibrated teacher is sure of nearly everything\n"
         + overlap
