@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -117,10 +117,11 @@ def batches(
     first_step: int,
     share: slice = slice(None),
     workers: int,
-) -> Iterator[dict[str, torch.Tensor]]:
+) -> Generator[dict[str, torch.Tensor]]:
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
-    They are made by as many ``workers``, or by this process, and are the same however many.
+    They are made by as many ``workers``, or by this process, and are the same however many; who
+    closes the generator ends the workers.
     ``image`` float32, ``label`` int64 without the channel axis (uint8 with one of structures where
     they may overlap, or of findings), ``valid`` bool without it; where the samples have them,
     ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover

@@ -5,8 +5,8 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an
 SAVE_EVERY_S = 60.0  # how much work a kill can cost
 NO_MEMORY = "can't allocate memory"  # torch's CPU allocator says so in a plain RuntimeError
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
-Batches = Callable[[int], Iterator[dict[str, Tensor]]]  # first step -> the batches from there on
+Batches = Callable[[int], Generator[dict[str, Tensor]]]  # first step -> batches from there on
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -87,11 +87,13 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     state = _State(fabric, wrapped, optimizer, average, adapters)
     first, is_first = state.resume(run.folder), rank() == 0
     curves = _Curves(run)
-    numbered = enumerate(curves.awaited(run.batches(first)), start=first)
+    batches = run.batches(first)
+    numbered = enumerate(curves.awaited(batches), start=first)
     todo = progress(numbered, run.name, total=options.steps, done=first) if is_first else numbered
     if first and is_first:
         console.print(f"{run.name}: goes on from step {first}")
-    with stopping() as stop:
+    # an error that nobody catches keeps all frames, and workers that wait would keep the process
+    with closing(batches), stopping() as stop:
         ended = _is_validated(first, options) and state.is_over(options)
         for step, batch in () if ended else todo:
             rate = learning_rate(step, options)

@@ -164,6 +164,22 @@ def assert_resumes_to(undisturbed, run):
         assert torch.equal(value, weights[name]), name
 
 
+def test_an_error_that_nobody_foresaw_ends_the_batches(run):
+    """Its traceback keeps the frames, and workers that wait for them would keep the process."""
+    ended = []
+
+    def watched(first):
+        try:
+            yield from batches(first)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(network(), OPTIONS, replace(run, batches=watched, validate=lambda _: 1 / 0))
+    assert ended
+    del caught
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(run, bad):
     def explode(model, batch, number):
@@ -316,7 +332,7 @@ def test_curves_are_averages_and_the_last_step_is_validated(run):
         return {"loss": 0 * step(model, batch, number)["loss"] + number}
 
     def thirty(first):
-        return iter([next(batches(0))] * (30 - first))
+        yield from [next(batches(0))] * (30 - first)
 
     fit(network(), options, replace(run, step=count, batches=thirty))
     assert run.tracker.curve("train/loss") == {20: 9.5, 25: 22.0, 30: 27.0}
@@ -358,7 +374,11 @@ def test_a_run_killed_on_its_way_draws_the_curves_of_one_that_was_not(run, tmp_p
 
 def test_fewer_steps_than_a_validation_are_validated_once(run):
     options = TrainOptions(steps=1, validate_every=100, precision="32-true", batch=1)
-    fit(network(), options, replace(run, batches=lambda first: iter([next(batches(first))])))
+
+    def one(first):
+        yield next(batches(first))
+
+    fit(network(), options, replace(run, batches=one))
     assert list(run.tracker.curve("validation/accuracy")) == [1]
 
 
