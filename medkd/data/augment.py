@@ -1,7 +1,8 @@
 """Augment: random changes of a training patch; MONAI for volumes, albumentations for images.
 
 Image, label, soft target and the mask of valid voxels pass through the SAME spatial change in one
-pass; intensity changes touch the image alone.
+pass; intensity changes touch the image alone. Patches are changed one by one, by the loader's
+processes: on a CPU eight at once take as long.
 """
 
 import os
