@@ -8,10 +8,8 @@ import re
 import runpy
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from medkd import cli
 from medkd.data import nifti
 from medkd.device.engine import open_engine
 from medkd.errors import ConfigError, DataError, FindingsError, MissingExtraError, ReleaseError
+from tests.device.node.conftest import MEDKD, free_port, wait_until
 from tests.device.test_answer import BY_COMMAND, on_a_device
 
 ROOT = Path(__file__).parents[1]
@@ -447,30 +446,20 @@ def test_a_part_is_told_as_one_of_several():
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="no groups of processes here")
 def test_who_stops_the_ui_stops_all_of_its_server(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from medkd.cli import main; main()", "ui", "--port", port]
+    command = [sys.executable, "-c", MEDKD, "ui", "--port", str(free_port())]
     log = tmp_path / "log"
     with log.open("w") as said:
         server = subprocess.Popen(
-            list(map(str, command)), cwd=tmp_path, stdout=said, stderr=said, start_new_session=True
+            command, cwd=tmp_path, stdout=said, stderr=said, start_new_session=True
         )
     try:
-        assert _soon(lambda: "startup complete" in log.read_text()), log.read_text()
+        wait_until(lambda: "startup complete" in log.read_text(), seconds=120)
         server.terminate()
         server.wait(60)
-        assert _soon(lambda: not _is_alive(server.pid)), "a part of the server goes on"
+        wait_until(lambda: not _is_alive(server.pid))
     finally:
         if _is_alive(server.pid):
             os.killpg(server.pid, signal.SIGKILL)
-
-
-def _soon(holds, seconds=120):
-    end = time.monotonic() + seconds
-    while not (found := holds()) and time.monotonic() < end:
-        time.sleep(0.2)
-    return found
 
 
 def _is_alive(group):

@@ -7,9 +7,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedIOBase, BufferedWriter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -294,7 +296,8 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(message, private=private)
 
 
-class _Forms(NamedTuple):
+@dataclass(frozen=True)
+class _Forms:
     """Both affines of a header, and their codes; what has the code 0 says nothing."""
 
     best: np.ndarray
@@ -303,7 +306,7 @@ class _Forms(NamedTuple):
     of_qform: int
     of_sform: int
 
-    @property
+    @cached_property
     def agree(self) -> bool:
         """Whether at most one says something, or both the same."""
         edge = np.linalg.norm(self.sform[:3, :3], axis=0).min()

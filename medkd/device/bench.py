@@ -168,7 +168,7 @@ def _row(each: Bench) -> list[str]:
 
 def _waterfall(each: Bench, stages: Sequence[str]) -> Iterator[list[str]]:
     for laps in (each.latency.stages_ms, each.latency.cold_stages_ms):
-        yield [*(f"{laps[s]:.1f}" if s in laps else "" for s in stages)]
+        yield [f"{laps[s]:.1f}" if s in laps else "" for s in stages]
 
 
 def _table(

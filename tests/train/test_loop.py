@@ -176,8 +176,7 @@ def test_an_error_that_nobody_foresaw_ends_the_batches(run):
 
     with pytest.raises(ZeroDivisionError) as caught:
         fit(network(), OPTIONS, replace(run, batches=watched, validate=lambda _: 1 / 0))
-    assert ended
-    del caught
+    assert ended, caught
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

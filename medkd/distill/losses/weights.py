@@ -70,8 +70,8 @@ def class_shares(
         raise ValueError(f"{len(class_weights)} class weights for {classes} classes")
     if not any(class_weights):
         raise ValueError("class weights are all 0, so that nothing is taught")
-    shares = [weight / sum(class_weights) for weight in class_weights]
-    return torch.tensor(shares, device=maps.device)
+    total = sum(class_weights)
+    return torch.tensor([weight / total for weight in class_weights], device=maps.device)
 
 
 def boundaries(

@@ -18,7 +18,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-SERVE = "from medkd.cli import main; main()"
+MEDKD = "from medkd.cli import main; main()"
 
 
 def free_port():
@@ -92,7 +92,7 @@ class NodeProcess:
         self.log = spool.with_suffix(".log")
 
     def start(self):
-        command = [sys.executable, "-c", SERVE, *map(str, self._arguments)]
+        command = [sys.executable, "-c", MEDKD, *map(str, self._arguments)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(self.health)
