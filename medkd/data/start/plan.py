@@ -39,6 +39,7 @@ class Choice:
 
 
 Plan = dict[str, Choice]  # by key of the config: preprocess.window, …
+PIXELS = {"name": "pixel_kd", "temperature": 2}
 
 
 def plan(data: Fingerprint) -> Plan:
@@ -88,6 +89,10 @@ def _segmenter(data: Fingerprint) -> Plan:
             else {"name": "plain_unet", "channels": student},
             f"{at_full}: computes at full resolution" if is_thin else "halves at once: fastest",
         ),
+        "distill.losses": Choice(
+            [PIXELS, {"name": "soft_dice"}],
+            "soft_dice: the overlap that Dice judges; with it pixel_kd taught more than alone",
+        ),
         "distill.class_weights": _weights(data),
     }
 
@@ -115,6 +120,7 @@ def _classifier(data: Fingerprint) -> Plan:
             "ResNet-18" + (", its stem kept fine for small images" if stem else ""),
         ),
         "student.model": Choice(student, "the same family, narrow, one block a level"),
+        "distill.losses": Choice([PIXELS]),
         "distill.class_weights": _weights(data),
     }
 

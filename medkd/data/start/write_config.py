@@ -35,7 +35,7 @@ def draft_config(config: Path, layout: Layout, chosen: Plan, *, patients: Patien
         _preprocess(chosen, layout),
         _AUGMENT[task],
         _networks(chosen),
-        _distill(task, chosen),
+        _distill(chosen),
         _GATES[task],
         _budgets(task, chosen),
     ]
@@ -158,20 +158,14 @@ def _networks(chosen: Plan) -> str:
     )
 
 
-def _distill(task: Task, chosen: Plan) -> str:
-    weights = chosen["distill.class_weights"]
-    losses: list[dict[str, Any]] = [{"name": "pixel_kd", "temperature": 2}]
-    losses[0] |= {"class_weights": weights.value} if weights.value else {}
-    overlap = ""
-    if task is Task.SEGMENTATION:
-        losses.append({"name": "soft_dice"})
-        overlap = (
-            "  # soft_dice: the overlap that Dice judges; with it pixel_kd taught more than alone\n"
-        )
+def _distill(chosen: Plan) -> str:
+    losses, weights = chosen["distill.losses"], chosen["distill.class_weights"]
+    first, *others = losses.value
+    first = first | ({"class_weights": weights.value} if weights.value else {})
     return (
         "distill: # temperature 2: at 1 a calibrated teacher is sure of nearly everything\n"
-        + overlap
-        + _line("losses", Choice(losses, weights.why))
+        + (f"  # {losses.why}\n" if losses.why else "")
+        + _line("losses", Choice([first, *others], weights.why))
         + "  warmup_steps: 200 # a network that knows nothing yet learns from labels first\n"
     )
 
