@@ -175,17 +175,14 @@ def encode(logits: np.ndarray, activation: Activation = Activation.SOFTMAX) -> n
 
 def decode(codes: np.ndarray) -> np.ndarray:
     """Return what was encoded as float32."""
+    values = codes.astype(np.float32)
     if codes.dtype == np.uint8:
-        return VALUES[codes]
-    return ODDS[codes.view(np.uint8)] if codes.dtype == np.int8 else codes.astype(np.float32)
-
-
-def _squared(codes: np.ndarray, steps: int) -> np.ndarray:
-    return (-FLOOR * codes.astype(float) * abs(codes.astype(float)) / steps**2).astype(np.float32)
-
-
-VALUES = -_squared(np.arange(256), STEPS)  # by code
-ODDS = _squared(np.arange(256, dtype=np.uint8).view(np.int8), ODDS_STEPS)  # by its bits
+        values *= values
+        values *= FLOOR / STEPS**2
+    elif codes.dtype == np.int8:
+        values *= np.abs(values)
+        values *= -FLOOR / ODDS_STEPS**2
+    return values
 
 
 def chunks(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -74,11 +74,11 @@ class SupervisedStep(nn.Module):
         """
         network = getattr(model, "module", model)  # as it was before it was wrapped for a device
         with tapped(network, self.layers) as features:
-            logits = model(batch["image"]).float()
+            logits = _by_class(model(batch["image"]))
         batch = self._informed(batch)
         loss, terms = self._loss(logits, batch, number, features)
         for index, layer in enumerate(self.options.deep_supervision):
-            deep = self.heads[str(index)](features[layer].float())
+            deep = _by_class(self.heads[str(index)](features[layer].float()))
             resized = _resized(batch, deep.shape[2:])
             terms[f"deep_supervision/{layer}"] = self._deep_loss(deep, resized, number)
             loss = loss + 0.5 ** (index + 1) * terms[f"deep_supervision/{layer}"]
@@ -173,6 +173,11 @@ class DistillStep(SupervisedStep):
         labels = self._of_labels(logits, batch)
         soft = self.objective.of_answers(logits, batch, number)
         return self.config.distill.supervised * torch.stack(list(labels.values())).sum() + soft
+
+
+def _by_class(logits: Tensor) -> Tensor:
+    """Return logits as losses are computed: in float32, a class's voxels side by side."""
+    return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor]:

@@ -89,8 +89,8 @@ def test_a_layout_that_cannot_be_viewed_by_voxel_is_right_too():
 
 
 def test_only_the_gradient_is_as_large_as_the_logits():
-    student = drawn(1, 8, 64, 64, 16).requires_grad_()
-    teacher = drawn(1, 8, 64, 64, 16, seed=1).softmax(1)
+    student = drawn(1, 8, 128, 128, 32).requires_grad_()
+    teacher = drawn(1, 8, 128, 128, 32, seed=1).softmax(1)
     size = student.numel() * student.element_size()
     with torch.profiler.profile(profile_memory=True) as profile:
         softmax_divergence(student, teacher, temperature=2).backward()
