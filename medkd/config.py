@@ -110,6 +110,17 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
+    def _images_are_augmented_by_workers(self) -> "Config":
+        for role in ("teacher", "student"):
+            train = getattr(self, role).train
+            if train and train.augment_on == "device" and self.dims == 2:
+                raise ValueError(
+                    f"{role}.train.augment_on: images are augmented on the CPU alone; leave it at "
+                    f"auto"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _structures_may_overlap(self) -> "Config":
         data = self.data
         if not data.overlapping:

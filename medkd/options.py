@@ -267,6 +267,9 @@ class TrainOptions(Options):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     # processes that load and augment; null: one, and beside a GPU a process's share of the cores
     workers: Annotated[int, Field(ge=0)] | None = None
+    # where volumes are augmented: by these processes, or batch by batch on the device that trains;
+    # auto: on a GPU once training waits for the processes longer than the GPU takes
+    augment_on: Literal["auto", "workers", "device"] = "auto"
 
 
 class ExternalOptions(Options):

@@ -1,40 +1,50 @@
 """Augment: random changes of a training patch; MONAI for volumes, albumentations for images.
 
 Image, label, soft target and the mask of valid voxels pass through the SAME spatial change in one
-pass; intensity changes touch the image alone. Patches are changed one by one, by the loader's
-processes: on a CPU eight at once take as long.
+pass; intensity changes touch the image alone. Volumes are changed on any device, to the same values
+but for rounding; images on the CPU alone.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from medkd.errors import ConfigError
 from medkd.options import AugmentOptions, PreprocessOptions
 from medkd.seeding import derive_seed
 
-Patch = dict[str, np.ndarray]  # image, label, valid and perhaps soft, each [channels, *space]
+Patch = dict[str, Tensor]  # image, label, valid and perhaps soft, each [channels, *space]
 Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch
 
 ELASTIC_SIGMA = 8.0  # voxels over which neighbours are displaced alike
+CPU = torch.device("cpu")
 INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "valid": "nearest"}
 
 
 def augmentation(
-    options: AugmentOptions, grid: PreprocessOptions, *, soft: bool, exclusive: bool = True
+    options: AugmentOptions,
+    grid: PreprocessOptions,
+    *,
+    soft: bool,
+    exclusive: bool = True,
+    device: torch.device = CPU,
 ) -> Augment:
     """Return the augmentation for patches of ``grid.window``, with or without a soft target.
+
+    What it returns keeps its type; the patch that it was given stays as it is.
 
     Args:
         options: of each change.
         grid: of the patches.
         soft: whether there is a soft target.
         exclusive: whether its classes exclude each other, so that they sum to 1.
+        device: where the patches are.
 
     Raises:
         ConfigError: a flip or transposition that such a window does not have.
@@ -43,7 +53,7 @@ def augmentation(
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
     if len(grid.window) == 2:
         return _images(options, keys)
-    return _volumes(options, grid, keys, exclusive=exclusive)
+    return _volumes(options, grid, keys, exclusive=exclusive, device=device)
 
 
 def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
@@ -56,7 +66,12 @@ def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
 
 
 def _volumes(
-    options: AugmentOptions, grid: PreprocessOptions, keys: list[str], *, exclusive: bool
+    options: AugmentOptions,
+    grid: PreprocessOptions,
+    keys: list[str],
+    *,
+    exclusive: bool,
+    device: torch.device,
 ) -> Augment:
     from monai import transforms as mt
 
@@ -66,7 +81,7 @@ def _volumes(
             for axis in options.flip_axes
         ]
     )
-    affine, bias = _affine(options, grid), _bias_field(options)
+    affine, bias = _affine(options, grid, device), _bias_field(options)
     intensity = mt.Compose(_intensity(options))
 
     def augment(patch: Patch, seed: int) -> Patch:
@@ -75,8 +90,8 @@ def _volumes(
         bend = _displacement(options, grid.window, np.random.default_rng(derive_seed(seed, "bend")))
         with _without_metadata():
             moved = intensity(_moved(flips(patch), affine, bend, exclusive=exclusive))
-            moved["image"] = _lifted(bias, np.asarray(moved["image"]))
-        return {key: np.asarray(value) for key, value in moved.items()}
+            moved["image"] = _lifted(bias, moved["image"])
+        return moved
 
     return augment
 
@@ -94,7 +109,7 @@ def _without_metadata() -> Iterator[None]:
         set_track_meta(before)
 
 
-def _affine(options: AugmentOptions, grid: PreprocessOptions) -> Any:  # noqa: ANN401
+def _affine(options: AugmentOptions, grid: PreprocessOptions, device: torch.device) -> Any:  # noqa: ANN401
     from monai.transforms import RandAffine
 
     is_any = options.rotate_degrees or options.scale or options.translate
@@ -103,6 +118,7 @@ def _affine(options: AugmentOptions, grid: PreprocessOptions) -> Any:  # noqa: A
         rotate_range=[np.deg2rad(options.rotate_degrees)] * 3,
         scale_range=[options.scale] * 3,
         translate_range=[options.translate * width for width in grid.window],
+        device=device,
     )
     affine.resampler.dtype = np.float32
     return affine
@@ -129,14 +145,14 @@ def _bias_field(options: AugmentOptions) -> Any:  # noqa: ANN401
     return RandBiasField(coeff_range=(-options.bias_field, options.bias_field), prob=prob)
 
 
-def _lifted(bias: Any, image: np.ndarray) -> np.ndarray:  # noqa: ANN401
+def _lifted(bias: Any, image: Tensor) -> Tensor:  # noqa: ANN401
     """Multiply with a field, which is made for intensities from 0 up, whatever the scale is."""
     low = image.min()
-    return np.asarray(bias(image - low)) + low
+    return bias(image - low) + low
 
 
 def _moved(
-    maps: Mapping[str, Any],
+    patch: Patch,
     affine: Any,  # noqa: ANN401
     bend: np.ndarray | None,
     *,
@@ -148,35 +164,35 @@ def _moved(
 
     Image and soft target are interpolated in one, label and mask are looked up in the other.
     """
-    patch = {key: np.asarray(value) for key, value in maps.items()}
     affine.randomize()
     if not affine._do_transform and bend is None:
         return patch
-    grid = _sampled(affine, patch["image"].shape[1:], bend)
+    grid, moved = _sampled(affine, patch["image"], bend), dict(patch)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
         # of exclusive classes the background has what the others leave: it is seldom small enough
         # for that to be rough
         parts = [patch[key][1:] if key == "soft" and exclusive else patch[key] for key in keys]
-        stacked = np.concatenate(parts, dtype=np.float32)
+        stacked = torch.cat([part.float() for part in parts])
         # beyond the border is what lies at it, for all keys: soft targets stay probabilities
-        moved = affine.resampler(stacked, grid=grid, mode=mode, padding_mode="border")
-        ends = np.cumsum([len(part) for part in parts])[:-1]
-        patch |= zip(keys, np.split(np.asarray(moved), ends), strict=True)
-    if "soft" in patch and exclusive:
-        background = 1 - patch["soft"].sum(axis=0, keepdims=True)
-        patch["soft"] = np.concatenate([np.maximum(background, 0), patch["soft"]])
-    return patch
+        sampled = affine.resampler(stacked, grid=grid, mode=mode, padding_mode="border")
+        for key, part in zip(keys, sampled.split([len(part) for part in parts]), strict=True):
+            moved[key] = part.to(patch[key].dtype)
+    if "soft" in moved and exclusive:
+        background = 1 - moved["soft"].sum(dim=0, keepdim=True)
+        moved["soft"] = torch.cat([background.clamp_(min=0), moved["soft"]])
+    return moved
 
 
-def _sampled(affine: Any, space: Sequence[int], bend: np.ndarray | None) -> Any:  # noqa: ANN401
+def _sampled(affine: Any, image: Tensor, bend: np.ndarray | None) -> Tensor:  # noqa: ANN401
     """Return where each voxel comes from, in homogeneous voxels from the centre."""
     from monai.transforms.utils import create_grid
 
+    space = image.shape[1:]
     if affine._do_transform:
         grid = affine.rand_affine_grid(spatial_size=space, randomize=False)
     else:
-        grid = create_grid(space, backend="torch")
+        grid = create_grid(space, device=image.device, backend="torch")
     if bend is not None:
         grid[: len(space)] += torch.from_numpy(bend).to(grid)
     return grid
@@ -223,9 +239,9 @@ def _images(options: AugmentOptions, keys: list[str]) -> Augment:
         bias.set_random_state(seed=derive_seed(seed, 3))
         for number, step in enumerate((spatial, intensity)):
             step.set_random_seed(derive_seed(seed, number))
-        moved = spatial(**{key: np.moveaxis(value, 0, -1) for key, value in patch.items()})
+        moved = spatial(**{k: np.moveaxis(v.numpy(), 0, -1) for k, v in patch.items()})
         moved["image"] = _on_unit_scale(moved["image"], intensity)
-        first = {key: np.moveaxis(_with_channels(moved[key]), -1, 0) for key in patch}
+        first = {key: _channels_first(moved[key]) for key in patch}
         return first | {"image": _lifted(bias, first["image"])}
 
     return augment
@@ -303,3 +319,7 @@ def _on_unit_scale(image: np.ndarray, intensity: Any) -> np.ndarray:  # noqa: AN
 
 def _with_channels(array: np.ndarray) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
+
+
+def _channels_first(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(_with_channels(array), -1, 0)))

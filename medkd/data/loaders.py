@@ -1,28 +1,39 @@
-"""Loaders: batches of augmented patches; batch n is a function of the seed and n alone."""
+"""Loaders: batches of augmented patches; batch n is a function of the seed and n alone.
+
+Other processes cut the patches. They augment them too, or that is done batch by batch on the device
+that trains: there it is faster where a GPU trains faster than the processes change large volumes.
+"""
 
 import signal
 import sys
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medkd.config import Config
 from medkd.data.activation import decided, sigmoid
 from medkd.data.annotated import covered
-from medkd.data.augment import Patch, augmentation
+from medkd.data.augment import CPU, INTERPOLATION, Augment, augmentation
 from medkd.data.samples import Sample, Sliceable, places_of_structures
 from medkd.options import TrainOptions
+from medkd.progress import console
 from medkd.seeding import derive_seed
 from medkd.types import UNLABELLED
 
 AHEAD = 4  # batches made before they are asked for, or one a worker: they take shared memory
+SETTLED, TRIED = 8, 32  # batches until workers keep their pace, and until it is known
 SMALLEST = 1e-30  # a probability of 0 has no logarithm; one that is only small keeps its own
+FAST = ("cuda",)  # devices that may augment volumes faster than workers
+Batch = dict[str, Tensor]
 
 
-class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+class PatchDataset(Dataset[Batch]):
     """Patches by number: patch i of a seed is always the same, in any process and order.
 
     Each epoch visits every case once, in an order of its own.
@@ -32,10 +43,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         self._samples = samples
         self._config = config
         self._options = options
-        soft = any(sample.soft is not None for sample in samples)
-        self._augment = augmentation(
-            config.augment, config.preprocess, soft=soft, exclusive=not config.data.overlapping
-        )
+        self._augments = {CPU: self._augment_on(CPU)}
         told = np.array([covered(sample.case, config) for sample in samples])
         is_told = told.all() or config.data.overlapping  # whose labels say it voxel by voxel
         self._covered = None if is_told else torch.from_numpy(told)
@@ -57,35 +65,57 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         order = np.random.default_rng(derive_seed(self._config.study.seed, "epoch", epoch))
         return int(order.permutation(len(self._samples))[position])
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        seed, which = self._config.study.seed, self._which(index)
-        rng = np.random.default_rng(derive_seed(seed, "patch", index))
-        patch = self._patch(which, rng)
-        is_map = self._samples[which].label.ndim > 1
-        if not is_map:
-            label, soft = patch.pop("label"), patch.pop("soft", None)
-        patch = self._augment(patch, derive_seed(seed, "augment", index))
-        if not is_map:
-            patch |= {"label": label} | ({} if soft is None else {"soft": soft})
-        tensors = _tensors(patch, overlapping=self._config.data.overlapping)
-        asked = self._samples[which].asked
-        if asked is not None:
-            tensors["asked"] = torch.tensor(asked)
-        if self._covered is not None:
-            tensors["covered"] = self._covered[which]
-        return tensors
+    def __getitem__(self, index: int) -> Batch:
+        return self.augmented(self.cut(index), index)
 
-    def _patch(self, which: int, rng: np.random.Generator) -> Patch:
+    def cut(self, index: int) -> Batch:
+        """Return a patch as it lies in its case: each map ``[channels, *space]``."""
+        which, seed = self._which(index), self._config.study.seed
         sample, window = self._samples[which], self._config.preprocess.window
-        start = self._start(which, rng)
-        shape = sample.image.shape[1:]
-        patch = {"image": _crop(sample.image, start, window)}
-        patch["valid"] = _crop(np.ones((1, *shape), np.uint8), start, window)
+        start = self._start(which, np.random.default_rng(derive_seed(seed, "patch", index)))
         is_map = sample.label.ndim > 1
-        patch["label"] = _crop(sample.label, start, window) if is_map else sample.label
+        arrays = {
+            "image": _crop(sample.image, start, window),
+            "valid": _crop(np.ones((1, *sample.image.shape[1:]), np.uint8), start, window),
+            "label": _crop(sample.label, start, window) if is_map else np.array(sample.label),
+        }
         if sample.soft is not None:
-            patch["soft"] = self._soft(sample.soft, start) if is_map else self._said(sample.soft[:])
+            soft = self._soft(sample.soft, start) if is_map else self._said(sample.soft[:])
+            arrays["soft"] = soft.astype(np.float32, copy=False)
+        patch = {key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in arrays.items()}
+        if sample.asked is not None:
+            patch["asked"] = torch.tensor(sample.asked)
+        if self._covered is not None:
+            patch["covered"] = self._covered[which]
         return patch
+
+    def augmented(self, patch: Batch, index: int) -> Batch:
+        """Return what the networks see of patch ``index``, which was cut and may be on any device.
+
+        Its soft target is overwritten.
+        """
+        image = patch["image"]
+        if image.device not in self._augments:
+            self._augments[image.device] = self._augment_on(image.device)
+        maps = {key: patch[key] for key in INTERPOLATION if key in patch}
+        maps = {key: value for key, value in maps.items() if value.ndim == image.ndim}
+        seed = derive_seed(self._config.study.seed, "augment", index)
+        patch = patch | self._augments[image.device](maps, seed)
+        return _finished(patch, overlapping=self._config.data.overlapping)
+
+    def _augment_on(self, device: torch.device) -> Augment:
+        return augmentation(
+            self._config.augment,
+            self._config.preprocess,
+            soft=any(sample.soft is not None for sample in self._samples),
+            exclusive=not self._config.data.overlapping,
+            device=device,
+        )
+
+    def may_augment_on(self, device: torch.device) -> bool:
+        """Whether ``device`` augments the patches, or would where it is faster."""
+        asked, is_volume = self._options.augment_on, len(self._config.preprocess.window) == 3
+        return asked == "device" or (asked == "auto" and is_volume and device.type in FAST)
 
     def _soft(self, soft: Sliceable, start: Sequence[int]) -> np.ndarray:
         """Cut probabilities; what lies outside is surely background."""
@@ -110,6 +140,16 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         return tuple(int(v) for v in start)
 
 
+class _Cuts(Dataset[Batch]):
+    """The same patches, as they were cut."""
+
+    def __init__(self, patches: PatchDataset) -> None:
+        self._patches = patches
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._patches.cut(index)
+
+
 def batches(
     dataset: PatchDataset,
     *,
@@ -117,25 +157,93 @@ def batches(
     first_step: int,
     share: slice = slice(None),
     workers: int,
-) -> Generator[dict[str, torch.Tensor]]:
+    device: torch.device = CPU,
+) -> Generator[Batch]:
     """Yield the batches from ``first_step`` on, or a share of each; ``[batch, channels, *space]``.
 
     They are made by as many ``workers``, or by this process, and are the same however many; who
-    closes the generator ends the workers.
+    closes the generator ends the workers. On ``device``, which trains, they are the same but for
+    rounding.
     ``image`` float32, ``label`` int64 without the channel axis (uint8 with one of structures where
     they may overlap, or of findings), ``valid`` bool without it; where the samples have them,
     ``soft``, the teacher's probabilities, and ``asked``, ``[batch, teachers]``; where labels cover
     some structures only, ``covered``, ``[batch, classes]`` bool.
     """
     steps = [list(dataset.indices_of(step)[share]) for step in range(first_step, options.steps)]
-    loader = DataLoader(
-        dataset,
+    may = dataset.may_augment_on(device)
+    if not may or options.augment_on == "auto":
+        with closing(_loaded(dataset, steps, workers)) as loaded:
+            done = yield from _while_they_keep_pace(loaded, dataset, steps, device if may else None)
+        steps = steps[done:]
+    if steps:
+        with closing(_loaded(_Cuts(dataset), steps, workers)) as cuts:
+            for indices, cut in zip(steps, cuts, strict=True):
+                yield _augmented(dataset, cut, indices, device)
+
+
+def _loaded(patches: Dataset[Batch], steps: list[list[int]], workers: int) -> Generator[Batch]:
+    yield from DataLoader(
+        patches,
         batch_sampler=steps,
         num_workers=workers,
         prefetch_factor=-(-AHEAD // workers) if workers else None,
         worker_init_fn=_begin_worker,
     )
-    yield from loader
+
+
+def _while_they_keep_pace(
+    loaded: Iterator[Batch],
+    dataset: PatchDataset,
+    steps: list[list[int]],
+    device: torch.device | None,
+) -> Generator[Batch, None, int]:
+    """Yield what the workers augment; return after how many batches a device would be faster.
+
+    It is where it would take less time than the training waits for the workers.
+    """
+    waited_s, before = 0.0, time.perf_counter()
+    for number, batch in enumerate(loaded, start=1):
+        waited_s += time.perf_counter() - before if number > SETTLED else 0
+        yield batch
+        if number == TRIED and device is not None:
+            waited_ms = 1000 * waited_s / (TRIED - SETTLED)
+            there_ms = _augmenting_ms(dataset, steps[number - 1], device)
+            if there_ms < waited_ms:
+                console.print(
+                    f"augments on the device from here on: it takes {there_ms:.0f} ms a batch, and "
+                    f"the training waited {waited_ms:.0f} ms for its workers"
+                )
+                return number
+        before = time.perf_counter()
+    return len(steps)
+
+
+def _augmenting_ms(dataset: PatchDataset, indices: list[int], device: torch.device) -> float:
+    """Return how long a device takes to augment a batch, once it has done so before."""
+    for _ in range(2):
+        cut = default_collate([dataset.cut(index) for index in indices])
+        _settle(device)
+        before = time.perf_counter()
+        _augmented(dataset, cut, indices, device)
+        _settle(device)
+    return 1000 * (time.perf_counter() - before)
+
+
+def _settle(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _augmented(
+    dataset: PatchDataset, cut: Batch, indices: list[int], device: torch.device
+) -> Batch:
+    there = {key: value.to(device) for key, value in cut.items()}
+    return default_collate(
+        [
+            dataset.augmented({key: value[place] for key, value in there.items()}, index)
+            for place, index in enumerate(indices)
+        ]
+    )
 
 
 def _begin_worker(worker: int) -> None:
@@ -154,26 +262,13 @@ def _say_unless_left_alone(
         sys.__excepthook__(kind, error, trace)
 
 
-def _tensors(patch: Patch, *, overlapping: bool) -> dict[str, torch.Tensor]:
-    tensors = {
-        "image": torch.from_numpy(np.ascontiguousarray(patch["image"], dtype=np.float32)),
-        "label": _label(patch["label"], overlapping=overlapping),
-        "valid": torch.from_numpy(np.ascontiguousarray(patch["valid"][0] > 0)),
-    }
+def _finished(patch: Batch, *, overlapping: bool) -> Batch:
+    label = patch["label"]
+    patch |= {"label": label if overlapping else label[0].long(), "valid": patch["valid"][0] > 0}
     if "soft" in patch:
-        soft = np.clip(np.ascontiguousarray(patch["soft"], dtype=np.float32), SMALLEST, 1)
-        tensors["soft"] = torch.from_numpy(
-            soft if overlapping else soft / soft.sum(axis=0, keepdims=True)
-        )
-    return tensors
-
-
-def _label(label: np.ndarray, *, overlapping: bool) -> torch.Tensor:
-    if overlapping:
-        return torch.from_numpy(label.astype(np.uint8, order="C")).clone()
-    if label.ndim > 1:
-        return torch.from_numpy(label[0].astype(np.int64, order="C")).clone()
-    return torch.tensor(int(label[0]))
+        soft = patch["soft"].clamp_(SMALLEST, 1)
+        patch["soft"] = soft if overlapping else soft.div_(soft.sum(dim=0, keepdim=True))
+    return patch
 
 
 def _crop(

@@ -31,7 +31,8 @@ LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an
 SAVE_EVERY_S = 60.0  # how much work a kill can cost
 NO_MEMORY = "can't allocate memory"  # torch's CPU allocator says so in a plain RuntimeError
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
-Batches = Callable[[int], Generator[dict[str, Tensor]]]  # first step -> batches from there on
+# (first step, device that trains) -> batches from there on, there or on the CPU
+Batches = Callable[[int, torch.device], Generator[dict[str, Tensor]]]
 Validate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -87,7 +88,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     state = _State(fabric, wrapped, optimizer, average, adapters)
     first, is_first = state.resume(run.folder), rank() == 0
     curves = _Curves(run)
-    batches = run.batches(first)
+    batches = run.batches(first, fabric.device)
     numbered = enumerate(curves.awaited(batches), start=first)
     todo = progress(numbered, run.name, total=options.steps, done=first) if is_first else numbered
     if first and is_first:

@@ -72,8 +72,8 @@ def monai(samples, config, workers):
             self.augment = augmentation(config.augment, config.preprocess, soft=True)
 
         def __call__(self, patch):
-            arrays = {key: np.asarray(value) for key, value in patch.items() if key in KEYS}
-            return self.augment(arrays, int(np.random.randint(2**31)))  # noqa: NPY002
+            maps = {key: torch.as_tensor(patch[key]).as_subclass(torch.Tensor) for key in KEYS}
+            return self.augment(maps, int(np.random.randint(2**31)))  # noqa: NPY002
 
     KEYS = ("image", "label", "soft", "valid")  # noqa: N806
     items = [

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from monai.data import get_track_meta
 from monai.transforms import RandAffine
 
@@ -35,7 +36,18 @@ WINDOWS = [(32, 24), (16, 20, 12)]
 
 
 def make(window, *, soft=True, **options):
-    return augmentation(AugmentOptions(**options), PreprocessOptions(window=window), soft=soft)
+    """Return the augmentation, of arrays."""
+    grid = PreprocessOptions(window=window)
+    augment = augmentation(AugmentOptions(**options), grid, soft=soft)
+
+    def of_arrays(patch, seed):
+        moved = augment({key: torch.from_numpy(value) for key, value in patch.items()}, seed)
+        assert {k: v.numpy().dtype for k, v in moved.items()} == {
+            k: v.dtype for k, v in patch.items()
+        }
+        return {key: value.numpy() for key, value in moved.items()}
+
+    return of_arrays
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import os
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -107,6 +109,68 @@ def test_batches_are_the_same_with_and_without_workers(dataset):
     assert len(alone) == len(shared) == 4
     for one, other in zip(alone, shared, strict=True):
         assert_same(one, other)
+
+
+@pytest.fixture
+def volumes(make_study, make_samples):
+    """Return a maker of patches of volumes, with overrides of the training's options."""
+    study = make_study(preprocess={"window": (8, 8, 8)}, augment=AUGMENT)
+    samples = make_samples(study, [(14, 14, 14), (9, 9, 9), (12, 12, 12)], soft=True)
+    return lambda **values: PatchDataset(samples, study.config, options=options(**values))
+
+
+def drawn(make, *, first_step=0, **values):
+    """Return all batches of a training."""
+    chosen = options(**values)
+    return list(batches(make(**values), options=chosen, first_step=first_step, workers=1))
+
+
+def assert_all_same(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        assert_same(one, other)
+
+
+def test_the_device_augments_to_what_workers_do(volumes, monkeypatch):
+    by_workers = drawn(volumes, steps=4, augment_on="workers")
+    augmented, here = PatchDataset.augmented, []
+
+    def watched(patches, patch, index):
+        here.append(index)
+        return augmented(patches, patch, index)
+
+    monkeypatch.setattr(PatchDataset, "augmented", watched)
+    assert_all_same(drawn(volumes, steps=4, augment_on="device"), by_workers)
+    assert here == list(range(8))  # in this process, which trains
+    assert_all_same(drawn(volumes, steps=4, augment_on="device", first_step=3), by_workers[3:])
+
+
+def test_on_a_cpu_workers_augment(volumes, monkeypatch):
+    monkeypatch.setattr(loaders, "_augmented", None)
+    assert len(drawn(volumes, steps=4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("worker_s", "device_s", "changes"), [(0.03, 0.0, True), (0.0, 0.3, False)]
+)
+def test_the_device_takes_over_where_training_waits_longer_for_workers(
+    volumes, monkeypatch, capsys, worker_s, device_s, changes
+):
+    """It takes no time to train here, so that is what a patch costs a worker."""
+    monkeypatch.setattr(loaders, "FAST", ("cpu",))
+    by_workers = drawn(volumes, steps=48, augment_on="workers")
+    trainer, augmented, here = os.getpid(), PatchDataset.augmented, []
+
+    def slowly(patches, patch, index):
+        time.sleep(device_s if os.getpid() == trainer else worker_s)
+        here.append(index)
+        return augmented(patches, patch, index)
+
+    monkeypatch.setattr(PatchDataset, "augmented", slowly)
+    assert_all_same(drawn(volumes, steps=48), by_workers)
+    taken_over = list(range(2 * loaders.TRIED, 96))
+    assert here[4:] == (taken_over if changes else [])  # the others were to measure the device
+    assert ("augments on the device" in capsys.readouterr().out) == changes
 
 
 @pytest.mark.parametrize("done", [1, 3, 5])

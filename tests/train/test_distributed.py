@@ -33,7 +33,7 @@ def learn(job):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     mine, tracker = distributed.share(4), RecordingTracker()
-    shared = lambda first: ({k: v[mine] for k, v in b.items()} for b in batches(first))
+    shared = lambda first, _: ({k: v[mine] for k, v in b.items()} for b in batches(first))
     fit(model, options, Fit("student", step, shared, validate, folder, tracker, 5, 2))
     return model, tracker.curve("train/loss")
 

@@ -17,6 +17,7 @@ from medkd.seeding import derive_seed
 from medkd.track.tracker import RecordingTracker
 from medkd.train.loop import Fit, fit
 
+CPU = torch.device("cpu")
 OPTIONS = TrainOptions(steps=8, validate_every=3, learning_rate=0.05, precision="32-true", batch=4)
 
 
@@ -32,7 +33,7 @@ def network():
     )
 
 
-def batches(first):
+def batches(first, device=CPU):
     for number in range(first, OPTIONS.steps):
         rng = torch.Generator().manual_seed(derive_seed(0, "batch", number))
         image = torch.randn(OPTIONS.batch, 3, generator=rng)
@@ -168,7 +169,7 @@ def test_an_error_that_nobody_foresaw_ends_the_batches(run):
     """Its traceback keeps the frames, and workers that wait for them would keep the process."""
     ended = []
 
-    def watched(first):
+    def watched(first, device=CPU):
         try:
             yield from batches(first)
         finally:
@@ -330,7 +331,7 @@ def test_curves_are_averages_and_the_last_step_is_validated(run):
     def count(model, batch, number):
         return {"loss": 0 * step(model, batch, number)["loss"] + number}
 
-    def thirty(first):
+    def thirty(first, device=CPU):
         yield from [next(batches(0))] * (30 - first)
 
     fit(network(), options, replace(run, step=count, batches=thirty))
@@ -341,7 +342,7 @@ def test_curves_are_averages_and_the_last_step_is_validated(run):
 
 def test_the_share_of_waiting_for_data_is_told(run, tmp_path):
     def shares(get_s, work_s):
-        def slowly(first):
+        def slowly(first, device=CPU):
             for batch in batches(first):
                 time.sleep(get_s)
                 yield batch
@@ -374,7 +375,7 @@ def test_a_run_killed_on_its_way_draws_the_curves_of_one_that_was_not(run, tmp_p
 def test_fewer_steps_than_a_validation_are_validated_once(run):
     options = TrainOptions(steps=1, validate_every=100, precision="32-true", batch=1)
 
-    def one(first):
+    def one(first, device=CPU):
         yield next(batches(first))
 
     fit(network(), options, replace(run, batches=one))
@@ -386,7 +387,7 @@ def convolutional(norm):
     return nn.Sequential(nn.Conv3d(3, 4, 3), norm(4), nn.Flatten(), nn.Linear(32, 2))
 
 
-def volumes(first):
+def volumes(first, device=CPU):
     for batch in batches(first):
         column = batch["image"][:, :, None, None, None]
         yield {**batch, "image": column + torch.arange(64.0).reshape(1, 1, 4, 4, 4).sin()}

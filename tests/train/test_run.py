@@ -139,7 +139,7 @@ def test_baseline_and_student_start_alike_and_see_the_same_patches(make_study, m
 
     def watch(model, options, fitting):
         starts.append({name: value.clone() for name, value in model.state_dict().items()})
-        patches.append([batch["image"] for batch in fitting.batches(0)])
+        patches.append([batch["image"] for batch in fitting.batches(0, torch.device("cpu"))])
         return loop.fit(model, options, fitting)
 
     monkeypatch.setattr(run, "fit", watch)
