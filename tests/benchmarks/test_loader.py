@@ -1,6 +1,7 @@
 """Patches a second of our loader against MONAI's CacheDataset and DataLoader, the same transforms.
 
-Both hold the preprocessed cases in memory, cut a patch round a labelled voxel, and augment it.
+Both hold the preprocessed cases in memory, cut a patch round a labelled voxel, and augment it. And
+a batch that a worker augments against one that the device does, a GPU where there is one.
 """
 
 import time
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from medkd.config import Config
-from medkd.data.augment import augmentation
-from medkd.data.loaders import PatchDataset, batches
+from medkd.data.augment import CPU, augmentation
+from medkd.data.loaders import PatchDataset, _augmenting_ms, batches
 from medkd.data.preprocess import preprocess
 from medkd.data.samples import Sample, places_in
 from medkd.options import AugmentOptions, TrainOptions
@@ -118,4 +119,22 @@ def test_patches_a_second(samples, config, workers):
         f"\npatches of {'x'.join(map(str, WINDOW))} with a soft target, {workers} workers: "
         f"medkd {found['ours']:.1f} a second, MONAI {found['monai']:.1f}: "
         f"{found['ours'] / found['monai']:.2f} times"
+    )
+
+
+def test_a_batch_augmented_by_a_worker_and_on_the_device(samples, config):
+    there = torch.accelerator.is_available()
+    device = torch.accelerator.current_accelerator() if there else torch.device("cpu")
+    dataset = PatchDataset(samples, config, options=TrainOptions(steps=STEPS, batch=BATCH))
+    batches, threads = (
+        [list(dataset.indices_of(step)) for step in range(12)],
+        torch.get_num_threads(),
+    )
+    torch.set_num_threads(1)
+    worker_ms = sum(_augmenting_ms(dataset, indices, CPU) for indices in batches) / len(batches)
+    torch.set_num_threads(threads)
+    device_ms = sum(_augmenting_ms(dataset, indices, device) for indices in batches) / len(batches)
+    print(
+        f"\na batch of {BATCH} patches of {'x'.join(map(str, WINDOW))}: {worker_ms:.1f} ms in a "
+        f"worker, {device_ms:.1f} ms on {device} with {threads} threads"
     )
