@@ -115,8 +115,7 @@ class Config(Options):
             train = getattr(self, role).train
             if train and train.augment_on == "device" and self.dims == 2:
                 raise ValueError(
-                    f"{role}.train.augment_on: images are augmented on the CPU alone; leave it at "
-                    f"auto"
+                    f"{role}.train.augment_on: images are augmented on the CPU alone, by workers"
                 )
         return self
 

@@ -199,6 +199,17 @@ def test_an_entry_that_a_list_lacks_is_named(values, load_values, entry):
         load_values(values, overrides=[f"gates.{entry}.at_most=1"])
 
 
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_images_are_augmented_by_workers(make_config, role):
+    values = yaml.safe_load(make_config(dims=2).read_text())
+    values[role]["train"] = values[role]["train"] | {"augment_on": "workers"}
+    Config.model_validate(values)
+    values[role]["train"]["augment_on"] = "device"
+    message = f"{role}.train.augment_on: images are augmented on the CPU alone, by workers"
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate(values)
+
+
 def test_a_classifier_looks_at_whole_images(make_config):
     values = yaml.safe_load(make_config(dims=2, task="classification").read_text())
     values["preprocess"]["size"] = [32, 32]

@@ -166,7 +166,7 @@ def _moved(
     """
     affine.randomize()
     if not affine._do_transform and bend is None:
-        return patch
+        return dict(patch)
     grid, moved = _sampled(affine, patch["image"], bend), dict(patch)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
@@ -192,7 +192,7 @@ def _sampled(affine: Any, image: Tensor, bend: np.ndarray | None) -> Tensor:  # 
     if affine._do_transform:
         grid = affine.rand_affine_grid(spatial_size=space, randomize=False)
     else:
-        grid = create_grid(space, device=image.device, backend="torch")
+        grid = create_grid(space, dtype=torch.float32, device=image.device, backend="torch")
     if bend is not None:
         grid[: len(space)] += torch.from_numpy(bend).to(grid)
     return grid

@@ -4,6 +4,7 @@ Other processes cut the patches. They augment them too, or that is done batch by
 that trains: there it is faster where a GPU trains faster than the processes change large volumes.
 """
 
+import math
 import signal
 import sys
 import time
@@ -27,7 +28,8 @@ from medkd.seeding import derive_seed
 from medkd.types import UNLABELLED
 
 AHEAD = 4  # batches made before they are asked for, or one a worker: they take shared memory
-SETTLED, TRIED = 8, 32  # batches until workers keep their pace, and until it is known
+SETTLED, TRIED = 8, 32  # batches: the first are not counted, after so many it is decided
+SAMPLE = 8  # batches that a device augments before that: what is drawn for one may cost little
 SMALLEST = 1e-30  # a probability of 0 has no logarithm; one that is only small keeps its own
 FAST = ("cuda",)  # devices that may augment volumes faster than workers
 Batch = dict[str, Tensor]
@@ -205,9 +207,9 @@ def _while_they_keep_pace(
     for number, batch in enumerate(loaded, start=1):
         waited_s += time.perf_counter() - before if number > SETTLED else 0
         yield batch
-        if number == TRIED and device is not None:
+        if device is not None and number == TRIED < len(steps):
             waited_ms = 1000 * waited_s / (TRIED - SETTLED)
-            there_ms = _augmenting_ms(dataset, steps[number - 1], device)
+            there_ms = _augmenting_ms(dataset, steps[number - SAMPLE : number], device)
             if there_ms < waited_ms:
                 console.print(
                     f"augments on the device from here on: it takes {there_ms:.0f} ms a batch, and "
@@ -218,15 +220,20 @@ def _while_they_keep_pace(
     return len(steps)
 
 
-def _augmenting_ms(dataset: PatchDataset, indices: list[int], device: torch.device) -> float:
-    """Return how long a device takes to augment a batch, once it has done so before."""
-    for _ in range(2):
-        cut = default_collate([dataset.cut(index) for index in indices])
-        _settle(device)
-        before = time.perf_counter()
-        _augmented(dataset, cut, indices, device)
-        _settle(device)
-    return 1000 * (time.perf_counter() - before)
+def _augmenting_ms(dataset: PatchDataset, steps: list[list[int]], device: torch.device) -> float:
+    """Return how long a device takes to augment a batch; for ever, if its memory is too small."""
+    spent_s = 0.0
+    try:
+        for number, indices in enumerate([steps[0], *steps]):
+            cut = default_collate([dataset.cut(index) for index in indices])
+            _settle(device)
+            before = time.perf_counter()
+            _augmented(dataset, cut, indices, device)
+            _settle(device)
+            spent_s += time.perf_counter() - before if number else 0  # the first one loads code
+    except torch.OutOfMemoryError:
+        return math.inf
+    return 1000 * spent_s / len(steps)
 
 
 def _settle(device: torch.device) -> None:
@@ -263,8 +270,9 @@ def _say_unless_left_alone(
 
 
 def _finished(patch: Batch, *, overlapping: bool) -> Batch:
-    label = patch["label"]
-    patch |= {"label": label if overlapping else label[0].long(), "valid": patch["valid"][0] > 0}
+    label, kind = patch["label"], torch.uint8 if overlapping else torch.int64
+    own = (label if overlapping else label[0]).to(kind, copy=True)  # not the case's
+    patch |= {"label": own, "valid": patch["valid"][0] > 0}
     if "soft" in patch:
         soft = patch["soft"].clamp_(SMALLEST, 1)
         patch["soft"] = soft if overlapping else soft.div_(soft.sum(dim=0, keepdim=True))

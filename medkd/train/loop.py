@@ -70,7 +70,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     """Train ``model`` in place; it ends with the best averaged weights. Return their figures.
 
     A run that was killed goes on from where it was last saved (at a validation, once a minute, and
-    when it is asked to stop) and ends with the same weights, bit by bit, as one that was not.
+    when it is asked to stop) and ends with the same weights as one that was not: on a CPU bit by
+    bit, on a GPU but for rounding.
     Several processes train together, each on its share of a batch; the first one validates and
     saves.
 
@@ -94,7 +95,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     if first and is_first:
         console.print(f"{run.name}: goes on from step {first}")
     # an error that nobody catches keeps all frames, and workers that wait would keep the process
-    with closing(batches), stopping() as stop:
+    remedy = _remedy_for_memory(f"{run.name}: a batch", options)
+    with closing(batches), remedy, stopping() as stop:
         ended = _is_validated(first, options) and state.is_over(options)
         for step, batch in () if ended else todo:
             rate = learning_rate(step, options)

@@ -49,7 +49,7 @@ from medkd.types import Case, Role, Task, temperatures
 STUDENTS = ("baseline", "student")
 QUANTISED = "quantised/"  # before the stage whose network is trained on as if in int8
 RETRAINING_RATE = 0.5  # of the learning rate: the network knows its task already
-WHO_LOADS = {"workers", "augment_on"}  # options that change no batch but its rounding
+WHERE_MADE = {"workers", "augment_on"}  # of batches: they are the same but for rounding
 _log = logging.getLogger(__name__)
 
 
@@ -164,7 +164,7 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
 def _that_shape_weights(train: TrainOptions) -> dict[str, Any]:
     """Return options of a training; without class weights as they were when there were none."""
     unused = set() if train.class_weights else {"class_weights"}
-    return train.model_dump(exclude={*WHO_LOADS, *unused})
+    return train.model_dump(exclude={*WHERE_MADE, *unused})
 
 
 def _train(
@@ -341,7 +341,7 @@ def _parameters(config: Config, name: str, model: nn.Module, cases: int) -> dict
     values = {
         "model": described.name,
         **{f"model.{key}": value for key, value in described.options.items()},
-        **_telling(train, exclude=WHO_LOADS),
+        **_telling(train, exclude=WHERE_MADE),
         "parameters": parameters(model),
         "macs": macs(model, window),
         "training_cases": cases,

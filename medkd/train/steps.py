@@ -177,7 +177,7 @@ class DistillStep(SupervisedStep):
 
 def _by_class(logits: Tensor) -> Tensor:
     """Return logits as losses are computed: in float32, a class's voxels side by side."""
-    return logits.to(torch.float32, memory_format=torch.contiguous_format)
+    return logits.contiguous().float()
 
 
 def _resized(batch: Mapping[str, Tensor], space: torch.Size) -> dict[str, Tensor]:

@@ -150,15 +150,15 @@ def test_on_a_cpu_workers_augment(volumes, monkeypatch):
     assert len(drawn(volumes, steps=4)) == 4
 
 
-@pytest.mark.parametrize(
-    ("worker_s", "device_s", "changes"), [(0.03, 0.0, True), (0.0, 0.3, False)]
-)
+@pytest.mark.parametrize(("worker_s", "device_s", "changes"), [(0.1, 0.0, True), (0.0, 0.1, False)])
 def test_the_device_takes_over_where_training_waits_longer_for_workers(
     volumes, monkeypatch, capsys, worker_s, device_s, changes
 ):
     """It takes no time to train here, so that is what a patch costs a worker."""
     monkeypatch.setattr(loaders, "FAST", ("cpu",))
-    by_workers = drawn(volumes, steps=48, augment_on="workers")
+    monkeypatch.setattr(loaders, "SETTLED", 4)
+    monkeypatch.setattr(loaders, "TRIED", 12)
+    by_workers = drawn(volumes, steps=20, augment_on="workers")
     trainer, augmented, here = os.getpid(), PatchDataset.augmented, []
 
     def slowly(patches, patch, index):
@@ -167,10 +167,22 @@ def test_the_device_takes_over_where_training_waits_longer_for_workers(
         return augmented(patches, patch, index)
 
     monkeypatch.setattr(PatchDataset, "augmented", slowly)
-    assert_all_same(drawn(volumes, steps=48), by_workers)
-    taken_over = list(range(2 * loaders.TRIED, 96))
-    assert here[4:] == (taken_over if changes else [])  # the others were to measure the device
+    assert_all_same(drawn(volumes, steps=20), by_workers)
+    tried = 2 * (1 + loaders.SAMPLE)
+    assert here[tried:] == (list(range(2 * loaders.TRIED, 40)) if changes else [])
     assert ("augments on the device" in capsys.readouterr().out) == changes
+    drawn(volumes, steps=12)  # nothing follows that it could take over
+    assert "augments on the device" not in capsys.readouterr().out
+
+
+def test_a_device_whose_memory_is_too_small_leaves_it_to_workers(volumes, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(loaders, "FAST", ("cpu",))
+    by_workers = drawn(volumes, steps=36, augment_on="workers")
+    monkeypatch.setattr(loaders, "_augmented", full)
+    assert_all_same(drawn(volumes, steps=36), by_workers)
 
 
 @pytest.mark.parametrize("done", [1, 3, 5])

@@ -234,6 +234,18 @@ def test_too_little_memory_names_the_knobs_and_keeps_what_was_saved(run, take_to
     assert _steps_done(run.folder) == 3
 
 
+def test_too_little_memory_for_a_batch_names_the_knobs_too(run):
+    def overflowing(first, device=CPU):
+        yield from [next(batches(first))] * 4
+        take_too_much_of_a_gpu()
+
+    with pytest.raises(
+        TrainingError, match=r"a batch: out of memory \(CUDA.*\); lower train\.batch"
+    ):
+        fit(network(), OPTIONS, replace(run, batches=overflowing))
+    assert _steps_done(run.folder) == 3
+
+
 def test_other_faults_of_torch_are_no_lack_of_memory(run):
     def misfit(model, batch, number):
         return step(model, {**batch, "image": batch["image"][:, :2]}, number)

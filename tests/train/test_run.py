@@ -131,6 +131,16 @@ def test_weights_depend_on_the_voxels_left_out_and_studies_without_any_stay_vali
     assert {key for key in other if other[key] != plain.get(key)} == {"ignore"}
 
 
+def test_weights_do_not_depend_on_who_makes_the_batches(make_study):
+    study, cohort = make_study(dims=3)
+    cases = cohort.of(cohort.split.train)
+    train = study.config.student.train.model_copy(update={"workers": 3, "augment_on": "device"})
+    student = study.config.student.model_copy(update={"train": train})
+    other = replace(study, config=study.config.model_copy(update={"student": student}))
+    one, same = (stage_inputs(each, cohort, "baseline", cases) for each in (study, other))
+    assert one == same
+
+
 def test_baseline_and_student_start_alike_and_see_the_same_patches(make_study, monkeypatch):
     study, cohort = make_study(dims=2)
     train_teacher(study, cohort, tracker=NullTracker())
