@@ -81,7 +81,8 @@ def _volumes(
             for axis in options.flip_axes
         ]
     )
-    affine, bias = _affine(options, grid, device), _bias_field(options)
+    sides = _sides(grid)
+    affine, bias = _affine(options, grid, sides, device), _bias_field(options)
     intensity = mt.Compose(_intensity(options))
 
     def augment(patch: Patch, seed: int) -> Patch:
@@ -89,7 +90,7 @@ def _volumes(
             step.set_random_state(seed=derive_seed(seed, number))
         bend = _displacement(options, grid.window, np.random.default_rng(derive_seed(seed, "bend")))
         with _without_metadata():
-            moved = intensity(_moved(flips(patch), affine, bend, exclusive=exclusive))
+            moved = intensity(_moved(flips(patch), affine, sides, bend, exclusive=exclusive))
             moved["image"] = _lifted(bias, moved["image"])
         return moved
 
@@ -109,7 +110,18 @@ def _without_metadata() -> Iterator[None]:
         set_track_meta(before)
 
 
-def _affine(options: AugmentOptions, grid: PreprocessOptions, device: torch.device) -> Any:  # noqa: ANN401
+def _sides(grid: PreprocessOptions) -> list[float]:
+    """Return the sides of a voxel, of which the shortest is 1; all are where nobody says."""
+    spacing_mm = grid.spacing_mm or [1.0] * len(grid.window)
+    return [side / min(spacing_mm) for side in spacing_mm]
+
+
+def _affine(
+    options: AugmentOptions,
+    grid: PreprocessOptions,
+    sides: Sequence[float],
+    device: torch.device,
+) -> Any:  # noqa: ANN401
     from monai.transforms import RandAffine
 
     is_any = options.rotate_degrees or options.scale or options.translate
@@ -117,7 +129,9 @@ def _affine(options: AugmentOptions, grid: PreprocessOptions, device: torch.devi
         prob=options.probability if is_any else 0,
         rotate_range=[np.deg2rad(options.rotate_degrees)] * 3,
         scale_range=[options.scale] * 3,
-        translate_range=[options.translate * width for width in grid.window],
+        translate_range=[
+            options.translate * width * side for width, side in zip(grid.window, sides, strict=True)
+        ],
         device=device,
     )
     affine.resampler.dtype = np.float32
@@ -154,6 +168,7 @@ def _lifted(bias: Any, image: Tensor) -> Tensor:  # noqa: ANN401
 def _moved(
     patch: Patch,
     affine: Any,  # noqa: ANN401
+    sides: Sequence[float],
     bend: np.ndarray | None,
     *,
     exclusive: bool,
@@ -167,7 +182,7 @@ def _moved(
     affine.randomize()
     if not affine._do_transform and bend is None:
         return dict(patch)
-    grid, moved = _sampled(affine, patch["image"], bend), dict(patch)
+    grid, moved = _sampled(affine, patch["image"], sides, bend), dict(patch)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
         # of exclusive classes the background has what the others leave: it is seldom small enough
@@ -184,15 +199,23 @@ def _moved(
     return moved
 
 
-def _sampled(affine: Any, image: Tensor, bend: np.ndarray | None) -> Tensor:  # noqa: ANN401
-    """Return where each voxel comes from, in homogeneous voxels from the centre."""
+def _sampled(
+    affine: Any,  # noqa: ANN401
+    image: Tensor,
+    sides: Sequence[float],
+    bend: np.ndarray | None,
+) -> Tensor:
+    """Return where each voxel comes from, in homogeneous voxels from the centre.
+
+    Bodies turn, not voxels: rotated as if its sides were alike, one that is not a cube is sheared.
+    """
     from monai.transforms.utils import create_grid
 
     space = image.shape[1:]
+    grid: Any = create_grid(space, dtype=torch.float32, device=image.device, backend="torch")
     if affine._do_transform:
-        grid = affine.rand_affine_grid(spatial_size=space, randomize=False)
-    else:
-        grid = create_grid(space, dtype=torch.float32, device=image.device, backend="torch")
+        scale = torch.tensor([*sides, 1.0], device=image.device).reshape(-1, *[1] * len(space))
+        grid = affine.rand_affine_grid(grid=grid * scale, randomize=False) / scale
     if bend is not None:
         grid[: len(space)] += torch.from_numpy(bend).to(grid)
     return grid

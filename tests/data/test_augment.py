@@ -35,9 +35,9 @@ VALUES = np.array([-3.0, 2.0, 7.0], np.float32)  # of the image, by class
 WINDOWS = [(32, 24), (16, 20, 12)]
 
 
-def make(window, *, soft=True, **options):
+def make(window, *, soft=True, spacing_mm=None, **options):
     """Return the augmentation, of arrays."""
-    grid = PreprocessOptions(window=window)
+    grid = PreprocessOptions(window=window, spacing_mm=spacing_mm)
     augment = augmentation(AugmentOptions(**options), grid, soft=soft)
 
     def of_arrays(patch, seed):
@@ -111,6 +111,22 @@ def test_volumes_move_as_by_monai_map_by_map(patch):
         mode = "nearest" if key in ("label", "valid") else "bilinear"
         expected = np.asarray(monais(value, mode=mode, randomize=False))
         assert np.isclose(after[key], expected, atol=1e-4).mean() > 0.999  # ties of the nearest
+
+
+@pytest.mark.parametrize("spacing_mm", [(1, 1, 1), (2, 2, 2), (1, 1, 3), (0.8, 2.4, 1.2)])
+def test_bodies_are_turned_and_not_sheared_whatever_the_voxels(spacing_mm):
+    window = (24, 24, 24)
+    sides = np.array(spacing_mm).reshape(3, 1, 1, 1)
+    places_mm = (sides * np.indices(window)).astype(np.float32)  # each voxel knows where it was
+    before = {"image": places_mm, "valid": np.ones((1, *window), np.uint8)}
+    augment = make(window, spacing_mm=spacing_mm, probability=1.0, rotate_degrees=10)
+    inner = (slice(None), *[slice(9, 15)] * 3)  # beyond the border lies the border
+    for seed in range(4):
+        image = augment(copied(before), seed)["image"][inner]
+        steps = [np.diff(image, axis=1 + axis).mean(axis=(1, 2, 3)) for axis in range(3)]
+        turned = np.stack(steps, axis=1) / spacing_mm  # mm where it was, for a mm where it is
+        np.testing.assert_allclose(turned @ turned.T, np.eye(3), atol=0.01)
+        assert np.abs(turned - np.eye(3)).max() > 0.02
 
 
 @pytest.mark.parametrize("window", WINDOWS)
