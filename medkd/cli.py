@@ -505,7 +505,7 @@ def ui(
     from medkd.progress import console
     from medkd.track.mlflow import default_uri, ui_command, views
 
-    command = [*ui_command(default_uri()), "--port", str(port)]
+    command = ui_command(default_uri(), port=port)
     for experiment, path in views(default_uri()).items():
         console.print(f"{experiment}: http://127.0.0.1:{port}/{path}")
     os.execv(command[0], command)  # what ends this process (SIGTERM, SIGINT) ends the server

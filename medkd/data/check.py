@@ -74,7 +74,8 @@ def check(study: Study) -> Cohort:
     cohort = cohort_of(study, found)
     warnings = sum(finding.level is Level.WARNING for finding in found.findings)
     if warnings:
-        console.print(f"check: {warnings} warnings; medkd check {study.config_path} names them")
+        counted = "1 warning" if warnings == 1 else f"{warnings} warnings"
+        console.print(f"check: {counted}; medkd check {study.config_path} says which")
     return cohort
 
 

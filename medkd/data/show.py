@@ -33,7 +33,7 @@ def draw_augmentation(study: Study, cohort: Cohort) -> Path:
     canvas = Image.new("RGB", (PATCHES * (width + MARGIN) + MARGIN, 2 * (height + HEAD) + MARGIN))
     draw = ImageDraw.Draw(canvas)
     for row, name in enumerate(("as cut", "as the networks see it")):
-        draw.text((MARGIN, row * (height + HEAD) + 5), name, fill="white")
+        draw.text((MARGIN, row * (height + HEAD) + 5), name, fill="white", font_size=12)
         for column, pictures in enumerate(columns):
             place = (MARGIN + column * (width + MARGIN), HEAD + row * (height + HEAD))
             canvas.paste(pictures[row], place)

@@ -9,6 +9,7 @@ value, so sending twice changes nothing.
 import logging
 import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -76,16 +77,23 @@ def default_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
-def ui_command(uri: str) -> list[str]:
-    """Return the command that shows a local store in a browser.
+def ui_command(uri: str, *, port: int) -> list[str]:
+    """Return the command that shows a local store in a browser, at a port of this machine.
 
     Raises:
-        ConfigError: the store is a server, which has pages of its own.
+        ConfigError: the store is a server, which has pages of its own; or the port is taken.
     """
     if uri.startswith("http"):
         raise ConfigError(f"this store is a server; open {_redacted(uri)} in a browser")
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just ended
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"--port {port}: {error.strerror}; choose another") from None
     _settle_environment()  # the command inherits it
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    return [*command, "--port", str(port)]
 
 
 def sync(study_folder: Path, *, uri: str | None = None, attempts: int = 1) -> SyncReport:

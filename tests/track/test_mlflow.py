@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import shutil
+import socket
 import threading
 from pathlib import Path, PurePath
 
@@ -292,14 +293,21 @@ def test_an_experiment_has_a_view_that_ranks_models(folder, student, uri, stored
     assert view["isDirty"]
 
 
-def test_the_ui_is_for_local_stores():
-    assert ui_command("sqlite:////x/mlflow.db")[1:] == [
+def test_the_ui_is_for_local_stores(port):
+    assert ui_command("sqlite:////x/mlflow.db", port=port)[1:] == [
         *("-m", "mlflow", "ui", "--backend-store-uri"),
-        "sqlite:////x/mlflow.db",
+        *("sqlite:////x/mlflow.db", "--port", str(port)),
     ]
     with pytest.raises(ConfigError, match="open http://host:5000 in") as caught:
-        ui_command("http://me:secret@host:5000")
+        ui_command("http://me:secret@host:5000", port=port)
     assert "secret" not in str(caught.value)
+
+
+def test_the_ui_says_when_its_port_is_taken(port):
+    message = f"--port {port}: Address already in use; choose"
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(ConfigError, match=message):
+        ui_command("sqlite:////x/mlflow.db", port=port)
+    ui_command("sqlite:////x/mlflow.db", port=port)
 
 
 @pytest.mark.slow

@@ -172,5 +172,8 @@ def _of_columns(cases: Sequence[Case], config: Config) -> Iterator[Finding]:
             yield Finding(None, Level.ERROR, message, remedy)
         else:
             yield Finding(
-                None, Level.NOTE, message, "it is not tracked; leave out what is not used"
+                None,
+                Level.NOTE,
+                message,
+                "that may name a patient, so it is not tracked; leave out what is not used",
             )

@@ -60,7 +60,7 @@ def _intensity(data: Fingerprint) -> Choice:
     low, high = float(np.min(data.highs)), float(np.max(data.highs))
     if data.is_byte:
         return Choice("zscore", f"8-bit images, their highest values from {low:.0f} to {high:.0f}")
-    return Choice("zscore", f"no common scale: the highest values lie from {low:.4g} to {high:.4g}")
+    return Choice("zscore", f"in no unit; their highest values lie from {low:.4g} to {high:.4g}")
 
 
 def _segmenter(data: Fingerprint) -> Plan:
