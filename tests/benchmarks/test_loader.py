@@ -126,14 +126,11 @@ def test_a_batch_augmented_by_a_worker_and_on_the_device(samples, config):
     there = torch.accelerator.is_available()
     device = torch.accelerator.current_accelerator() if there else torch.device("cpu")
     dataset = PatchDataset(samples, config, options=TrainOptions(steps=STEPS, batch=BATCH))
-    batches, threads = (
-        [list(dataset.indices_of(step)) for step in range(12)],
-        torch.get_num_threads(),
-    )
+    steps, threads = [list(dataset.indices_of(step)) for step in range(24)], torch.get_num_threads()
     torch.set_num_threads(1)
-    worker_ms = sum(_augmenting_ms(dataset, indices, CPU) for indices in batches) / len(batches)
+    worker_ms = _augmenting_ms(dataset, steps, CPU)
     torch.set_num_threads(threads)
-    device_ms = sum(_augmenting_ms(dataset, indices, device) for indices in batches) / len(batches)
+    device_ms = _augmenting_ms(dataset, steps, device)
     print(
         f"\na batch of {BATCH} patches of {'x'.join(map(str, WINDOW))}: {worker_ms:.1f} ms in a "
         f"worker, {device_ms:.1f} ms on {device} with {threads} threads"
