@@ -114,10 +114,10 @@ class PatchDataset(Dataset[Batch]):
             device=device,
         )
 
-    def may_augment_on(self, device: torch.device) -> bool:
-        """Whether ``device`` augments the patches, or would where it is faster."""
-        asked, is_volume = self._options.augment_on, len(self._config.preprocess.window) == 3
-        return asked == "device" or (asked == "auto" and is_volume and device.type in FAST)
+    def is_tried_on(self, device: torch.device) -> bool:
+        """Whether it is measured if ``device`` augments faster than workers; images it cannot."""
+        is_left_open = self._options.augment_on == "auto" and device.type in FAST
+        return is_left_open and self._config.dims == 3
 
     def _soft(self, soft: Sliceable, start: Sequence[int]) -> np.ndarray:
         """Cut probabilities; what lies outside is surely background."""
@@ -172,10 +172,10 @@ def batches(
     some structures only, ``covered``, ``[batch, classes]`` bool.
     """
     steps = [list(dataset.indices_of(step)[share]) for step in range(first_step, options.steps)]
-    may = dataset.may_augment_on(device)
-    if not may or options.augment_on == "auto":
+    if options.augment_on != "device":
+        tried = device if dataset.is_tried_on(device) else None
         with closing(_loaded(dataset, steps, workers)) as loaded:
-            done = yield from _while_they_keep_pace(loaded, dataset, steps, device if may else None)
+            done = yield from _while_they_keep_pace(loaded, dataset, steps, tried)
         steps = steps[done:]
     if steps:
         with closing(_loaded(_Cuts(dataset), steps, workers)) as cuts:
