@@ -233,6 +233,17 @@ class Config(Options):
         return self
 
     @model_validator(mode="after")
+    def _heads_answer_for_voxels(self) -> "Config":
+        trained = {"teacher": self.teacher.train, "student": self.student.train}
+        deep = [key for key, train in trained.items() if train and train.deep_supervision]
+        if self.task is Task.CLASSIFICATION and deep:
+            raise ValueError(
+                f"{deep[0]}.train.deep_supervision: its heads answer for each voxel, and a "
+                f"classifier answers for the image; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _flips_are_of_the_window(self) -> "Config":
         strange = sorted(set(self.teacher.flip_axes) - set(range(self.dims)))
         if strange:
@@ -252,6 +263,13 @@ class Config(Options):
             raise ValueError(
                 "distill.losses: layers are those of one teacher; leave out teacher.external or "
                 "teacher.model, or the layers"
+            )
+        adapted = [loss.name for loss in self.distill.losses if loss.has_adapter]
+        if self.teacher.folds > 1 and adapted:
+            raise ValueError(
+                f"distill.losses: {adapted[0]} compares channel by channel, and those of one fold "
+                f"are not those of another; set teacher.folds to 1, or use attention, affinity or "
+                f"region_affinity"
             )
         return self
 

@@ -292,7 +292,7 @@ class TeacherOptions(Options):
     folds: Count = 1  # 1: trained on all training cases, so their soft targets are in fold
     weight: Positive = 1.0  # beside external ones
     external: tuple[ExternalOptions, ...] = ()
-    flip_axes: tuple[int, ...] = ()  # average over these flips when soft targets are written
+    flip_axes: tuple[int, ...] = ()  # average over these flips, but not in a release
 
     @model_validator(mode="after")
     def _there_is_one(self) -> "TeacherOptions":
@@ -339,6 +339,11 @@ class LossOptions(NamedOptions):
         if self.student_layer is None or self.teacher_layer is None:
             return None
         return self.student_layer, self.teacher_layer
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether it compares features channel by channel, after an adapter."""
+        return self.layers is not None and self.name in {"hint", "cwd"}
 
     @property
     def label(self) -> str:

@@ -91,6 +91,25 @@ def test_layers_are_those_of_one_teacher(values, load_values):
     assert load_values(values).distill.online
 
 
+def test_channels_of_folds_are_not_compared_through_one_adapter(values, load_values):
+    values["teacher"]["folds"] = 3
+    values["distill"] = {"losses": [HINT], "online": True}
+    with pytest.raises(ConfigError, match="hint compares channel by channel"):
+        load_values(values)
+    values["distill"]["losses"] = [HINT | {"name": "attention"}]
+    assert load_values(values).teacher.folds == 3
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_classifier_has_no_heads_for_voxels(values, load_values, role):
+    values[role]["train"] = values[role]["train"] | {"deep_supervision": ["a"]}
+    assert load_values(values)
+    values |= {"task": "classification"}
+    values["data"]["labels"] = {"well": 0, "ill": 1}
+    with pytest.raises(ConfigError, match=rf"{role}\.train\.deep_supervision: .* leave it out"):
+        load_values(values)
+
+
 def test_where_a_teacher_lies_and_whom_it_knows_is_not_shared(values, load_values):
     values["teacher"] = {"external": [SAVED | {"path": "/home/doe", "patients": ["DOE"]}]}
     shared = yaml.safe_dump(shareable(load_values(values)))

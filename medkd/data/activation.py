@@ -7,7 +7,7 @@ import numpy as np
 
 from medkd.types import Activation, Temperature
 
-TINY = 1e-12  # a probability of 0 has no logarithm
+TINY = 1e-30  # a probability of 0 has no logarithm
 FURTHEST = np.float32(80)  # of a logit from 0: e^88 is beyond float32
 NEAREST = 1 - 2.0**-24  # the float32 below 1
 
@@ -17,16 +17,13 @@ def probabilities(logits: np.ndarray, activation: Activation) -> np.ndarray:
     return sigmoid(logits) if activation is Activation.SIGMOID else softmax(logits)
 
 
-def logits_of(
-    probabilities: np.ndarray, activation: Activation, *, least: float = TINY
-) -> np.ndarray:
+def logits_of(probabilities: np.ndarray, activation: Activation) -> np.ndarray:
     """Return logits float32 of probabilities: their logarithms, or the logarithms of their odds.
 
-    A probability counts as ``least`` at least (1e-12 where it has a counterpart), and against its
-    absence as at most the float32 below 1.
+    A probability counts as 1e-30 at least, and against its absence as at most the float32 below 1.
     """
     if activation is Activation.SOFTMAX:
-        return np.log(np.maximum(probabilities, least)).astype(np.float32)
+        return np.log(np.maximum(probabilities, TINY)).astype(np.float32)
     p = np.clip(probabilities.astype(np.float64), TINY, NEAREST)
     return (np.log(p) - np.log1p(-p)).astype(np.float32)
 

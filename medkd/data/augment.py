@@ -32,7 +32,6 @@ def augmentation(
     grid: PreprocessOptions,
     *,
     soft: bool,
-    exclusive: bool = True,
     device: torch.device = CPU,
 ) -> Augment:
     """Return the augmentation for patches of ``grid.window``, with or without a soft target.
@@ -43,7 +42,6 @@ def augmentation(
         options: of each change.
         grid: of the patches.
         soft: whether there is a soft target.
-        exclusive: whether its classes exclude each other, so that they sum to 1.
         device: where the patches are.
 
     Raises:
@@ -53,7 +51,7 @@ def augmentation(
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
     if len(grid.window) == 2:
         return _images(options, keys)
-    return _volumes(options, grid, keys, exclusive=exclusive, device=device)
+    return _volumes(options, grid, keys, device=device)
 
 
 def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
@@ -70,7 +68,6 @@ def _volumes(
     grid: PreprocessOptions,
     keys: list[str],
     *,
-    exclusive: bool,
     device: torch.device,
 ) -> Augment:
     from monai import transforms as mt
@@ -90,7 +87,7 @@ def _volumes(
             step.set_random_state(seed=derive_seed(seed, number))
         bend = _displacement(options, grid.window, np.random.default_rng(derive_seed(seed, "bend")))
         with _without_metadata():
-            moved = intensity(_moved(flips(patch), affine, sides, bend, exclusive=exclusive))
+            moved = intensity(_moved(flips(patch), affine, sides, bend))
             moved["image"] = _lifted(bias, moved["image"])
         return moved
 
@@ -170,8 +167,6 @@ def _moved(
     affine: Any,  # noqa: ANN401
     sides: Sequence[float],
     bend: np.ndarray | None,
-    *,
-    exclusive: bool,
 ) -> Patch:
     """Apply a random affine and a displacement to all maps in two passes.
 
@@ -185,17 +180,12 @@ def _moved(
     grid, moved = _sampled(affine, patch["image"], sides, bend), dict(patch)
     for mode in ("bilinear", "nearest"):
         keys = [key for key in patch if INTERPOLATION[key] == mode]
-        # of exclusive classes the background has what the others leave: it is seldom small enough
-        # for that to be rough
-        parts = [patch[key][1:] if key == "soft" and exclusive else patch[key] for key in keys]
-        stacked = torch.cat([part.float() for part in parts])
+        # each class by itself: as what the others leave, a small one would be rounded away
+        parts = [patch[key].float() for key in keys]
         # beyond the border is what lies at it, for all keys: soft targets stay probabilities
-        sampled = affine.resampler(stacked, grid=grid, mode=mode, padding_mode="border")
+        sampled = affine.resampler(torch.cat(parts), grid=grid, mode=mode, padding_mode="border")
         for key, part in zip(keys, sampled.split([len(part) for part in parts]), strict=True):
             moved[key] = part.to(patch[key].dtype)
-    if "soft" in moved and exclusive:
-        background = 1 - moved["soft"].sum(dim=0, keepdim=True)
-        moved["soft"] = torch.cat([background.clamp_(min=0), moved["soft"]])
     return moved
 
 

@@ -110,7 +110,6 @@ class PatchDataset(Dataset[Batch]):
             self._config.augment,
             self._config.preprocess,
             soft=any(sample.soft is not None for sample in self._samples),
-            exclusive=not self._config.data.overlapping,
             device=device,
         )
 

@@ -53,7 +53,8 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
 def _keep(collected: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
         del module, inputs
-        collected[name] = output
+        # what follows may change it in place, as activations do
+        collected[name] = output.clone() if isinstance(output, Tensor) else output
 
     return keep
 

@@ -38,7 +38,6 @@ FEATURE_LOSSES.register("cwd")(channel_features)
 RELATIONS = (affinity, region_affinity)  # of answers, too: log-probabilities serve as features
 for _relation in RELATIONS:
     LOSSES.register(_relation.__name__)(_relation)
-ADAPTED = {"hint", "cwd"}  # compare channel by channel
 
 ONE_CLASS_IS_RIGHT = {  # what these compare, structures that may overlap do not have
     "dkd": "the true class against all others",
@@ -98,7 +97,7 @@ class Objective(nn.Module):
                     )
             assert q is not None
             assert p is not None
-            if entry.name in ADAPTED:
+            if entry.has_adapter:
                 self.adapters[str(number)] = Adapter(q.shape, p.shape)
 
     def forward(

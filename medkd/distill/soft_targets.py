@@ -8,8 +8,8 @@ float16), and tempered to 4 it diverges from what the teacher said by 1.3e-5 of 
 case that would lose more than ``LOSS_LIMIT`` is kept in float16.
 
 Of structures that may overlap the logarithms of the odds are kept, because the probability that one
-is not there must not be rounded away either: from -69 to 69, in steps that grow with the root of
-the distance from 0 as well.
+is not there must not be rounded away either: from -69 to 69 (a float32 probability knows them up to
+17), in steps that grow with the root of the distance from 0 as well.
 """
 
 import secrets

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from medkd.types import Activation, Temperature
 
-TINY = 1e-12  # a probability of 0 has no logarithm
+TINY = 1e-30  # a probability of 0 has no logarithm
 
 
 def probabilities(logits: Tensor, activation: Activation) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medkd.config import Config
 from medkd.errors import ConfigError, DataError
+from medkd.models.activation import TINY
 from medkd.models.checkpoint import load_checkpoint
 from medkd.models.graph import OnnxNetwork
 from medkd.options import ExternalOptions
@@ -148,7 +149,7 @@ class Reordered(nn.Module):
             return self.network(image).float()[:, self.matrix.argmax(dim=1)]
         probabilities = self.network(image).float().softmax(dim=1)
         merged = torch.einsum("ij,bj...->bi...", self.matrix, probabilities)
-        return merged.clamp_min(1e-12).log()
+        return merged.clamp_min(TINY).log()
 
 
 def portable_graph(network: nn.Module, shape: Sequence[int]) -> Any:  # noqa: ANN401

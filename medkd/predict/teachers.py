@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from medkd.config import Config, expand
-from medkd.data.activation import logits_of, sigmoid
+from medkd.data.activation import TINY, logits_of, sigmoid
 from medkd.data.check import Cohort
 from medkd.data.preprocess import Grid, from_grid, to_grid
 from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
@@ -33,7 +33,6 @@ from medkd.study import Study
 from medkd.types import Activation, Case, Task, Temperature
 
 SOURCE = "source.json"  # of an external teacher: what was found when it was admitted
-TINY = 1e-30  # a probability of 0 has no logarithm
 
 
 def stages(config: Config) -> list[str]:
@@ -193,7 +192,7 @@ class Teachers:
         mean = self._mean(
             stages(self._config) if by is None else tuple(by), sample, on_network_grid
         )
-        return logits_of(mean, self._config.activation, least=TINY)
+        return logits_of(mean, self._config.activation)
 
     def probabilities(self, sample: Sample) -> np.ndarray:
         """Return the mean probability of all teachers on the image's own grid."""

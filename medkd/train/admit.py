@@ -66,7 +66,7 @@ class _Examination:
     def inputs(self) -> dict[str, Any]:
         """Return all that the examination depends on."""
         options, cohort = self._options, self._cohort
-        return {
+        inputs: dict[str, Any] = {
             "teacher": options.model_dump(exclude={"path", "patients", "weight"}),
             "its files": self._digest(),
             "its patients": self._patients(None),
@@ -74,7 +74,13 @@ class _Examination:
             "preprocess": self._config.preprocess.model_dump(),
             "validation cases": cohort.digest_of(cohort.split.validation),
             "test cases": cohort.digest_of(cohort.split.test),
+            "seed": self._config.study.seed,
         }
+        if self._config.data.ignore is not None:
+            inputs["ignore"] = self._config.data.ignore
+        if self._config.data.overlapping:
+            inputs["overlapping"] = self._config.data.includes
+        return inputs
 
     def make(self, folder: Path) -> None:
         """Examine it, and write down what was found."""
@@ -86,7 +92,7 @@ class _Examination:
             raise DataError.of(missing)
         samples = load_samples(self._cohort.of(self._cohort.split.validation), self._config)
         shown = progress(samples, "examine teacher", total=len(samples))
-        answers = [on_network_grid(member, sample, self._config) for sample in shown]
+        answers = [on_network_grid(member, sample, self._unflipped()) for sample in shown]
         self._refuse_strangers(answers, samples)
         found = {
             "kind": self._options.kind,
@@ -105,6 +111,11 @@ class _Examination:
             shape = (self._config.preprocess.channels, *self._config.preprocess.window)
             found["portable"] = portable_graph(member.network, shape) is not None
         write_atomic(folder / SOURCE, json.dumps(found, indent=1))
+
+    def _unflipped(self) -> Config:
+        """Return the config of a teacher that looks once; each view is at its temperature."""
+        teacher = self._config.teacher.model_copy(update={"flip_axes": ()})
+        return self._config.model_copy(update={"teacher": teacher})
 
     def _said_of_itself(self) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
         """Return the classes of its channels, and the hashed patients its checkpoint names."""
@@ -198,8 +209,16 @@ class _Examination:
     def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
         """Refuse channels in another order, and answers that have nothing to do with the labels."""
         own = _agreement(answers, samples, self._config)
+        known = np.isfinite(own).all(axis=1)  # findings that some have and some have not
+        if not known.any():
+            raise DataError(
+                f"teacher.external: {self._path}: of no finding are there validation cases that "
+                f"have it and others that have not, so nothing tells whether it fits; add some"
+            )
+        own = own[known][:, known]
         rows, columns = linear_sum_assignment(-own)
-        names = self._config.structures or self._config.classes
+        said = self._config.structures or self._config.classes
+        names = [name for name, is_known in zip(said, known, strict=True) if is_known]
         if own[rows, columns].mean() > np.diag(own).mean() + CLEARLY:
             looks = ", ".join(
                 f"{names[c]} looks like {names[r]}"

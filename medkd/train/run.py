@@ -41,7 +41,7 @@ from medkd.train import distributed
 from medkd.train.admit import admit
 from medkd.train.loop import Fit, fit
 from medkd.train.preview import draw_preview, is_shown
-from medkd.train.soften import open_soft_targets
+from medkd.train.soften import open_soft_targets, soft_targets_digest
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.train.validate import fitted_temperature, validation_figures
 from medkd.types import Case, Role, Task, temperatures
@@ -157,7 +157,7 @@ def stage_inputs(study: Study, cohort: Cohort, name: str, cases: Sequence[Case])
             inputs["teacher"] = [study.stage_digest(stage) for stage in stages(config)]
             inputs["who is asked"] = teachers_of(study, cohort)
         else:
-            inputs["soft targets"] = study.stage_digest("soft_targets")
+            inputs["soft targets"] = soft_targets_digest(study)
     return inputs
 
 

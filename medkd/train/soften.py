@@ -16,9 +16,10 @@ from medkd.distill.soft_targets import SCHEMA, SoftTarget, SoftTargetStore
 from medkd.errors import ConfigError, DataError
 from medkd.predict.teachers import Teachers, softened_by, stages, weights_among
 from medkd.progress import progress
-from medkd.study import Study, digest, write_atomic
+from medkd.study import Study, digest, sha256, write_atomic
 
-STORE = "targets.zarr"
+STAGE = "soft_targets"
+STORE, KEYS = "targets.zarr", "keys.json"
 
 
 def soften(study: Study, cohort: Cohort) -> Path | None:
@@ -46,10 +47,19 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
     def make(folder: Path) -> None:
         store = SoftTargetStore(_location(study) or str(folder / STORE))
         _soften_all(study, cohort, store, cohort.split.train)
-        # the identity of this stage, wherever the store lies
-        write_atomic(folder / "keys.json", json.dumps(sorted(_keys(study, cohort).values())))
+        write_atomic(folder / KEYS, json.dumps(sorted(_keys(study, cohort).values())))
 
-    return study.stage("soft_targets", inputs=inputs, make=make)
+    return study.stage(STAGE, inputs=inputs, make=make)
+
+
+def soft_targets_digest(study: Study) -> str:
+    """Return the identity of a study's soft targets, wherever they lie: that of their keys.
+
+    Raises:
+        StudyError: there are none yet.
+    """
+    study.stage_digest(STAGE)
+    return sha256(study.path(STAGE) / KEYS)
 
 
 def soften_part(study: Study, cohort: Cohort, *, part: int, parts: int) -> None:
@@ -77,7 +87,7 @@ def open_soft_targets(study: Study, cohort: Cohort) -> dict[str, SoftTarget]:
     Raises:
         StudyError: one is missing, or was made from something else.
     """
-    store = SoftTargetStore(_location(study) or str(study.path("soft_targets") / STORE))
+    store = SoftTargetStore(_location(study) or str(study.path(STAGE) / STORE))
     return {case_id: store.read(key) for case_id, key in _keys(study, cohort).items()}
 
 

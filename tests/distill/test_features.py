@@ -17,8 +17,17 @@ def test_a_tap_collects_what_the_layers_put_out_and_leaves_no_hook(network):
         answer = network(image)
     assert set(features) == {"0", "2"}
     torch.testing.assert_close(features["0"], network[0](image))
-    assert features["2"] is answer
+    torch.testing.assert_close(features["2"], answer)
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_what_follows_changes_nothing_that_was_tapped_in_place():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True))
+    image = torch.randn(1, 1, 5, 5)
+    with tapped(network, ["0"]) as features:
+        network(image)
+    torch.testing.assert_close(features["0"], network[0](image))
+    assert features["0"].min() < 0
 
 
 def test_a_gradient_flows_through_what_was_tapped(network):

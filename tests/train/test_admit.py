@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -392,3 +393,16 @@ class TestFindings:
         study, cohort = self.brought(make_config, tmp_path / "p.csv", said=[0.4, 0.4])
         with pytest.raises(DataError, match=r"do not fit their labels \(mean 2 AUROC - 1 0\.000"):
             admit(study, cohort)
+
+    def test_a_finding_that_no_validation_case_has_is_left_out(self, make_config, tmp_path):
+        study, cohort = self.brought(make_config, tmp_path / "p.csv")
+        cases = [cohort.cases[name] for name in ("c1", "c2", "c3", "c4")]
+        for left, message in ((None, "of no finding are there validation cases"), ("large", None)):
+            fewer = {
+                case.id: replace(case, label=tuple(name for name in case.label if name == left))
+                for case in cases
+            }
+            other = replace(cohort, cases=cohort.cases | fewer)
+            other = replace(other, split=replace(cohort.split, validation=tuple(fewer)))
+            with pytest.raises(DataError, match=message) if message else nullcontext():
+                admit(study, other)

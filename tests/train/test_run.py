@@ -254,13 +254,13 @@ def test_options_of_a_network_are_kept_apart_from_its_name():
     assert NamedOptions.model_validate({"name": "a", "depth": 2}).options == {"depth": 2}
 
 
-HINT = {"name": "hint", "student_layer": "model.0", "teacher_layer": "input_block"}
+LAYERS = {"student_layer": "model.0", "teacher_layer": "input_block"}
 
 
 @pytest.fixture(scope="module")
 def learned(make_study):
     """A student that asked its teacher's folds in every step, for answers and a layer."""
-    losses = json.dumps([{"name": "pixel_kd"}, HINT])
+    losses = json.dumps([{"name": "pixel_kd"}, LAYERS | {"name": "attention"}])
     options = ["distill.online=true", f"distill.losses={losses}", "teacher.folds=3"]
     study, cohort = make_study(*options, dims=2)
     tracker = RecordingTracker()
@@ -274,8 +274,11 @@ class TestOnline:
     def test_nothing_is_stored(self, learned):
         assert not learned[0].path("soft_targets").exists()
 
-    def test_adapters_stay_behind(self, learned):
-        study, *_ = learned
+    def test_adapters_stay_behind(self, make_study):
+        losses = json.dumps([{"name": "pixel_kd"}, LAYERS | {"name": "hint"}])
+        study, cohort = make_study("distill.online=true", f"distill.losses={losses}", dims=2)
+        train_teacher(study, cohort, tracker=NullTracker())
+        distill(study, cohort, tracker=NullTracker())
         model, _ = load_checkpoint(study.path("student"))
         weights = load_file(study.path("student") / "weights.safetensors")
         assert set(weights) <= set(model.state_dict())

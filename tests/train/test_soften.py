@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,7 +22,14 @@ from medkd.track.tracker import NullTracker
 from medkd.train import admit
 from medkd.train import soften as module
 from medkd.train.run import train_teacher
-from medkd.train.soften import STORE, open_soft_targets, soften, soften_part, verify
+from medkd.train.soften import (
+    STORE,
+    open_soft_targets,
+    soft_targets_digest,
+    soften,
+    soften_part,
+    verify,
+)
 
 FOLDS = 3
 
@@ -57,6 +65,18 @@ def test_each_comes_from_the_fold_that_never_saw_the_patient(softened):
         stored = targets[sample.case.id][...]
         assert stored.shape == (len(study.config.classes), *sample.image.shape[1:])
         np.testing.assert_allclose(np.exp(stored), np.exp(expected), atol=0.02)
+
+
+def test_written_anew_they_are_the_same_to_the_student(softened):
+    study, cohort = softened
+    stage, before = study.path("soft_targets"), soft_targets_digest(study)
+    shutil.move(stage, study.folder / "elsewhere")
+    with pytest.raises(StudyError, match="this stage has not been run yet; run medkd soften"):
+        soft_targets_digest(study)
+    soften(study, cohort)
+    assert soft_targets_digest(study) == before
+    shutil.rmtree(stage)
+    shutil.move(study.folder / "elsewhere", stage)
 
 
 def test_verifying_computes_them_anew(softened, monkeypatch):

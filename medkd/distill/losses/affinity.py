@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from medkd.distill.features import on_grid
 
+LEAST = 1e-6  # a length
 POOLS: dict[int, Callable[..., Any]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
@@ -53,12 +54,18 @@ def affinity(
     shares = [on_grid(weights, maps)[:, None] for maps in (student, teacher)]
     counted = (pool(shares[0], grid).flatten(1) > 0).float()
     q, p = (
-        F.normalize(pool(maps.float() * share, grid).flatten(2), dim=1)
+        _directions(pool(maps.float() * share, grid).flatten(2))
         for maps, share in zip((student, teacher), shares, strict=True)
     )
     pairs = counted[:, :, None] * counted[:, None, :]
     apart = (q.mT @ q - p.mT @ p).square() * pairs
     return {"affinity": apart.sum() / pairs.sum().clamp_min(1)}
+
+
+def _directions(features: Tensor) -> Tensor:
+    """Bring each place's features to length 1; none have no direction, and no gradient."""
+    length = features.norm(dim=1, keepdim=True)
+    return torch.where(length > LEAST, features / length.clamp_min(LEAST), 0)
 
 
 def pooled_grid(shape: Sequence[int], places: int) -> list[int]:

@@ -41,14 +41,18 @@ def dist(  # noqa: PLR0913 - all are options of a config
         gamma: of ``intra``; 0 leaves it out.
         temperature: of both.
         sigmoid: classes are independent, so that those of one voxel have no order: ``intra`` alone.
+            So it is of two exclusive ones, whose correlation is 1 or -1 and has no gradient.
         class_weights: of the mean of ``intra`` over classes.
 
     Raises:
         ValueError: the temperature is not positive, or no factor is left but 0.
     """
-    beta = 0 if sigmoid else beta
+    beta = 0 if sigmoid or student.shape[1] < 3 else beta
     if not (beta or gamma):
-        raise ValueError("beta and gamma are both 0, so that dist teaches nothing")
+        raise ValueError(
+            "beta and gamma are both 0, so that dist teaches nothing; beta is of 3 exclusive "
+            "classes or more, gamma of any"
+        )
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     activation = Activation.SIGMOID if sigmoid else Activation.SOFTMAX

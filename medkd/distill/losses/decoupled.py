@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from medkd.distill.divergence import TINY
 
+UNSAID = 1e-20  # less than this is no probability, but what stands in for 0
+
 
 def dkd(
     student: Float[Tensor, " batch classes *space"],
@@ -21,7 +23,9 @@ def dkd(
     """Decoupled distillation: KL of target against the rest, and KL among the rest, times T².
 
     Plain KL weights the second part by the teacher's doubt, which silences it where the teacher is
-    sure (Zhao, Cui, Song, Qiu, Liang 2022, arXiv 2203.08679). Means are over voxels.
+    sure is sure (Zhao, Cui, Song, Qiu, Liang 2022, arXiv 2203.08679). Means are over voxels; one
+    of whose rest the teacher says nothing, because its probabilities were rounded to 0, has nothing
+    to say of ``others``.
 
     Args:
         student: logits.
@@ -51,7 +55,9 @@ def dkd(
     log_p = (teacher.float().clamp_min(TINY).log() / temperature).log_softmax(dim=1)
     target = _target_against_rest(log_q, log_p, index)
     others = F.kl_div(_rest(log_q, index), _rest(log_p, index), reduction="none", log_target=True)
-    others = others.masked_fill(F.one_hot(label, classes).movedim(-1, 1).bool(), 0).sum(dim=1)
+    is_target = F.one_hot(label, classes).movedim(-1, 1).bool()
+    is_unsaid = teacher.float().masked_fill(is_target, 0).amax(dim=1, keepdim=True) < UNSAID
+    others = others.masked_fill(is_target | is_unsaid, 0).sum(dim=1)
     share = torch.ones_like(target) if weights is None else weights.float()
     scale = temperature**2 / share.sum().clamp_min(TINY)
     terms = {"dkd/target": (alpha, target), "dkd/others": (beta, others)}

@@ -35,3 +35,13 @@ def test_features_of_other_grids_and_widths_meet_on_the_coarser_one():
     loss = affinity(drawn(1, 4, 8, 8, 8), drawn(1, 16, 4, 4, 4, seed=1))["affinity"]
     assert loss > 0
     assert affinity(drawn(1, 4, 8, 8), drawn(1, 4, 8, 8))["affinity"] < 1e-9
+
+
+def test_a_place_without_features_has_no_gradient():
+    student = drawn(1, 4, 6, 6)
+    student[:, :, 2, 3] = 0
+    student.requires_grad_()
+    affinity(student, drawn(1, 4, 6, 6, seed=1))["affinity"].backward()
+    assert not student.grad[:, :, 2, 3].any()
+    assert student.grad.abs().max() < 1
+    assert student.grad.any(dim=1).sum() == 35

@@ -54,6 +54,13 @@ def test_independent_classes_are_correlated_over_space_alone(temperature):
     assert found["dist/intra"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_independent_classes_need_the_half_that_is_left():
+def test_two_exclusive_classes_are_correlated_over_space_alone():
+    student, teacher = drawn(2, 2, 5), drawn(2, 2, 5, seed=1).softmax(1)
+    assert dist(student, teacher).keys() == {"dist/intra"}
+    assert dist(drawn(2, 3, 5), drawn(2, 3, 5).softmax(1)).keys() == {"dist/inter", "dist/intra"}
+
+
+@pytest.mark.parametrize(("classes", "sigmoid"), [(3, True), (2, False)])
+def test_what_has_no_order_in_a_voxel_needs_the_half_that_is_left(classes, sigmoid):
     with pytest.raises(ValueError, match="teaches nothing"):
-        dist(drawn(2, 3, 5), drawn(2, 3, 5).sigmoid(), sigmoid=True, gamma=0)
+        dist(drawn(2, classes, 5), drawn(2, classes, 5).sigmoid(), sigmoid=sigmoid, gamma=0)

@@ -41,6 +41,24 @@ def test_two_classes_are_refused_with_the_reason():
         dkd(drawn(2, 2), drawn(2, 2).softmax(1), None, torch.tensor([0, 1]))
 
 
+@pytest.mark.parametrize("floor", [0.0, 1e-30])
+def test_a_teacher_that_says_nothing_of_the_rest_teaches_nothing_of_it(floor):
+    teacher = torch.full((2, 4), floor)
+    teacher[0, 2], teacher[1] = 1.0, drawn(4).softmax(0)
+    label = torch.tensor([2, 0])
+    both = dkd(drawn(2, 4, seed=1), teacher, None, label)["dkd/others"]
+    other = dkd(drawn(2, 4, seed=1)[1:], teacher[1:], None, label[1:])["dkd/others"]
+    torch.testing.assert_close(both, other / 2)
+
+
+@pytest.mark.parametrize("least", [1e-7, 1e-16])
+def test_the_least_probabilities_have_an_order(least):
+    teacher = torch.tensor([[1.0, 4 * least, 2 * least, least]])
+    label = torch.tensor([0])
+    assert dkd(teacher.log(), teacher, None, label)["dkd/others"] < 1e-6
+    assert dkd(teacher.log().flip(1), teacher, None, label)["dkd/others"] > 0.1
+
+
 def test_a_student_that_is_sure_and_wrong_has_a_finite_loss_and_gradient():
     student = torch.tensor([[300.0, 0, 0]], requires_grad=True)
     terms = dkd(student, drawn(1, 3).softmax(1), None, torch.tensor([1]), temperature=1)
