@@ -20,6 +20,16 @@ def say_validation(name: str, step: int, figures: Mapping[str, float]) -> None:
     console.print(escape(f"{name}: step {step}, validation {figure} {value:.3f}"))
 
 
+def say_kept(name: str) -> None:
+    """Print that there was nothing to do.
+
+    Example:
+        >>> say_kept("teacher/fold-0")
+        teacher/fold-0: made before, and kept
+    """
+    console.print(escape(f"{name}: made before, and kept"))
+
+
 def warn_if_nothing_was_learned(name: str, best: Mapping[str, float]) -> None:
     """Say so and what to try, where the best validation found no structure at all."""
     if best.get("dice", 1.0) < NOTHING_LEARNED:

@@ -231,6 +231,19 @@ def test_a_study_killed_once_its_weights_are_saved_keeps_them(make_study, monkey
     assert len(list(folder.iterdir())) == 3
 
 
+def test_what_is_there_is_kept_and_said(make_study, capsys):
+    study, cohort = make_study(dims=2)
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    assert "kept" not in capsys.readouterr().out
+    train_teacher(study, cohort, tracker=NullTracker())
+    soften(study, cohort)
+    assert capsys.readouterr().out.splitlines() == [
+        "teacher/fold-0: made before, and kept",
+        "soft targets: made before, and kept",
+    ]
+
+
 @pytest.mark.parametrize("stage", ["soft_targets", "student"])
 def test_a_stage_without_what_it_builds_on_is_refused(make_study, stage):
     study, cohort = make_study(dims=2)
