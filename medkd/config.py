@@ -73,6 +73,8 @@ class Config(Options):
         is_class = self.task is Task.CLASSIFICATION and not self.data.overlapping
         if is_class and values != list(range(len(values))):
             raise ValueError(f"data.labels: class indices must be 0, 1, 2, …; got {values}")
+        if is_class and len(values) < 2:
+            raise ValueError("data.labels: a classifier tells two classes or more apart")
         if self.task is Task.SEGMENTATION and values[:1] <= [0]:
             raise ValueError("data.labels: 0 is the background and is not listed")
         if self.data.ignore is not None and self.task is Task.CLASSIFICATION:

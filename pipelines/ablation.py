@@ -23,6 +23,7 @@ from medkd.config import load
 from medkd.data.check import Cohort, check
 from medkd.evaluate.answers import Answer, answers_of_checkpoint, answers_of_teachers
 from medkd.evaluate.score import score_segmentation
+from medkd.export.sizing import size_student
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
@@ -78,13 +79,13 @@ def measure(plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]
     """Train a student, the same network on labels alone, or nothing; return the scores."""
     study, cohort = prepare(plan.base, plan.overrides(variant, seed))
     result = study.folder / "ablation.json"
-    if not result.exists():
-        with study.hold(
-            cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)
-        ):
-            write_atomic(
-                result, json.dumps(score(study, cohort, answer_of(study, cohort, variant)))
-            )
+    with study.hold(cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)):
+        study = size_student(study, cohort)
+        answer = answer_of(
+            study, cohort, variant
+        )  # what was trained from something else is refused
+        if not result.exists():
+            write_atomic(result, json.dumps(score(study, cohort, answer)))
     return json.loads(result.read_text())
 
 
@@ -166,12 +167,14 @@ def tabulate(plan: Plan, table: str, seeds: int, record: Record) -> Iterator[str
 
 def main(
     plan: Annotated[Path, typer.Argument(help="The YAML file of variants.")],
-    seeds: Annotated[int, typer.Option(help="How often each variant is trained.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each variant is trained.")] = 3,
     only: Annotated[str | None, typer.Option(help="One table instead of all.")] = None,
     record: Annotated[Path | None, typer.Option(help="Where what is measured is kept.")] = None,
 ) -> None:
     """Compare ways to distil, on one data set with one budget."""
     read, known = Plan.read(plan), Record(record)
+    if only is not None and only not in read.tables:
+        raise typer.BadParameter(f"--only: no table {only!r}; there are {', '.join(read.tables)}")
     for table in [only] if only else read.tables:
         for row in tabulate(read, table, seeds, known):
             console.print(row, markup=False)

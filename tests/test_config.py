@@ -100,6 +100,13 @@ def test_channels_of_folds_are_not_compared_through_one_adapter(values, load_val
     assert load_values(values).teacher.folds == 3
 
 
+def test_a_classifier_has_two_classes_or_more(values, load_values):
+    values |= {"task": "classification"}
+    values["data"]["labels"] = {"ill": 0}
+    with pytest.raises(ConfigError, match="a classifier tells two classes or more apart"):
+        load_values(values)
+
+
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_a_classifier_has_no_heads_for_voxels(values, load_values, role):
     values[role]["train"] = values[role]["train"] | {"deep_supervision": ["a"]}

@@ -23,6 +23,7 @@ Patch = dict[str, Tensor]  # image, label, valid and perhaps soft, each [channel
 Augment = Callable[[Patch, int], Patch]  # (patch, seed) -> patch
 
 ELASTIC_SIGMA = 8.0  # voxels over which neighbours are displaced alike
+MOST_OF_IMAGES = {"noise_std": 1, "gamma": 0.99}  # what albumentations takes
 CPU = torch.device("cpu")
 INTERPOLATION = {"image": "bilinear", "soft": "bilinear", "label": "nearest", "valid": "nearest"}
 
@@ -45,7 +46,8 @@ def augmentation(
         device: where the patches are.
 
     Raises:
-        ConfigError: a flip or transposition that such a window does not have.
+        ConfigError: a flip or transposition that such a window does not have, or a strength that
+            images do not take.
     """
     _check(options, grid)
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
@@ -61,6 +63,11 @@ def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
     strange = sorted(set(options.flip_axes) - set(range(len(window))))
     if strange:
         raise ConfigError(f"augment.flip_axes: {strange} are no axes of the window {window}")
+    for name, most in MOST_OF_IMAGES.items() if len(window) == 2 else ():
+        if (given := getattr(options, name)) > most:
+            raise ConfigError(
+                f"augment.{name}: {given:g} is more than images take; give up to {most}"
+            )
 
 
 def _volumes(

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medkd.config import Config
 from medkd.data.activation import decided, sigmoid
-from medkd.data.annotated import covered
+from medkd.data.annotated import covered, covered_questions
 from medkd.data.augment import CPU, INTERPOLATION, Augment, augmentation
 from medkd.data.samples import Sample, Sliceable, places_of_structures
 from medkd.options import TrainOptions
@@ -46,6 +46,10 @@ class PatchDataset(Dataset[Batch]):
         self._config = config
         self._options = options
         self._augments = {CPU: self._augment_on(CPU)}
+        self._epoch, self._order = (
+            -1,
+            np.empty(0, np.int64),
+        )  # the order of the epoch last asked for
         told = np.array([covered(sample.case, config) for sample in samples])
         is_told = told.all() or config.data.overlapping  # whose labels say it voxel by voxel
         self._covered = None if is_told else torch.from_numpy(told)
@@ -64,8 +68,10 @@ class PatchDataset(Dataset[Batch]):
 
     def _which(self, index: int) -> int:
         epoch, position = divmod(index, len(self._samples))
-        order = np.random.default_rng(derive_seed(self._config.study.seed, "epoch", epoch))
-        return int(order.permutation(len(self._samples))[position])
+        if epoch != self._epoch:
+            rng = np.random.default_rng(derive_seed(self._config.study.seed, "epoch", epoch))
+            self._epoch, self._order = epoch, rng.permutation(len(self._samples))
+        return int(self._order[position])
 
     def __getitem__(self, index: int) -> Batch:
         return self.augmented(self.cut(index), index)
@@ -78,8 +84,8 @@ class PatchDataset(Dataset[Batch]):
         is_map = sample.label.ndim > 1
         arrays = {
             "image": _crop(sample.image, start, window),
-            "valid": _crop(np.ones((1, *sample.image.shape[1:]), np.uint8), start, window),
-            "label": _crop(sample.label, start, window) if is_map else np.array(sample.label),
+            "valid": _within(sample.image.shape[1:], start, window),
+            "label": self._label(sample, start) if is_map else np.array(sample.label),
         }
         if sample.soft is not None:
             soft = self._soft(sample.soft, start) if is_map else self._said(sample.soft[:])
@@ -118,11 +124,21 @@ class PatchDataset(Dataset[Batch]):
         is_left_open = self._options.augment_on == "auto" and device.type in FAST
         return is_left_open and self._config.dims == 3
 
+    def _label(self, sample: Sample, start: Sequence[int]) -> np.ndarray:
+        """Cut a label; what lies outside is background, for whom the label tells anything."""
+        told = np.full(len(sample.label), sample.case.label is not None)
+        if self._config.data.overlapping:
+            told &= covered_questions(sample.case, self._config)
+        outside = np.where(told, 0, UNLABELLED)
+        return _crop(sample.label, start, self._config.preprocess.window, outside=outside)
+
     def _soft(self, soft: Sliceable, start: Sequence[int]) -> np.ndarray:
         """Cut probabilities; what lies outside is surely background."""
         window, overlapping = self._config.preprocess.window, self._config.data.overlapping
-        cut = _crop(soft, start, window, outside=-np.inf, first=None if overlapping else 0.0)
-        return self._said(cut)
+        outside = np.full(soft.shape[0], -np.inf)
+        if not overlapping:
+            outside[0] = 0
+        return self._said(_crop(soft, start, window, outside=outside))
 
     def _said(self, logits: np.ndarray) -> np.ndarray:
         return sigmoid(logits) if self._config.data.overlapping else np.exp(logits)
@@ -283,24 +299,34 @@ def _crop(
     start: Sequence[int],
     window: Sequence[int],
     *,
-    outside: float = 0,
-    first: float | None = None,
+    outside: np.ndarray | float = 0,
 ) -> np.ndarray:
-    """Cut ``window`` from ``[channels, *space]`` at ``start``.
-
-    What lies outside is padded; ``first`` pads the first channel, ``outside`` the others.
-    """
-    lows = [max(s, 0) for s in start]
-    highs = [min(s + w, n) for s, w, n in zip(start, window, array.shape[1:], strict=True)]
-    cut = array[(slice(None), *map(slice, lows, highs))]
+    """Cut ``window`` from ``[channels, *space]``; ``outside``, of each channel, pads."""
+    there, inside = _overlap(array.shape[1:], start, window)
+    cut = array[(slice(None), *there)]
     if cut.shape[1:] == tuple(window):  # a tensor may not lie on what is mapped read only
         return cut if cut.flags.writeable else cut.copy()
-    padded = np.full((array.shape[0], *window), outside, dtype=array.dtype)
-    if first is not None:
-        padded[0] = first
-    inside = [slice(lo - s, hi - s) for lo, hi, s in zip(lows, highs, start, strict=True)]
+    padded = np.empty((array.shape[0], *window), dtype=array.dtype)
+    padded[:] = np.reshape(outside, (-1, *[1] * len(window)))
     padded[(slice(None), *inside)] = cut
     return padded
+
+
+def _within(shape: Sequence[int], start: Sequence[int], window: Sequence[int]) -> np.ndarray:
+    """Return ``[1, *window]``, 1 where it lies in an image of ``shape``."""
+    valid = np.zeros((1, *window), np.uint8)
+    valid[(slice(None), *_overlap(shape, start, window)[1])] = 1
+    return valid
+
+
+def _overlap(
+    shape: Sequence[int], start: Sequence[int], window: Sequence[int]
+) -> tuple[list[slice], list[slice]]:
+    """Return where an image and a window at ``start`` meet: in the one, and in the other."""
+    lows = [max(s, 0) for s in start]
+    highs = [min(s + w, n) for s, w, n in zip(start, window, shape, strict=True)]
+    inside = [slice(lo - s, hi - s) for lo, hi, s in zip(lows, highs, start, strict=True)]
+    return list(map(slice, lows, highs)), inside
 
 
 def _places_of_soft(sample: Sample, config: Config) -> tuple[np.ndarray, ...]:

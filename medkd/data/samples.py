@@ -23,7 +23,7 @@ from medkd.types import UNLABELLED, Case, Task
 PLACES_PER_CLASS = 512  # voxels remembered per class and case, to centre patches on
 SHARE_OF_MEMORY = 0.5  # the other half belongs to training
 PLACES = "places-"  # of one class
-SCHEMA = 1  # of what is stored; part of every key
+SCHEMA = 2  # of what is stored; part of every key
 
 
 @runtime_checkable
@@ -117,7 +117,8 @@ class _Loading:
         return replace(sample, image=kept.image, label=kept.label)
 
     def _key(self, case: Case) -> str:
-        made_from = [SCHEMA, self._config.preprocess.model_dump(), self._config.label_values]
+        labels = list(self._config.data.labels.items())  # some are read by name, some in order
+        made_from = [SCHEMA, self._config.preprocess.model_dump(), labels]
         made_from.append(self._config.data.ignore)
         if self._config.data.overlapping:
             made_from.append(["overlapping", self._config.data.includes, case.annotated])

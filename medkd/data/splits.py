@@ -6,6 +6,7 @@ every n-th of them (systematic sampling with implicit stratification; Kish 1965)
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -272,15 +273,20 @@ def _dealt(
         strata[stratum_of[patient]].append(patient)
     part_of: dict[str, str] = {}
     rest: list[str] = []
+    dealt, taken = 0, {"test": 0, "validation": 0}  # of which no part gets ahead by more than one
     for stratum, order in sorted(strata.items()):
         np.random.default_rng(derive_seed(options.seed, "split", stratum)).shuffle(order)
         if len(order) < LEAST_IN_STRATUM and len(strata) > 1:
             rest += order
             continue
-        tests, validations = (
-            _share(len(order), fraction) for fraction in (options.test, options.validation)
-        )
-        names = ["test"] * tests + ["validation"] * validations
+        dealt += len(order)
+        names: list[str] = []
+        for part, before in taken.items():
+            fraction = getattr(options, part)
+            most = 1 + math.floor(fraction * dealt) - before
+            share = max(0, min(_share(len(order), fraction), most))
+            taken[part] = before + share
+            names += [part] * share
         part_of |= dict(zip(order, names, strict=False))
     part_of |= _systematic(rest, options)
     return {case.id: part_of.get(case.patient, "train") for case in cases}

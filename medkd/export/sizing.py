@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medkd.config import Config, dump
 from medkd.data.check import Cohort
+from medkd.data.quality.examine import files_of
 from medkd.data.reading import images_alone
 from medkd.device.latency import measure_latency
 from medkd.errors import ConfigError
@@ -23,9 +24,11 @@ from medkd.options import BudgetOptions, NamedOptions
 from medkd.progress import progress
 from medkd.results import CURVE, SizingPoint
 from medkd.study import Study, write_atomic
+from medkd.types import Case
 
 FACTORS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of the config's widths
 BLOCK = 8  # channels that a CPU computes at once
+BLOCKS = {"vit": 64}  # of one head
 WIDTHS = ("channels", "features", "filters", "widths", "init_filters", "decoder_channels", "width")
 VARIANTS = {"efficientnet": ("variant", tuple(f"efficientnet-b{i}" for i in range(8)))}
 IMAGES, QUERIES = 4, 16
@@ -50,7 +53,7 @@ def size_student(study: Study, cohort: Cohort) -> Study:
     }
 
     def make(folder: Path) -> None:
-        timed = cohort.of(cohort.split.train)[:IMAGES]
+        timed = _spread(cohort.of(cohort.split.train))
         with images_alone(timed, config) as images:
             curve = list(_measured(config, budget, images))
         fitting = [i for i, p in enumerate(curve) if p.latency_p90_ms <= budget.latency_ms]
@@ -70,6 +73,17 @@ def size_student(study: Study, cohort: Cohort) -> Study:
     sized = Study(config.model_copy(update={"student": student}), study.config_path)
     write_atomic(study.folder / "config.yaml", dump(sized.config))
     return sized
+
+
+def _spread(cases: Sequence[Case]) -> list[Case]:
+    """Return some cases from the smallest to the largest, by what their images take on disk."""
+
+    def bytes_of(case: Case) -> int:
+        return sum(file.stat().st_size for path in case.images for file in files_of(path))
+
+    ordered = sorted(cases, key=bytes_of)
+    places = {round(i * (len(ordered) - 1) / (IMAGES - 1)) for i in range(IMAGES)}
+    return [ordered[place] for place in sorted(places)]
 
 
 def candidates(model: NamedOptions, config: Config) -> list[NamedOptions]:
@@ -94,7 +108,8 @@ def candidates(model: NamedOptions, config: Config) -> list[NamedOptions]:
         raise ConfigError(f"student.budget: {model.name} has no width that could be changed")
     found: list[NamedOptions] = []
     for factor in FACTORS:
-        widths = {n: _scaled(model.options.get(n, d), factor) for n, d in defaults.items()}
+        block = BLOCKS.get(model.name, BLOCK)
+        widths = {n: _scaled(model.options.get(n, d), factor, block) for n, d in defaults.items()}
         if (wider := _with(model, **widths)) not in found:
             found.append(wider)
     return found
@@ -123,10 +138,10 @@ def _measured(
             return
 
 
-def _scaled(width: int | Sequence[int], factor: float) -> int | list[int]:
+def _scaled(width: int | Sequence[int], factor: float, block: int) -> int | list[int]:
     if isinstance(width, int):
-        return max(BLOCK, BLOCK * round(width * factor / BLOCK)) if factor != 1 else width
-    return [int(_scaled(one, factor)) for one in width]  # type: ignore[arg-type]
+        return max(block, block * round(width * factor / block)) if factor != 1 else width
+    return [int(_scaled(one, factor, block)) for one in width]  # type: ignore[arg-type]
 
 
 def _with(model: NamedOptions, **options: object) -> NamedOptions:

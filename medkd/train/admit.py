@@ -5,7 +5,7 @@ been trained on their patients or the test split's. Its temperature is fitted th
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from medkd.train.calibrate import fit_on_cases
 from medkd.types import UNLABELLED, Activation, Task
 
 LEAST_AGREEMENT = 0.1  # Dice, or 2 AUROC - 1: less is no answer to the same question
+SURELY_SAID = 1e-12  # what a file says is less likely may have been rounded to 0
 CLEARLY = 0.05  # by which another order of the channels must fit better
 
 
@@ -92,16 +93,20 @@ class _Examination:
             raise DataError.of(missing)
         samples = load_samples(self._cohort.of(self._cohort.split.validation), self._config)
         shown = progress(samples, "examine teacher", total=len(samples))
-        answers = [on_network_grid(member, sample, self._unflipped()) for sample in shown]
-        self._refuse_strangers(answers, samples)
+        config, compared = self._config, []
+
+        def answered() -> Iterator[np.ndarray]:
+            for sample in shown:
+                answer = on_network_grid(member, sample, self._unflipped())
+                compared.append(_compared(answer, sample, config))
+                yield logits_of(np.maximum(answer, SURELY_SAID), config.activation)
+
+        temperature = fit_on_cases(answered(), samples, config)
+        self._refuse_strangers(compared, samples)
         found = {
             "kind": self._options.kind,
             "classes": list(classes),
-            "temperature": fit_on_cases(
-                (logits_of(answer, self._config.activation) for answer in answers),
-                samples,
-                self._config,
-            ),
+            "temperature": temperature,
             "patients": "unknown" if learned_from is None else "known",
             "seen": seen,  # patients of the training split
             "parameters": parameters(member.network) if member.network else None,
@@ -206,9 +211,9 @@ class _Examination:
                 )
         return seen["train"]
 
-    def _refuse_strangers(self, answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
+    def _refuse_strangers(self, compared: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
         """Refuse channels in another order, and answers that have nothing to do with the labels."""
-        own = _agreement(answers, samples, self._config)
+        own = _agreement(compared, samples, self._config)
         known = np.isfinite(own).all(axis=1)  # findings that some have and some have not
         if not known.any():
             raise DataError(
@@ -238,54 +243,50 @@ class _Examination:
             )
 
 
-def _agreement(
-    answers: Sequence[np.ndarray], samples: Sequence[Sample], config: Config
-) -> np.ndarray:
-    """Return ``_overlap``, or of findings how well each channel tells who has each of them.
+def _compared(answer: np.ndarray, sample: Sample, config: Config) -> np.ndarray:
+    """Return what ``_agreement`` needs of one case; of findings the answer, else counts of voxels.
 
-    That is 2 AUROC - 1, 0 for chance: a rare finding is seldom given a probability of a half.
+    ``[2, structures, answered structures]``: how many voxels both have, and how many each has; of a
+    classification, of classes and images. An answered structure that a label does not cover counts
+    where that has another one.
     """
-    if not config.has_findings:
-        return _overlap(answers, samples, config)
-    labels = np.stack([sample.label for sample in samples])
-    channels = np.stack(answers).T
-    found = [
-        by_class(auroc_of, np.repeat(channel[:, None], labels.shape[1], axis=1), labels)
-        for channel in channels
-    ]
-    return 2 * np.array(found).T - 1
+    if config.has_findings:
+        return answer
+    if config.activation is Activation.SIGMOID:
+        return _compared_by_channel(answer, sample)
+    classes = len(config.classes)
+    judged = sample.label.ravel() != UNLABELLED
+    truth = sample.label.ravel()[judged].astype(np.int64)
+    said = answer.argmax(axis=0).ravel()[judged]
+    said = np.where(truth == 0, in_terms_of(said, covered(sample.case, config)), said)
+    both = np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, -1)
+    sizes = both.sum(axis=1)[:, None] + both.sum(axis=0)[None]
+    first = 1 if config.task is Task.SEGMENTATION else 0
+    return np.stack([both, sizes])[:, first:, first:]
 
 
-def _overlap(
-    answers: Sequence[np.ndarray], samples: Sequence[Sample], config: Config
+def _compared_by_channel(answer: np.ndarray, sample: Sample) -> np.ndarray:
+    """Return the same of structures that may overlap, each where it is judged."""
+    label = sample.label.reshape(len(sample.label), -1)
+    said = (answer >= 0.5).reshape(len(answer), -1).astype(np.float32)
+    judged, there = (label != UNLABELLED).astype(np.float32), (label == 1).astype(np.float32)
+    return np.stack([there @ said.T, there.sum(axis=1)[:, None] + judged @ said.T])
+
+
+def _agreement(
+    compared: Sequence[np.ndarray], samples: Sequence[Sample], config: Config
 ) -> np.ndarray:
     """Return the Dice of each reference structure (rows) with each answered one, pooled.
 
-    Of a classification, of each class. An answered structure that a label does not cover counts
-    where that has another one.
+    Of findings it is how well each channel tells who has each of them: 2 AUROC - 1, 0 for chance: a
+    rare finding is seldom given a probability of a half.
     """
-    if config.activation is Activation.SIGMOID:
-        return _overlap_of_channels(answers, samples)
-    classes = len(config.classes)
-    counts = np.zeros((classes, classes))
-    for answer, sample in zip(answers, samples, strict=True):
-        judged = sample.label.ravel() != UNLABELLED
-        truth = sample.label.ravel()[judged].astype(np.int64)
-        said = answer.argmax(axis=0).ravel()[judged]
-        said = np.where(truth == 0, in_terms_of(said, covered(sample.case, config)), said)
-        counts += np.bincount(truth * classes + said, minlength=classes**2).reshape(classes, -1)
-    sizes = counts.sum(axis=1)[:, None] + counts.sum(axis=0)[None]
-    first = 1 if config.task is Task.SEGMENTATION else 0
-    return (2 * counts / np.maximum(sizes, 1))[first:, first:]
-
-
-def _overlap_of_channels(answers: Sequence[np.ndarray], samples: Sequence[Sample]) -> np.ndarray:
-    """Return the same of structures that may overlap, each where it is judged."""
-    common, sizes = 0.0, 0.0
-    for answer, sample in zip(answers, samples, strict=True):
-        label = sample.label.reshape(len(sample.label), -1)
-        said = (answer >= 0.5).reshape(len(answer), -1).astype(np.float32)
-        judged, there = (label != UNLABELLED).astype(np.float32), (label == 1).astype(np.float32)
-        common = common + there @ said.T
-        sizes = sizes + there.sum(axis=1)[:, None] + judged @ said.T
-    return 2 * common / np.maximum(sizes, 1)
+    if not config.has_findings:
+        both, sizes = np.sum(compared, axis=0)
+        return 2 * both / np.maximum(sizes, 1)
+    labels = np.stack([sample.label for sample in samples])
+    found = [
+        by_class(auroc_of, np.repeat(channel[:, None], labels.shape[1], axis=1), labels)
+        for channel in np.stack(compared).T
+    ]
+    return 2 * np.array(found).T - 1

@@ -42,7 +42,7 @@ def fit_on_cases(
         flat = answer.reshape(answer.shape[0], -1).T
         truth = sample.label.reshape(sample.label.shape[0], -1).T  # a question a column
         drawn = rng.permutation(np.flatnonzero((truth != UNLABELLED).any(axis=1)))[:per_case]
-        logits.append(np.maximum(flat[drawn], np.log(1e-12)))
+        logits.append(flat[drawn])
         labels.append(truth[drawn].astype(np.int64))
         of_case.append((labels[-1], sample.case))
     return fit_drawn(

@@ -9,6 +9,7 @@ from medkd.distill.objective import Objective
 from medkd.distill.teacher import OnlineTeacher
 from medkd.errors import ConfigError
 from medkd.models.zoo import build_for
+from medkd.options import TrainOptions
 from medkd.train.distributed import world_size
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.types import Task
@@ -55,11 +56,28 @@ def _network(config: Config, key: str) -> nn.Module:
         raise ConfigError(
             f"{key}.train.batch: {train.batch} cannot be shared evenly by {world_size()} processes"
         )
+    _check_batch_of_one(key, network, config, train)
     try:
         SupervisedStep(config, train).adapt(network)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from None
     return network
+
+
+def _check_batch_of_one(key: str, network: nn.Module, config: Config, train: TrainOptions) -> None:
+    """Refuse one image a process where a batch norm would see a single value a channel."""
+    if train.batch // world_size() > 1:
+        return
+    window = config.preprocess.window
+    try:
+        with torch.no_grad():
+            network.train()(torch.zeros(1, config.preprocess.channels, *window))
+    except ValueError as error:
+        raise ConfigError(
+            f"{key}.train.batch: {train.batch} leaves one image a process, of which a batch norm "
+            f"sees one value a channel ({error}); give two or more, or a larger preprocess.window"
+        ) from None
+    network.eval()
 
 
 def _check_losses(config: Config, student: nn.Module, teacher: nn.Module | None) -> None:

@@ -225,7 +225,7 @@ class _State:
     optimizer: Any
     average: WeightAverage
     adapters: dict[str, nn.Parameter]
-    best: float = -math.inf
+    best: tuple[float, float] = (-math.inf, -math.inf)  # what is maximised, and of alike the NLL
     stale: int = 0  # validations since the best one
     spent_s: float = 0.0  # before this process
     began: float = field(default_factory=time.monotonic)
@@ -289,8 +289,9 @@ def _validate(state: _State, run: Fit, step: int) -> None:
             f"class a validation case (data.split)"
         )
     state.stale += 1
-    if score > state.best:
-        state.best, state.stale = score, 0
+    found = (score, -figures.get("nll", math.inf))
+    if found > state.best:
+        state.best, state.stale = found, 0
         kept = {"weights": state.average.weights, "figures": figures, "step": step + 1}
         _save(kept, run.folder / "best.pt")
     network.load_state_dict(trained)

@@ -28,15 +28,18 @@ def validation_figures(
     Classification: AUROC; of findings the mean over them, each over the cases in which it was
     judged. All: NLL, averaged over voxels, then cases.
     """
-    said = [predict_logits(model, sample.image, config) for sample in samples]
-    nll = [_nll(answer, each, config) for answer, each in zip(said, samples, strict=True)]
-    if config.task is Task.CLASSIFICATION:
+    is_segmentation = config.task is Task.SEGMENTATION
+    nll, said, found = [], [], []
+    for sample in samples:  # those of whole volumes would not fit into memory together
+        answer = predict_logits(model, sample.image, config)
+        nll.append(_nll(answer, sample, config))
+        found.append(_dice(answer, sample, config)) if is_segmentation else said.append(answer)
+    if not is_segmentation:
         if config.data.overlapping:
             return _of_findings(np.stack(said), samples, config) | {"nll": float(np.mean(nll))}
         probabilities = np.exp(np.stack(said))
         labels = np.array([int(sample.label[0]) for sample in samples])
         return {"auroc": auroc(probabilities, labels), "nll": float(np.mean(nll))}
-    found = [_dice(answer, each, config) for answer, each in zip(said, samples, strict=True)]
     per_class = {
         name: _mean([own for own in values if not math.isnan(own)])
         for name, values in zip(config.structures, zip(*found, strict=True), strict=True)

@@ -285,9 +285,11 @@ def test_a_patch_without_label_and_soft_target_passes(window, channels):
         ((16, 24), {"transpose": True}, "augment.transpose: needs a square 2D window"),
         ((16, 16, 16), {"transpose": True}, "augment.transpose: needs a square 2D window"),
         ((16, 16), {"flip_axes": (0, 2)}, r"augment.flip_axes: \[2\] are no axes"),
+        ((16, 16), {"noise_std": 1.5}, r"augment.noise_std: 1.5 is more than images take; .* 1$"),
+        ((16, 16), {"gamma": 0.995}, r"augment.gamma: 0.995 is more than images take; .* 0.99$"),
     ],
 )
-def test_a_change_that_the_window_does_not_have_is_refused(window, options, message):
+def test_a_change_that_the_window_cannot_have_is_refused(window, options, message):
     with pytest.raises(ConfigError, match=message):
         make(window, **options)
 

@@ -17,7 +17,7 @@ from medkd.data.samples import load_samples, places_in
 from medkd.distill.soft_targets import SoftTargetStore
 from medkd.options import AugmentOptions, TrainOptions
 from medkd.study import Study
-from medkd.types import Activation, Case, Task
+from medkd.types import UNLABELLED, Activation, Case, Task
 
 CLASSES = 3
 AUGMENT = {"probability": 1.0, "rotate_degrees": 20, "noise_std": 0.2, "flip_axes": (0,)}
@@ -327,6 +327,29 @@ def test_structures_that_overlap_travel_as_channels_with_probabilities_of_their_
     assert (batch["label"][:, 1] <= batch["label"][:, 0]).float().mean() > 0.999
     both = (batch["label"] == 1).all(dim=1) & inside
     assert (batch["soft"].sum(dim=1)[both] > 1.05).float().mean() > 0.99
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_outside_of_what_nobody_judged_is_not_judged_either(make_config, overlapping, dims):
+    path = make_config(dims=dims, overlapping=overlapping)
+    window = [24] * dims  # larger than the images
+    config = load(path, overrides=[f"preprocess.window={window}"])
+    first, second, *_ = read_datalist(Study(config, path))
+    samples = load_samples([replace(first, label=None), second], config)
+    if overlapping:  # of the second, the first structure alone was judged
+        label = samples[1].label.copy()
+        label[1] = UNLABELLED
+        case = replace(second, annotated=config.structures[:1])
+        samples[1] = replace(samples[1], case=case, label=label)
+    dataset = PatchDataset(samples, config, options=options())
+    patches = {dataset.case_of(i): dataset[i] for i in range(2)}
+    for case_id, judged in ((first.id, []), (second.id, [0])):
+        label, outside = patches[case_id]["label"], ~patches[case_id]["valid"]
+        for channel, values in enumerate(label if overlapping else label[None]):
+            expected = 0 if channel in judged else UNLABELLED
+            assert outside.any()
+            assert (values[outside] == expected).all()
 
 
 def test_where_structures_overlap_an_unlabelled_case_is_searched_by_its_soft_target(

@@ -132,3 +132,17 @@ def test_another_class_of_the_same_image_is_another_sample(make_config, overlapp
     assert after.label.tolist() != before.label.tolist()
     (hidden,) = load_samples([replace(case, label=None)], little)
     assert set(hidden.label.tolist()) == {UNLABELLED}
+
+
+def test_another_name_for_a_finding_is_another_sample(make_config):
+    path = make_config(dims=2, task="classification", overlapping=True)
+    study = Study(load(path), config_path=path)
+    case = replace(read_datalist(study)[0], label=("marked",))
+    little = limited(study, 1e-9)
+    (before,) = load_samples([case], little)
+    names = list(little.data.labels)
+    swapped = dict(zip(names, reversed(little.data.labels.values()), strict=True))
+    data = little.data.model_copy(update={"labels": swapped})
+    (after,) = load_samples([case], little.model_copy(update={"data": data}))
+    assert before.label.tolist() == after.label.tolist()[::-1]
+    assert set(before.label.tolist()) == {0, 1}

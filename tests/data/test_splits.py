@@ -214,6 +214,14 @@ class TestStrata:
         assert abs(sum(of[i]["site"] == "s" for i in split.test) - 5) <= 1
         assert abs(sum(float(of[i]["age"]) for i in split.test) / len(split.test) - 39.5) < 8
 
+    @pytest.mark.parametrize("per_site", [3, 4, 5, 7])
+    def test_strata_of_a_few_patients_keep_the_shares(self, per_site):
+        cases = [case(n, n, site=str(n // per_site)) for n in range(20 * per_site)]
+        options = SplitOptions(validation=0.15, test=0.2)
+        split = split_cases(cases, options, strata=strata_of(cases, by=("site",)))
+        assert abs(len(split.test) - 0.2 * len(cases)) <= 1
+        assert abs(len(split.validation) - 0.15 * len(cases)) <= 1
+
     @given(patients_drawn(), st.integers(0, 9))
     def test_strata_of_one_patient_lose_nobody_and_keep_the_shares(self, patients, seed):
         cases = cases_of(patients)

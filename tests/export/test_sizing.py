@@ -8,9 +8,10 @@ from medkd.device.manifest import read_manifest
 from medkd.errors import ConfigError
 from medkd.export import sizing
 from medkd.export.sizing import candidates, size_student
+from medkd.models.zoo import build_for
 from medkd.options import NamedOptions
 from medkd.results import CURVE, Latency, Percentiles
-from medkd.types import Runtime
+from medkd.types import Case, Runtime
 
 
 @pytest.fixture
@@ -54,6 +55,26 @@ def test_an_efficientnet_has_variants(make_config):
     config = load(make_config(dims=2, task="classification"))
     offered = candidates(NamedOptions(name="efficientnet"), config)
     assert offered[0].options == {"variant": "efficientnet-b0"}
+
+
+def test_heads_of_a_transformer_stay_whole(make_config):
+    config = load(make_config(dims=2, task="classification"))
+    given = NamedOptions(name="vit", image_size=[16, 16], patch_size=8, width=320, layers=1)
+    offered = candidates(given, config)
+    assert all(model.options["width"] % 64 == 0 for model in offered)
+    for model in offered:
+        build_for(config, model)
+
+
+def test_cases_are_measured_from_the_smallest_to_the_largest(tmp_path):
+    cases = []
+    for size in (5, 90, 20, 10, 40, 70, 30):
+        image = tmp_path / f"{size}.png"
+        image.write_bytes(bytes(size))
+        cases.append(Case(f"c{size}", image, None, patient=str(size)))
+    assert [case.id for case in sizing._spread(cases)] == ["c5", "c20", "c40", "c90"]
+    assert len(sizing._spread(cases[:2])) == 2
+    assert len(sizing._spread(cases[:1])) == 1
 
 
 @pytest.mark.slow

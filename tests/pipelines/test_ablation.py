@@ -4,10 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from medkd.config import load
+from medkd.errors import StudyError
 from medkd.track.tracker import NullTracker
+from medkd.train import run
 from medkd.train.run import train_teacher
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
@@ -67,11 +70,30 @@ def test_variants_are_scored_on_the_same_cases_and_trained_once(
     assert rows[2].split(" | ")[1:] == rows[5].split(" | ")[1:]
     folders = list((tmp_path / "runs").iterdir())
     assert len([folder for folder in folders if folder.suffix != ".zarr"]) == 5
-    for name in ("train_baseline", "distill"):
-        monkeypatch.setattr(ablation, name, pytest.fail)
+    monkeypatch.setattr(run, "fit", pytest.fail)
+    monkeypatch.setattr(ablation, "score", pytest.fail)
     for kept in (None, record):  # from the folders, and from the record alone
         ablation.main(path, seeds=2, record=kept)
         again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
         assert again == rows
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_scores_of_what_was_trained_from_something_else_are_not_taken(
+    ablation, make_config, tmp_path
+):
+    base = make_config(dims=2)
+    plan = ablation.Plan("plan", base, [SPLIT, f"study.root={tmp_path}/runs"], {}, {})
+    ablation.measure(plan, {"alone": True}, 0)
+    values = yaml.safe_load(base.read_text())
+    values["student"]["train"]["learning_rate"] = 0.123
+    base.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(StudyError, match="made before train changed"):
+        ablation.measure(plan, {"alone": True}, 0)
+
+
+def test_a_table_that_a_plan_lacks_is_refused_with_those_it_has(ablation):
+    with pytest.raises(typer.BadParameter, match="no table 'al labels'; there are all labels, "):
+        ablation.main(PLANS[0], only="al labels")

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext as no_error
 
 import pytest
 
@@ -35,6 +36,19 @@ def test_a_sound_config_passes(config):
 def test_what_cannot_be_trained_is_named_before_anything_is(config, override, message):
     with pytest.raises(ConfigError, match=message):
         check_models(config(override))
+
+
+@pytest.mark.parametrize(("window", "is_refused"), [(8, True), (16, False)])
+def test_one_image_that_a_batch_norm_cannot_see_is_refused(config, window, is_refused):
+    given = config(
+        "student.model={name: plain_unet, channels: [4, 4, 4, 4]}",
+        "student.train.batch=1",
+        f"preprocess.window=[{window}, {window}, {window}]",
+    )
+    with (
+        pytest.raises(ConfigError, match="batch: 1 leaves one image") if is_refused else no_error()
+    ):
+        check_models(given)
 
 
 def test_another_pipeline_is_named(config):

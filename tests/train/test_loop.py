@@ -321,6 +321,13 @@ def test_the_best_validated_weights_are_kept(run):
     torch.testing.assert_close(model.state_dict(), seen[1], rtol=0, atol=0)
 
 
+def test_of_weights_that_score_alike_the_likelier_are_kept(run):
+    found = iter(
+        [{"auroc": 1.0, "nll": 0.3}, {"auroc": 1.0, "nll": 0.1}, {"auroc": 1.0, "nll": 0.2}]
+    )
+    assert fit(network(), OPTIONS, replace(run, validate=lambda _: next(found)))["nll"] == 0.1
+
+
 def test_validation_sees_the_averaged_weights_in_evaluation_and_training_goes_on_with_its_own(run):
     modes, trained = [], []
 
