@@ -267,7 +267,7 @@ class Config(Options):
                 "teacher.model, or the layers"
             )
         adapted = [loss.name for loss in self.distill.losses if loss.has_adapter]
-        if self.teacher.folds > 1 and adapted:
+        if self.teacher.model and self.teacher.folds > 1 and adapted:
             raise ValueError(
                 f"distill.losses: {adapted[0]} compares channel by channel, and those of one fold "
                 f"are not those of another; set teacher.folds to 1, or use attention, affinity or "

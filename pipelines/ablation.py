@@ -25,12 +25,15 @@ from medkd.evaluate.answers import Answer, answers_of_checkpoint, answers_of_tea
 from medkd.evaluate.score import score_segmentation
 from medkd.export.sizing import size_student
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean
+from medkd.predict.teachers import stages
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
 from medkd.track.tracker import NullTracker
 from medkd.train.check_models import check_models
 from medkd.train.run import distill, train_baseline, train_teacher
 from medkd.train.soften import soften
+
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -78,28 +81,35 @@ class Plan:
 def measure(plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Train a student, the same network on labels alone, or nothing; return the scores."""
     study, cohort = prepare(plan.base, plan.overrides(variant, seed))
-    result = study.folder / "ablation.json"
     with study.hold(cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)):
         study = size_student(study, cohort)
-        answer = answer_of(
-            study, cohort, variant
-        )  # what was trained from something else is refused
-        if not result.exists():
-            write_atomic(result, json.dumps(score(study, cohort, answer)))
-    return json.loads(result.read_text())
+        answer, trained = answer_of(study, cohort, variant)
+        inputs = {
+            "trained": [study.stage_digest(stage) for stage in trained],
+            "test cases": cohort.digest_of(cohort.split.test),
+            "postprocess": study.config.postprocess.model_dump(),
+        }
+
+        def make(folder: Path) -> None:
+            write_atomic(folder / SCORES, json.dumps(score(study, cohort, answer)))
+
+        scored = study.stage("ablation", inputs=inputs, make=make)
+    return json.loads((scored / SCORES).read_text())
 
 
-def answer_of(study: Study, cohort: Cohort, variant: Mapping[str, Any]) -> Answer:
-    """Train what a variant asks for; return how it answers."""
+def answer_of(
+    study: Study, cohort: Cohort, variant: Mapping[str, Any]
+) -> tuple[Answer, Sequence[str]]:
+    """Train what a variant asks for; return how it answers, and the stages that do."""
     if variant.get("alone"):
         train_baseline(study, cohort, tracker=NullTracker())
-        return answers_of_checkpoint(study, "baseline")
+        return answers_of_checkpoint(study, "baseline"), ["baseline"]
     train_teacher(study, cohort, tracker=NullTracker())
     if variant.get("itself"):
-        return answers_of_teachers(study)
+        return answers_of_teachers(study), stages(study.config)
     soften(study, cohort)
     distill(study, cohort, tracker=NullTracker())
-    return answers_of_checkpoint(study, "student")
+    return answers_of_checkpoint(study, "student"), ["student"]
 
 
 def score(study: Study, cohort: Cohort, answer: Answer) -> dict[str, Any]:

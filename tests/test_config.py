@@ -98,6 +98,9 @@ def test_channels_of_folds_are_not_compared_through_one_adapter(values, load_val
         load_values(values)
     values["distill"]["losses"] = [HINT | {"name": "attention"}]
     assert load_values(values).teacher.folds == 3
+    values["distill"]["losses"] = [HINT]
+    values["teacher"] = {"external": [SAVED | {"kind": "checkpoint"}], "folds": 3}  # trains none
+    assert load_values(values)
 
 
 def test_a_classifier_has_two_classes_or_more(values, load_values):

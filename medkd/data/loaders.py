@@ -46,10 +46,8 @@ class PatchDataset(Dataset[Batch]):
         self._config = config
         self._options = options
         self._augments = {CPU: self._augment_on(CPU)}
-        self._epoch, self._order = (
-            -1,
-            np.empty(0, np.int64),
-        )  # the order of the epoch last asked for
+        # the order of the epoch last asked for
+        self._epoch, self._order = -1, np.empty(0, np.int64)
         told = np.array([covered(sample.case, config) for sample in samples])
         is_told = told.all() or config.data.overlapping  # whose labels say it voxel by voxel
         self._covered = None if is_told else torch.from_numpy(told)

@@ -6,7 +6,6 @@ every n-th of them (systematic sampling with implicit stratification; Kish 1965)
 """
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from medkd.seeding import derive_seed
 from medkd.types import Case, Split
 
 LEAST_IN_STRATUM = 3  # patients; of fewer not every part can have one
+LARGER = 1.5  # than its share a part may be, so that each stratum is in it
 MOST_GROUPS = 12  # distinct values of an attribute; numbers with more are cut into thirds
 REMEDY_OF_FILE = "correct the file that data.split.file names, or leave it out"
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -272,30 +272,37 @@ def _dealt(
     for patient in sorted({case.patient for case in cases} - unlabelled):
         strata[stratum_of[patient]].append(patient)
     part_of: dict[str, str] = {}
+    whole: list[list[str]] = []
     rest: list[str] = []
-    dealt, taken = 0, {"test": 0, "validation": 0}  # of which no part gets ahead by more than one
     for stratum, order in sorted(strata.items()):
         np.random.default_rng(derive_seed(options.seed, "split", stratum)).shuffle(order)
         if len(order) < LEAST_IN_STRATUM and len(strata) > 1:
             rest += order
-            continue
-        dealt += len(order)
-        names: list[str] = []
-        for part, before in taken.items():
-            fraction = getattr(options, part)
-            most = 1 + math.floor(fraction * dealt) - before
-            share = max(0, min(_share(len(order), fraction), most))
-            taken[part] = before + share
-            names += [part] * share
+        else:
+            whole.append(order)
+    sizes = np.array([len(order) for order in whole])
+    tests, validations = (_shares(sizes, part) for part in (options.test, options.validation))
+    for order, test, validation in zip(whole, tests, validations, strict=True):
+        names = ["test"] * test + ["validation"] * validation
         part_of |= dict(zip(order, names, strict=False))
     part_of |= _systematic(rest, options)
     return {case.id: part_of.get(case.patient, "train") for case in cases}
 
 
-def _share(patients: int, fraction: float) -> int:
-    """Round, but leave no part of a stratum of 3 patients or more without one."""
-    least = 1 if fraction and patients > 2 else 0
-    return max(least, round(patients * fraction))
+def _shares(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """Return how many patients of each stratum a part gets: its share of all, by largest remainder.
+
+    Of strata of 3 patients or more each gives one, so that a rare class is in every part; unless
+    they are so many that the part would be larger by half.
+    """
+    due = fraction * sizes
+    least = ((sizes > 2) & (fraction > 0)).astype(int)
+    if least.sum() > LARGER * due.sum():
+        least[:] = 0
+    shares = np.maximum(np.floor(due).astype(int), least)
+    for _ in range(round(due.sum()) - shares.sum()):
+        shares[np.argmax(due - shares)] += 1
+    return shares
 
 
 def _systematic(order: Sequence[str], options: SplitOptions) -> dict[str, str]:

@@ -33,7 +33,7 @@ CHUNKS = {0: (), 1: (4096,), 2: (128, 128), 3: (32, 32, 32)}  # a patch is read 
 ZSTD_LEVEL = 3
 KEPT_BYTES = 2**30  # of all soft targets of a study; the images are in memory too
 WHOLE = "whole"  # attribute of a key's group: its array
-SCHEMA = 5  # of what is stored; part of every key
+SCHEMA = 6  # of what is stored; part of every key
 
 
 class SoftTarget:

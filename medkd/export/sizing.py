@@ -76,13 +76,13 @@ def size_student(study: Study, cohort: Cohort) -> Study:
 
 
 def _spread(cases: Sequence[Case]) -> list[Case]:
-    """Return some cases from the smallest to the largest, by what their images take on disk."""
+    """Return some cases from small to large, by what their images take on disk."""
 
     def bytes_of(case: Case) -> int:
         return sum(file.stat().st_size for path in case.images for file in files_of(path))
 
     ordered = sorted(cases, key=bytes_of)
-    places = {round(i * (len(ordered) - 1) / (IMAGES - 1)) for i in range(IMAGES)}
+    places = {int((i + 0.5) / IMAGES * len(ordered)) for i in range(IMAGES)}
     return [ordered[place] for place in sorted(places)]
 
 
@@ -107,8 +107,8 @@ def candidates(model: NamedOptions, config: Config) -> list[NamedOptions]:
     if not defaults:
         raise ConfigError(f"student.budget: {model.name} has no width that could be changed")
     found: list[NamedOptions] = []
+    block = BLOCKS.get(model.name, BLOCK)
     for factor in FACTORS:
-        block = BLOCKS.get(model.name, BLOCK)
         widths = {n: _scaled(model.options.get(n, d), factor, block) for n, d in defaults.items()}
         if (wider := _with(model, **widths)) not in found:
             found.append(wider)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from medkd.config import Config, expand
-from medkd.data.activation import TINY, logits_of, sigmoid
+from medkd.data.activation import logits_of, sigmoid
 from medkd.data.check import Cohort
 from medkd.data.preprocess import Grid, from_grid, to_grid
 from medkd.data.probabilities import read_class_probabilities, read_probabilities, saved_files
@@ -319,7 +319,7 @@ def tempered(
     shape = (-1, *[1] * (probabilities.ndim - 1))
     if activation is Activation.SIGMOID:
         return sigmoid(logits_of(probabilities, activation) / np.reshape(temperature, shape))
-    powered = np.maximum(probabilities, TINY) ** (1 / np.asarray(temperature).reshape(shape))
+    powered = probabilities ** (1 / np.asarray(temperature).reshape(shape))
     return powered / powered.sum(axis=0, keepdims=True)
 
 

@@ -34,6 +34,7 @@ from medkd.predict.teachers import (
 from medkd.progress import progress
 from medkd.study import Study, digest, sha256, write_atomic
 from medkd.train.calibrate import fit_on_cases
+from medkd.train.remarks import made_or_kept
 from medkd.types import UNLABELLED, Activation, Task
 
 LEAST_AGREEMENT = 0.1  # Dice, or 2 AUROC - 1: less is no answer to the same question
@@ -52,7 +53,9 @@ def admit(study: Study, cohort: Cohort) -> list[Path]:
     folders = []
     for stage, options in externals(study.config).items():
         examination = _Examination(study, cohort, options)
-        folders.append(study.stage(stage, inputs=examination.inputs(), make=examination.make))
+        folders.append(
+            made_or_kept(study, stage, inputs=examination.inputs(), make=examination.make)
+        )
     return folders
 
 
@@ -75,7 +78,6 @@ class _Examination:
             "preprocess": self._config.preprocess.model_dump(),
             "validation cases": cohort.digest_of(cohort.split.validation),
             "test cases": cohort.digest_of(cohort.split.test),
-            "seed": self._config.study.seed,
         }
         if self._config.data.ignore is not None:
             inputs["ignore"] = self._config.data.ignore
@@ -92,6 +94,7 @@ class _Examination:
         if member.saved and (missing := member.saved.missing(self._cohort.cases.values())):
             raise DataError.of(missing)
         samples = load_samples(self._cohort.of(self._cohort.split.validation), self._config)
+        self._refuse_untold(samples)
         shown = progress(samples, "examine teacher", total=len(samples))
         config, compared = self._config, []
 
@@ -211,15 +214,21 @@ class _Examination:
                 )
         return seen["train"]
 
-    def _refuse_strangers(self, compared: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
-        """Refuse channels in another order, and answers that have nothing to do with the labels."""
-        own = _agreement(compared, samples, self._config)
-        known = np.isfinite(own).all(axis=1)  # findings that some have and some have not
-        if not known.any():
+    def _refuse_untold(self, samples: Sequence[Sample]) -> None:
+        """Refuse findings of which none is there and absent, so that nothing can be compared."""
+        if not self._config.has_findings:
+            return
+        labels = np.stack([sample.label for sample in samples])
+        if not ((labels == 0).any(axis=0) & (labels == 1).any(axis=0)).any():
             raise DataError(
                 f"teacher.external: {self._path}: of no finding are there validation cases that "
                 f"have it and others that have not, so nothing tells whether it fits; add some"
             )
+
+    def _refuse_strangers(self, compared: Sequence[np.ndarray], samples: Sequence[Sample]) -> None:
+        """Refuse channels in another order, and answers that have nothing to do with the labels."""
+        own = _agreement(compared, samples, self._config)
+        known = np.isfinite(own).all(axis=1)  # findings that some have and some have not
         own = own[known][:, known]
         rows, columns = linear_sum_assignment(-own)
         said = self._config.structures or self._config.classes

@@ -225,7 +225,8 @@ class _State:
     optimizer: Any
     average: WeightAverage
     adapters: dict[str, nn.Parameter]
-    best: tuple[float, float] = (-math.inf, -math.inf)  # what is maximised, and of alike the NLL
+    best: float = -math.inf
+    likelihood: float = -math.inf  # of the best one
     stale: int = 0  # validations since the best one
     spent_s: float = 0.0  # before this process
     began: float = field(default_factory=time.monotonic)
@@ -256,6 +257,7 @@ class _State:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         self.best, self.stale, self.spent_s = saved["best"], saved["stale"], saved["spent_s"]
+        self.likelihood = saved.get("likelihood", -math.inf)  # former versions saved none
         return saved["step"]
 
     def save(self, folder: Path, step: int) -> None:
@@ -267,6 +269,7 @@ class _State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "best": self.best,
+            "likelihood": self.likelihood,
             "stale": self.stale,
             "spent_s": self._spent_s(),
         }
@@ -289,9 +292,9 @@ def _validate(state: _State, run: Fit, step: int) -> None:
             f"class a validation case (data.split)"
         )
     state.stale += 1
-    found = (score, -figures.get("nll", math.inf))
-    if found > state.best:
-        state.best, state.stale = found, 0
+    likelihood = -figures.get("nll", math.inf)
+    if (score, likelihood) > (state.best, state.likelihood):
+        state.best, state.likelihood, state.stale = score, likelihood, 0
         kept = {"weights": state.average.weights, "figures": figures, "step": step + 1}
         _save(kept, run.folder / "best.pt")
     network.load_state_dict(trained)

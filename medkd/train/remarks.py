@@ -1,10 +1,13 @@
 """Remarks: what the console says of how a training goes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 
 from medkd.progress import console
+from medkd.study import Study
 
 NOTHING_LEARNED = 0.01  # Dice; guessing a structure's place at random does no better
 
@@ -20,14 +23,15 @@ def say_validation(name: str, step: int, figures: Mapping[str, float]) -> None:
     console.print(escape(f"{name}: step {step}, validation {figure} {value:.3f}"))
 
 
-def say_kept(name: str) -> None:
-    """Print that there was nothing to do.
-
-    Example:
-        >>> say_kept("teacher/fold-0")
-        teacher/fold-0: made before, and kept
-    """
-    console.print(escape(f"{name}: made before, and kept"))
+def made_or_kept(
+    study: Study, stage: str, *, inputs: Mapping[str, Any], make: Callable[[Path], None]
+) -> Path:
+    """Return the folder of a stage, as ``study.stage`` does; say so if there was nothing to do."""
+    is_there = study.is_complete(stage)
+    folder = study.stage(stage, inputs=inputs, make=make)
+    if is_there:
+        console.print(escape(f"{stage}: made before, and kept"))
+    return folder
 
 
 def warn_if_nothing_was_learned(name: str, best: Mapping[str, float]) -> None:

@@ -41,7 +41,7 @@ from medkd.train import distributed
 from medkd.train.admit import admit
 from medkd.train.loop import Fit, fit
 from medkd.train.preview import draw_preview, is_shown
-from medkd.train.remarks import say_kept
+from medkd.train.remarks import made_or_kept
 from medkd.train.soften import open_soft_targets, soft_targets_digest
 from medkd.train.steps import DistillStep, SupervisedStep
 from medkd.train.validate import fitted_temperature, validation_figures
@@ -186,11 +186,7 @@ def _train(
         for leftover in [*folder.glob("*.pt"), *folder.glob("*.partial")]:
             leftover.unlink()
 
-    is_there = study.is_complete(name)
-    folder = study.stage(name, inputs=stage_inputs(study, cohort, name, cases), make=make)
-    if is_there:
-        say_kept(name)
-    return folder
+    return made_or_kept(study, name, inputs=stage_inputs(study, cohort, name, cases), make=make)
 
 
 def _announcement(study: Study, name: str, cases: Sequence[Case], folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from medkd.errors import ConfigError, DataError
 from medkd.predict.teachers import Teachers, softened_by, stages, weights_among
 from medkd.progress import progress
 from medkd.study import Study, digest, sha256, write_atomic
-from medkd.train.remarks import say_kept
+from medkd.train.remarks import made_or_kept
 
 STAGE = "soft_targets"
 STORE, KEYS = "targets.zarr", "keys.json"
@@ -50,11 +50,7 @@ def soften(study: Study, cohort: Cohort) -> Path | None:
         _soften_all(study, cohort, store, cohort.split.train)
         write_atomic(folder / KEYS, json.dumps(sorted(_keys(study, cohort).values())))
 
-    is_there = study.is_complete(STAGE)
-    folder = study.stage(STAGE, inputs=inputs, make=make)
-    if is_there:
-        say_kept("soft targets")
-    return folder
+    return made_or_kept(study, STAGE, inputs=inputs, make=make)
 
 
 def soft_targets_digest(study: Study) -> str:

@@ -33,7 +33,10 @@ def validation_figures(
     for sample in samples:  # those of whole volumes would not fit into memory together
         answer = predict_logits(model, sample.image, config)
         nll.append(_nll(answer, sample, config))
-        found.append(_dice(answer, sample, config)) if is_segmentation else said.append(answer)
+        if is_segmentation:
+            found.append(_dice(answer, sample, config))
+        else:
+            said.append(answer)
     if not is_segmentation:
         if config.data.overlapping:
             return _of_findings(np.stack(said), samples, config) | {"nll": float(np.mean(nll))}

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,11 +217,28 @@ class TestStrata:
 
     @pytest.mark.parametrize("per_site", [3, 4, 5, 7])
     def test_strata_of_a_few_patients_keep_the_shares(self, per_site):
-        cases = [case(n, n, site=str(n // per_site)) for n in range(20 * per_site)]
+        cases = [case(n, n, site=f"s{n // per_site}") for n in range(20 * per_site)]
+        options, strata = SplitOptions(validation=0.15, test=0.2), strata_of(cases, by=("site",))
+        split = split_cases(cases, options, strata=strata)
+        assert len(set(strata.values())) == 20
+        for part, share in ((split.test, 0.2), (split.validation, 0.15)):
+            due = share * len(cases)
+            of_each = len(strata) / per_site  # one of each site, if that is not too many
+            assert len(part) == pytest.approx(
+                of_each if due < of_each <= 1.5 * due else due, abs=0.51
+            )
+            by_site = Counter(strata[i.removeprefix("c")] for i in part)
+            assert max(by_site.values()) <= share * per_site + 1
+
+    @pytest.mark.parametrize("sizes", [(25, 3, 3), (100, *[3] * 6), (200, 8, 6, 5), (60, *[5] * 4)])
+    def test_each_of_several_rare_classes_is_in_every_part(self, sizes):
+        numbers = [number for number, size in enumerate(sizes) for _ in range(size)]
+        cases = [case(n, n, label=number) for n, number in enumerate(numbers)]
         options = SplitOptions(validation=0.15, test=0.2)
-        split = split_cases(cases, options, strata=strata_of(cases, by=("site",)))
-        assert abs(len(split.test) - 0.2 * len(cases)) <= 1
-        assert abs(len(split.validation) - 0.15 * len(cases)) <= 1
+        split = split_cases(cases, options, strata=strata_of(cases))
+        of = {c.id: c.label for c in cases}
+        for part in vars(split).values():
+            assert {of[i] for i in part} == set(range(len(sizes)))
 
     @given(patients_drawn(), st.integers(0, 9))
     def test_strata_of_one_patient_lose_nobody_and_keep_the_shares(self, patients, seed):

@@ -92,6 +92,10 @@ def test_scores_of_what_was_trained_from_something_else_are_not_taken(
     base.write_text(yaml.safe_dump(values, sort_keys=False))
     with pytest.raises(StudyError, match="made before train changed"):
         ablation.measure(plan, {"alone": True}, 0)
+    (folder,) = (tmp_path / "runs").iterdir()
+    shutil.rmtree(folder / "baseline")
+    with pytest.raises(StudyError, match="ablation: made before trained changed"):
+        ablation.measure(plan, {"alone": True}, 0)
 
 
 def test_a_table_that_a_plan_lacks_is_refused_with_those_it_has(ablation):

@@ -58,6 +58,10 @@ def test_tempering_is_the_softmax_of_logits_over_the_temperature():
     np.testing.assert_allclose(tempered(p, 2.5), expected)
 
 
+def test_what_was_rounded_to_nothing_stays_nothing_when_it_is_tempered():
+    np.testing.assert_array_equal(tempered(np.array([1.0, 0, 0], np.float32), 3.0), [1, 0, 0])
+
+
 @pytest.mark.parametrize(
     ("kinds", "beside_its_own", "portable"),
     [

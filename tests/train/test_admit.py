@@ -135,6 +135,24 @@ def test_it_is_calibrated_on_validation(make, tmp_path):
     np.testing.assert_allclose(highest, 0.8, atol=0.05)
 
 
+def test_its_temperature_is_that_of_one_view(make_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(admit_module, "LEAST_AGREEMENT", 0)  # six steps teach little
+    monkeypatch.setattr(admit_module, "CLEARLY", 1)
+    trained, cohort = make_study(dims=2)
+    train_teacher(trained, cohort, tracker=NullTracker())
+    entry = {"kind": "checkpoint", "path": str(trained.path("teacher/fold-0")), "patients": []}
+    found = []
+    for number, flips in enumerate([[], [0, 1]]):
+        given = {"external": [entry], "flip_axes": flips}
+        root = f"study.root={tmp_path}/{number}"
+        config = load(trained.config_path, overrides=[f"teacher={json.dumps(given)}", root])
+        study = Study(config, config_path=trained.config_path)
+        study.begin(cohort.split)
+        admit(study, cohort)
+        found.append(admitted(study, "teacher/external-0")["temperature"])
+    assert found[0] == found[1] != 1
+
+
 def test_nobody_having_said_its_patients_are_unknown(make, tmp_path):
     study, cohort = make()
     save(cohort, tmp_path / "saved")

@@ -328,6 +328,15 @@ def test_of_weights_that_score_alike_the_likelier_are_kept(run):
     assert fit(network(), OPTIONS, replace(run, validate=lambda _: next(found)))["nll"] == 0.1
 
 
+def test_a_run_that_a_former_version_left_goes_on(run, undisturbed):
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, validate=killed_at(validate, 2)))
+    saved = torch.load(run.folder / "last.pt", weights_only=True)
+    del saved["likelihood"]
+    torch.save(saved, run.folder / "last.pt")
+    assert_resumes_to(undisturbed, run)
+
+
 def test_validation_sees_the_averaged_weights_in_evaluation_and_training_goes_on_with_its_own(run):
     modes, trained = [], []
 

@@ -240,7 +240,7 @@ def test_what_is_there_is_kept_and_said(make_study, capsys):
     soften(study, cohort)
     assert capsys.readouterr().out.splitlines() == [
         "teacher/fold-0: made before, and kept",
-        "soft targets: made before, and kept",
+        "soft_targets: made before, and kept",
     ]
 
 

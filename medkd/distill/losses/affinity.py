@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from medkd.distill.divergence import TINY
 from medkd.distill.features import on_grid
 
 LEAST = 1e-6  # a length
@@ -52,10 +53,11 @@ def affinity(
     if weights is None:
         weights = torch.ones_like(student[:, 0], dtype=torch.bool)
     shares = [on_grid(weights, maps)[:, None] for maps in (student, teacher)]
-    counted = (pool(shares[0], grid).flatten(1) > 0).float()
+    in_cell = [pool(share, grid).flatten(2) for share in shares]
+    counted = (in_cell[0][:, 0] > 0).float()
     q, p = (
-        _directions(pool(maps.float() * share, grid).flatten(2))
-        for maps, share in zip((student, teacher), shares, strict=True)
+        _directions(pool(maps.float() * share, grid).flatten(2) / cell.clamp_min(TINY))
+        for maps, share, cell in zip((student, teacher), shares, in_cell, strict=True)
     )
     pairs = counted[:, :, None] * counted[:, None, :]
     apart = (q.mT @ q - p.mT @ p).square() * pairs

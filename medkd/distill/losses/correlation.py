@@ -50,8 +50,8 @@ def dist(  # noqa: PLR0913 - all are options of a config
     beta = 0 if sigmoid or student.shape[1] < 3 else beta
     if not (beta or gamma):
         raise ValueError(
-            "beta and gamma are both 0, so that dist teaches nothing; beta is of 3 exclusive "
-            "classes or more, gamma of any"
+            "gamma is 0, and so is beta or what it weighs, the order of 3 exclusive classes or "
+            "more: dist teaches nothing; set gamma"
         )
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

@@ -23,9 +23,9 @@ def dkd(
     """Decoupled distillation: KL of target against the rest, and KL among the rest, times T².
 
     Plain KL weights the second part by the teacher's doubt, which silences it where the teacher is
-    sure is sure (Zhao, Cui, Song, Qiu, Liang 2022, arXiv 2203.08679). Means are over voxels; one
-    of whose rest the teacher says nothing, because its probabilities were rounded to 0, has nothing
-    to say of ``others``.
+    sure (Zhao, Cui, Song, Qiu, Liang 2022, arXiv 2203.08679). Means are over voxels; one of whose
+    rest the teacher says nothing, because its probabilities were rounded to 0, counts as 0 in
+    ``others``.
 
     Args:
         student: logits.

@@ -45,3 +45,9 @@ def test_a_place_without_features_has_no_gradient():
     assert not student.grad[:, :, 2, 3].any()
     assert student.grad.abs().max() < 1
     assert student.grad.any(dim=1).sum() == 35
+
+
+def test_the_size_of_the_weights_is_nothing():
+    maps, weights = (drawn(1, 4, 6, 6), drawn(1, 4, 6, 6, seed=1)), torch.rand(1, 6, 6)
+    whole = affinity(*maps, weights)["affinity"]
+    torch.testing.assert_close(affinity(*maps, 1e-9 * weights)["affinity"], whole)
