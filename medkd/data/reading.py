@@ -28,6 +28,18 @@ def image_of(case: Case, config: Config) -> Volume:
     return read_modalities(case.images, options_of(case, config), case=case.id, names=names)
 
 
+def from_small_to_large(cases: Sequence[Case], count: int) -> list[Case]:
+    """Return so many cases, or all, spread evenly over what their images take on disk."""
+
+    def bytes_of(case: Case) -> int:
+        files = (path.iterdir() if path.is_dir() else [path] for path in case.images)
+        return sum(file.stat().st_size for of_image in files for file in of_image)
+
+    ordered = sorted(cases, key=bytes_of)
+    places = {int((i + 0.5) / count * len(ordered)) for i in range(count)}
+    return [ordered[place] for place in sorted(places)]
+
+
 @contextmanager
 def images_alone(cases: Sequence[Case], config: Config) -> Iterator[list[tuple[Path, ...]]]:
     """Yield the images of cases at paths that are read without their rows in the datalist.

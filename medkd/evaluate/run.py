@@ -10,7 +10,7 @@ from typing import Any
 
 from medkd.data import phi
 from medkd.data.check import Cohort
-from medkd.data.reading import image_of, images_alone
+from medkd.data.reading import from_small_to_large, image_of, images_alone
 from medkd.device.latency import measure_latencies
 from medkd.device.manifest import MANIFEST, PARITY, WEIGHTS, read_manifest
 from medkd.device.predictor import Prediction, load
@@ -177,7 +177,7 @@ class _Evaluation:
         console.print(f"latency {', '.join(names)}")
         folders = [self._study.path(f"releases/{name}") for name in names]
         options = self._config.latency
-        timed = self._test[:LATENCY_CASES]
+        timed = from_small_to_large(self._test, LATENCY_CASES)
         with images_alone(timed, self._config) as images, self._quiet():
             measured = measure_latencies(
                 folders, images, queries=options.queries, threads=options.threads

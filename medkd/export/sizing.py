@@ -13,8 +13,7 @@ from pathlib import Path
 
 from medkd.config import Config, dump
 from medkd.data.check import Cohort
-from medkd.data.quality.examine import files_of
-from medkd.data.reading import images_alone
+from medkd.data.reading import from_small_to_large, images_alone
 from medkd.device.latency import measure_latency
 from medkd.errors import ConfigError
 from medkd.export.release import write_release
@@ -24,7 +23,6 @@ from medkd.options import BudgetOptions, NamedOptions
 from medkd.progress import progress
 from medkd.results import CURVE, SizingPoint
 from medkd.study import Study, write_atomic
-from medkd.types import Case
 
 FACTORS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # of the config's widths
 BLOCK = 8  # channels that a CPU computes at once
@@ -53,7 +51,7 @@ def size_student(study: Study, cohort: Cohort) -> Study:
     }
 
     def make(folder: Path) -> None:
-        timed = _spread(cohort.of(cohort.split.train))
+        timed = from_small_to_large(cohort.of(cohort.split.train), IMAGES)
         with images_alone(timed, config) as images:
             curve = list(_measured(config, budget, images))
         fitting = [i for i, p in enumerate(curve) if p.latency_p90_ms <= budget.latency_ms]
@@ -73,17 +71,6 @@ def size_student(study: Study, cohort: Cohort) -> Study:
     sized = Study(config.model_copy(update={"student": student}), study.config_path)
     write_atomic(study.folder / "config.yaml", dump(sized.config))
     return sized
-
-
-def _spread(cases: Sequence[Case]) -> list[Case]:
-    """Return some cases from small to large, by what their images take on disk."""
-
-    def bytes_of(case: Case) -> int:
-        return sum(file.stat().st_size for path in case.images for file in files_of(path))
-
-    ordered = sorted(cases, key=bytes_of)
-    places = {int((i + 0.5) / IMAGES * len(ordered)) for i in range(IMAGES)}
-    return [ordered[place] for place in sorted(places)]
 
 
 def candidates(model: NamedOptions, config: Config) -> list[NamedOptions]:

@@ -11,7 +11,14 @@ from medkd.config import load
 from medkd.data import nifti
 from medkd.data.quality.examine import examine
 from medkd.data.reader import read_image, read_label
-from medkd.data.reading import image_of, images_alone, label_of, label_on_image, options_of
+from medkd.data.reading import (
+    from_small_to_large,
+    image_of,
+    images_alone,
+    label_of,
+    label_on_image,
+    options_of,
+)
 from medkd.errors import DataError
 from medkd.options import ReadingOptions
 from medkd.types import Case
@@ -159,3 +166,21 @@ def test_a_rule_of_each_modality_tells_the_series_of_a_folder_apart(two):
     assert [image_of(case, config).array[channel].max() for channel in (0, 1)] == [10, 20]
     with pytest.raises(DataError, match="2 series"):
         image_of(case, make("preprocess.reading.series_of={t1: {uid: '1.7'}}"))
+
+
+def test_cases_from_small_to_large_are_those_of_even_shares(tmp_path):
+    cases = []
+    for size in (5, 16, 9, 1, 12, 3, 15, 2, 7, 10, 4, 13, 6, 11, 8, 14):
+        series = tmp_path / f"{size}"
+        series.mkdir()
+        (series / "a.dcm").write_bytes(bytes(size - 1))
+        (series / "b.dcm").write_bytes(bytes(1))
+        cases.append(Case(f"c{size}", series, None, patient=str(size)))
+    found = [case.id for case in from_small_to_large(cases, 4)]
+    assert found == ["c3", "c7", "c11", "c15"]
+    assert from_small_to_large(cases[:1], 4) == cases[:1]
+    assert len(from_small_to_large(cases, 99)) == 16
+    png = tmp_path / "a.png"
+    png.write_bytes(bytes(99))
+    largest = Case("png", png, None, patient="a")
+    assert from_small_to_large([largest, *cases], 17)[-1] is largest

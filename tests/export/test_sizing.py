@@ -11,7 +11,7 @@ from medkd.export.sizing import candidates, size_student
 from medkd.models.zoo import build_for
 from medkd.options import NamedOptions
 from medkd.results import CURVE, Latency, Percentiles
-from medkd.types import Case, Runtime
+from medkd.types import Runtime
 
 
 @pytest.fixture
@@ -64,17 +64,6 @@ def test_heads_of_a_transformer_stay_whole(make_config):
     assert all(model.options["width"] % 64 == 0 for model in offered)
     for model in offered:
         build_for(config, model)
-
-
-def test_cases_are_measured_from_small_to_large(tmp_path):
-    cases = []
-    for size in (5, 16, 9, 1, 12, 3, 15, 2, 7, 10, 4, 13, 6, 11, 8, 14):
-        image = tmp_path / f"{size}.png"
-        image.write_bytes(bytes(size))
-        cases.append(Case(f"c{size}", image, None, patient=str(size)))
-    assert [case.id for case in sizing._spread(cases)] == ["c3", "c7", "c11", "c15"]
-    assert len(sizing._spread(cases[:2])) == 2
-    assert len(sizing._spread(cases[:1])) == 1
 
 
 @pytest.mark.slow
