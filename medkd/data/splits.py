@@ -20,7 +20,7 @@ from medkd.seeding import derive_seed
 from medkd.types import Case, Split
 
 LEAST_IN_STRATUM = 3  # patients; of fewer not every part can have one
-LARGER = 1.5  # than its share a part may be, so that each stratum is in it
+LARGER, MORE = 0.5, 3  # by such a share, or so many patients, a part may grow to hold each stratum
 MOST_GROUPS = 12  # distinct values of an attribute; numbers with more are cut into thirds
 REMEDY_OF_FILE = "correct the file that data.split.file names, or leave it out"
 PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -293,11 +293,11 @@ def _shares(sizes: np.ndarray, fraction: float) -> np.ndarray:
     """Return how many patients of each stratum a part gets: its share of all, by largest remainder.
 
     Of strata of 3 patients or more each gives one, so that a rare class is in every part; unless
-    they are so many that the part would be larger by half.
+    they are so many that the part would be larger by half, and by more than 3 patients.
     """
     due = fraction * sizes
     least = ((sizes > 2) & (fraction > 0)).astype(int)
-    if least.sum() > LARGER * due.sum():
+    if least.sum() - due.sum() > max(MORE, LARGER * due.sum()):
         least[:] = 0
     shares = np.maximum(np.floor(due).astype(int), least)
     for _ in range(round(due.sum()) - shares.sum()):

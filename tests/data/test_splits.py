@@ -230,7 +230,10 @@ class TestStrata:
             by_site = Counter(strata[i.removeprefix("c")] for i in part)
             assert max(by_site.values()) <= share * per_site + 1
 
-    @pytest.mark.parametrize("sizes", [(25, 3, 3), (100, *[3] * 6), (200, 8, 6, 5), (60, *[5] * 4)])
+    @pytest.mark.parametrize(
+        "sizes",
+        [(25, 3, 3), (100, *[3] * 6), (200, 8, 6, 5), (60, *[5] * 4), (3, 3), (10, 3, 3, 3)],
+    )
     def test_each_of_several_rare_classes_is_in_every_part(self, sizes):
         numbers = [number for number, size in enumerate(sizes) for _ in range(size)]
         cases = [case(n, n, label=number) for n, number in enumerate(numbers)]

@@ -163,7 +163,7 @@ def _distill(chosen: Plan) -> str:
     first, *others = losses.value
     first = first | ({"class_weights": weights.value} if weights.value else {})
     return (
-        "distill: # temperature 2: at 1 a calibrated teacher is sure of nearly everything\n"
+        "distill: # temperature 2: where it was measured 1 taught alike, and 4 less\n"
         + (f"  # {losses.why}\n" if losses.why else "")
         + _line("losses", Choice([first, *others], weights.why))
         + "  warmup_steps: 200 # a network that knows nothing yet learns from labels first\n"
