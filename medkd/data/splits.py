@@ -282,6 +282,8 @@ def _dealt(
             whole.append(order)
     sizes = np.array([len(order) for order in whole])
     tests, validations = (_shares(sizes, part) for part in (options.test, options.validation))
+    tests = np.minimum(tests, np.maximum(sizes - 2, 0))  # each part needs one of a stratum
+    validations = np.minimum(validations, np.maximum(sizes - 1 - tests, 0))
     for order, test, validation in zip(whole, tests, validations, strict=True):
         names = ["test"] * test + ["validation"] * validation
         part_of |= dict(zip(order, names, strict=False))
@@ -290,18 +292,22 @@ def _dealt(
 
 
 def _shares(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """Return how many patients of each stratum a part gets: its share of all, by largest remainder.
+    """Return how many patients of each stratum a part gets: its share, rounded down or up.
 
-    Of strata of 3 patients or more each gives one, so that a rare class is in every part; unless
-    they are so many that the part would be larger by half, and by more than 3 patients.
+    Up where the sum over the strata so far asks for it, so that neighbours, which are of one class,
+    have their share together. Of strata of 3 patients or more each gives one, so that a rare class
+    is in every part; unless they are so many that the part would be larger by half, and by more
+    than 3 patients.
     """
     due = fraction * sizes
     least = ((sizes > 2) & (fraction > 0)).astype(int)
     if least.sum() - due.sum() > max(MORE, LARGER * due.sum()):
         least[:] = 0
     shares = np.maximum(np.floor(due).astype(int), least)
-    for _ in range(round(due.sum()) - shares.sum()):
-        shares[np.argmax(due - shares)] += 1
+    lack, owed = (due - shares).clip(min=0), round(due.sum()) - shares.sum()
+    if owed > 0:
+        until = np.floor(lack.cumsum() / lack.sum() * owed + 0.5).astype(int)
+        shares += np.diff(until, prepend=0)
     return shares
 
 

@@ -102,6 +102,29 @@ def test_a_rare_class_has_a_patient_in_every_part(rare):
         assert any(c.label == 1 for c in cases if c.id in part)
 
 
+@pytest.mark.parametrize("rare", [3, 4, 5])
+def test_large_parts_leave_a_rare_class_for_training(rare):
+    cases = [case(n, n, label=int(n < rare)) for n in range(60)]
+    split = split_cases(cases, SplitOptions(validation=0.4, test=0.4))
+    for part in vars(split).values():
+        assert any(c.label == 1 for c in cases if c.id in part)
+
+
+@pytest.mark.parametrize("options", [HALF, SplitOptions(validation=0.1, test=0.2)])
+@pytest.mark.parametrize("of_each", [3, 4, 7, 10])
+def test_many_small_strata_leave_each_class_its_share(options, of_each):
+    """Two classes at ten sites: what a stratum is too small to give, its neighbours give."""
+    strata = [(label, site) for label in (0, 1) for site in range(10) for _ in range(of_each)]
+    cases = [case(n, n, label=label, site=str(site)) for n, (label, site) in enumerate(strata)]
+    split = split_cases(cases, options, strata=strata_of(cases, by=["site"]))
+    shares = {"test": options.test, "validation": options.validation}
+    for part, share in (shares | {"train": 1 - sum(shares.values())}).items():
+        ids = set(vars(split)[part])
+        of_class = Counter(case.label for case in cases if case.id in ids)
+        assert abs(of_class[0] - of_class[1]) <= (2 if part == "train" else 1), part
+        assert abs(of_class[0] / (share * 10 * of_each) - 1) <= 0.5, part
+
+
 def test_another_seed_gives_another_split():
     cases = [case(number, number) for number in range(40)]
     tests = {split_cases(cases, HALF.model_copy(update={"seed": s})).test for s in range(5)}
