@@ -496,7 +496,7 @@ def sync(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="On loopback.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the store that holds the studies of this folder.
 

@@ -21,11 +21,11 @@ import yaml
 from medkd.cli import run_pipeline
 from medkd.config import load
 from medkd.data.check import Cohort, check
+from medkd.errors import ConfigError
 from medkd.evaluate.answers import Answer, answers_of_checkpoint, answers_of_teachers
 from medkd.evaluate.score import score_segmentation
-from medkd.export.sizing import size_student
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean
-from medkd.predict.teachers import stages
+from medkd.predict.teachers import stages, weights_among
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
 from medkd.track.tracker import NullTracker
@@ -82,13 +82,15 @@ def measure(plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]
     """Train a student, the same network on labels alone, or nothing; return the scores."""
     study, cohort = prepare(plan.base, plan.overrides(variant, seed))
     with study.hold(cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)):
-        study = size_student(study, cohort)
         answer, trained = answer_of(study, cohort, variant)
-        inputs = {
+        inputs: dict[str, Any] = {
             "trained": [study.stage_digest(stage) for stage in trained],
             "test cases": cohort.digest_of(cohort.split.test),
             "postprocess": study.config.postprocess.model_dump(),
         }
+        if variant.get("itself"):
+            inputs["views"] = study.config.teacher.flip_axes
+            inputs["weights"] = weights_among(study.config, trained)
 
         def make(folder: Path) -> None:
             write_atomic(folder / SCORES, json.dumps(score(study, cohort, answer)))
@@ -125,8 +127,17 @@ def score(study: Study, cohort: Cohort, answer: Answer) -> dict[str, Any]:
 
 
 def prepare(base: Path, overrides: Sequence[str]) -> tuple[Study, Cohort]:
-    """Load and check the base study as a variant changes it."""
+    """Load and check the base study as a variant changes it.
+
+    Raises:
+        ConfigError: its student is sized for a machine, so that each would be another network.
+    """
     config = load(base, overrides=overrides)
+    if config.student.budget:
+        raise ConfigError(
+            f"{base}: student.budget: each student of a table would be sized anew; name the one "
+            f"that was chosen under student.model, and leave the budget out"
+        )
     check_models(config)
     study = Study(config, config_path=base)
     return study, check(study)

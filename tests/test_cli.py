@@ -443,6 +443,13 @@ def test_a_part_is_told_as_one_of_several():
     assert [cli._part(said) for said in ("1/1", "2/16")] == [(1, 1), (2, 16)]
 
 
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_port_that_is_none_is_refused(port):
+    refused = CliRunner().invoke(cli.app, ["ui", "--port", port])
+    assert refused.exit_code == 2
+    assert "65535" in refused.output
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="no groups of processes here")
 def test_who_stops_the_ui_stops_all_of_its_server(tmp_path):

@@ -46,8 +46,8 @@ def augmentation(
         device: where the patches are.
 
     Raises:
-        ConfigError: a flip or transposition that such a window does not have, or a strength that
-            images do not take.
+        ConfigError: a flip or transposition that such a window does not have, a strength that
+            images do not take, or a rotation of pixels that are no squares.
     """
     _check(options, grid)
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
@@ -60,6 +60,14 @@ def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
     window = tuple(grid.window)
     if options.transpose and (len(window) == 3 or len(set(window)) > 1):
         raise ConfigError(f"augment.transpose: needs a square 2D window, not {window}; turn it off")
+    if len(window) == 2 and len(set(grid.spacing_mm or [])) > 1:
+        for name in ("rotate_degrees", "transpose"):
+            if getattr(options, name):
+                raise ConfigError(
+                    f"augment.{name}: bodies would be sheared where the sides of a pixel differ, "
+                    f"and preprocess.spacing_mm is {list(grid.spacing_mm or [])}; make them alike, "
+                    f"or turn it off"
+                )
     strange = sorted(set(options.flip_axes) - set(range(len(window))))
     if strange:
         raise ConfigError(f"augment.flip_axes: {strange} are no axes of the window {window}")
@@ -211,8 +219,10 @@ def _sampled(
     space = image.shape[1:]
     grid: Any = create_grid(space, dtype=torch.float32, device=image.device, backend="torch")
     if affine._do_transform:
-        scale = torch.tensor([*sides, 1.0], device=image.device).reshape(-1, *[1] * len(space))
-        grid = affine.rand_affine_grid(grid=grid * scale, randomize=False) / scale
+        affine.rand_affine_grid(space, randomize=False, lazy=True)
+        scale = torch.tensor([*sides, 1.0], device=image.device)
+        turn = affine.rand_affine_grid.affine.to(grid) * scale / scale[:, None]
+        grid = (turn @ grid.flatten(1)).view_as(grid)
     if bend is not None:
         grid[: len(space)] += torch.from_numpy(bend).to(grid)
     return grid

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medkd.config import Config
-from medkd.data.activation import decided, sigmoid
+from medkd.data.activation import TINY, decided, sigmoid
 from medkd.data.annotated import covered, covered_questions
 from medkd.data.augment import CPU, INTERPOLATION, Augment, augmentation
 from medkd.data.samples import Sample, Sliceable, places_of_structures
@@ -30,7 +30,6 @@ from medkd.types import UNLABELLED
 AHEAD = 4  # batches made before they are asked for, or one a worker: they take shared memory
 SETTLED, TRIED = 8, 32  # batches: the first are not counted, after so many it is decided
 SAMPLE = 8  # batches that a device augments before that: what is drawn for one may cost little
-SMALLEST = 1e-30  # a probability of 0 has no logarithm; one that is only small keeps its own
 FAST = ("cuda",)  # devices that may augment volumes faster than workers
 Batch = dict[str, Tensor]
 
@@ -287,7 +286,7 @@ def _finished(patch: Batch, *, overlapping: bool) -> Batch:
     own = (label if overlapping else label[0]).to(kind, copy=True)  # not the case's
     patch |= {"label": own, "valid": patch["valid"][0] > 0}
     if "soft" in patch:
-        soft = patch["soft"].clamp_(SMALLEST, 1)
+        soft = patch["soft"].clamp_(TINY, 1)
         patch["soft"] = soft if overlapping else soft.div_(soft.sum(dim=0, keepdim=True))
     return patch
 

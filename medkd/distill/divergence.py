@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from medkd.models.activation import TINY
+
 # values of a block on a CPU: a few float32 copies of it fit into its last cache, and threads, which
 # meet after each operation, meet seldom enough
 BLOCK = 1 << 19
-TINY = 1e-30  # a probability of 0 has no logarithm
 SUREST = 1 - 2.0**-24  # no float32 is nearer to 1: a student that is surer agrees with its teacher
 
 # (logits, teacher's probabilities, temperature), each block [classes, voxels] float32

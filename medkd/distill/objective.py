@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medkd.distill.divergence import TINY
 from medkd.distill.features import Adapter
 from medkd.distill.losses.affinity import affinity
 from medkd.distill.losses.attention import attention
@@ -21,7 +20,7 @@ from medkd.distill.losses.pixel import pixel_kd
 from medkd.distill.losses.region import region_affinity
 from medkd.distill.losses.weights import voxel_weights
 from medkd.errors import ConfigError, TrainingError
-from medkd.models.activation import log_probabilities
+from medkd.models.activation import TINY, log_probabilities
 from medkd.options import DistillOptions, LossOptions
 from medkd.registry import Registry
 from medkd.types import UNLABELLED, Activation

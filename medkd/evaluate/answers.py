@@ -11,7 +11,7 @@ from medkd.data.preprocess import preprocess
 from medkd.data.reading import image_of
 from medkd.data.samples import Sample
 from medkd.device.predictor import Prediction, load
-from medkd.predict.teachers import Teachers, is_portable, load_member, on_image_grid
+from medkd.predict.teachers import Teachers, is_portable, load_member, looking_once, on_image_grid
 from medkd.study import Study
 from medkd.types import Activation, Case, Role, Task, Volume
 
@@ -58,8 +58,11 @@ def answers_of_teachers(study: Study) -> Answer:
 
 
 def answers_of_checkpoint(study: Study, stage: str) -> Answer:
-    """Return how the network of a stage answers, in process: to compare many without exporting."""
-    member, config = load_member(study, stage), study.config
+    """Return how the network of a stage answers, in process: to compare many without exporting.
+
+    It looks once, as its release would, whatever the teacher's ``flip_axes``.
+    """
+    member, config = load_member(study, stage), looking_once(study.config)
     return _in_process(lambda sample: on_image_grid(member, sample, config), config)
 
 

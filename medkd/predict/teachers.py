@@ -244,6 +244,12 @@ def on_image_grid(member: Member, sample: Sample, config: Config) -> np.ndarray:
     return said if said.ndim == 1 else from_grid(said, sample.grid, order=1)
 
 
+def looking_once(config: Config) -> Config:
+    """Return a config by which a network is asked for its own view alone, and none is flipped."""
+    teacher = config.teacher.model_copy(update={"flip_axes": ()})
+    return config.model_copy(update={"teacher": teacher})
+
+
 def _said(member: Member, sample: Sample, config: Config) -> np.ndarray:
     assert member.network is not None
     activation, flips = config.activation, config.teacher.flip_axes

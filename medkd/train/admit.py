@@ -28,6 +28,7 @@ from medkd.predict.teachers import (
     SOURCE,
     external_path,
     externals,
+    looking_once,
     on_network_grid,
     open_member,
 )
@@ -96,11 +97,12 @@ class _Examination:
         samples = load_samples(self._cohort.of(self._cohort.split.validation), self._config)
         self._refuse_untold(samples)
         shown = progress(samples, "examine teacher", total=len(samples))
-        config, compared = self._config, []
+        config = looking_once(self._config)  # each view is at its temperature
+        compared: list[np.ndarray] = []  # what is kept of each answer, which may be large
 
         def answered() -> Iterator[np.ndarray]:
             for sample in shown:
-                answer = on_network_grid(member, sample, self._unflipped())
+                answer = on_network_grid(member, sample, config)
                 compared.append(_compared(answer, sample, config))
                 yield logits_of(np.maximum(answer, SURELY_SAID), config.activation)
 
@@ -119,11 +121,6 @@ class _Examination:
             shape = (self._config.preprocess.channels, *self._config.preprocess.window)
             found["portable"] = portable_graph(member.network, shape) is not None
         write_atomic(folder / SOURCE, json.dumps(found, indent=1))
-
-    def _unflipped(self) -> Config:
-        """Return the config of a teacher that looks once; each view is at its temperature."""
-        teacher = self._config.teacher.model_copy(update={"flip_axes": ()})
-        return self._config.model_copy(update={"teacher": teacher})
 
     def _said_of_itself(self) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
         """Return the classes of its channels, and the hashed patients its checkpoint names."""

@@ -294,6 +294,15 @@ def test_a_change_that_the_window_cannot_have_is_refused(window, options, messag
         make(window, **options)
 
 
+@pytest.mark.parametrize("turned", [{"rotate_degrees": 10}, {"transpose": True}])
+def test_turning_pixels_that_are_no_squares_is_refused(turned):
+    (name,) = turned
+    with pytest.raises(ConfigError, match=rf"augment\.{name}: .* is \[1.0, 2.0\]; make them alike"):
+        make((16, 16), spacing_mm=(1.0, 2.0), **turned)
+    make((16, 16), spacing_mm=(2.0, 2.0), **turned)
+    make((16, 16), spacing_mm=(1.0, 2.0), scale=0.1, flip_axes=(0,))
+
+
 def test_augmenting_asks_no_server():
     code = """
 import sys

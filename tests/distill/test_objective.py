@@ -5,7 +5,6 @@ import inspect
 import pytest
 import torch
 
-from medkd.distill.divergence import TINY
 from medkd.distill.objective import (
     FEATURE_LOSSES,
     IDLE_STEPS,
@@ -15,6 +14,7 @@ from medkd.distill.objective import (
     standardised,
 )
 from medkd.errors import ConfigError, TrainingError
+from medkd.models.activation import TINY
 from medkd.options import DistillOptions, LossOptions, NamedOptions
 from medkd.types import UNLABELLED, Activation
 

@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from medkd.config import load
-from medkd.errors import StudyError
+from medkd.errors import ConfigError, StudyError
 from medkd.track.tracker import NullTracker
 from medkd.train import run
 from medkd.train.run import train_teacher
@@ -101,3 +101,8 @@ def test_scores_of_what_was_trained_from_something_else_are_not_taken(
 def test_a_table_that_a_plan_lacks_is_refused_with_those_it_has(ablation):
     with pytest.raises(typer.BadParameter, match="no table 'al labels'; there are all labels, "):
         ablation.main(PLANS[0], only="al labels")
+
+
+def test_a_student_that_would_be_sized_anew_each_time_is_refused(ablation, make_config):
+    with pytest.raises(ConfigError, match=r"student\.budget: each student .* leave the budget out"):
+        ablation.prepare(make_config(), ["student.budget={latency_ms: 40}"])

@@ -236,6 +236,16 @@ def test_a_teacher_that_changed_is_not_taken_for_the_one_examined(make, tmp_path
         admit(study, cohort)
 
 
+def test_an_examination_depends_on_which_voxels_are_judged(make, tmp_path):
+    study, cohort = make()
+    save(cohort, tmp_path / "saved")
+    admit(study, cohort)
+    data = study.config.data.model_copy(update={"ignore": 9})
+    judging_less = replace(study, config=study.config.model_copy(update={"data": data}))
+    with pytest.raises(StudyError, match="made before ignore changed"):
+        admit(judging_less, cohort)
+
+
 def test_weights_in_a_file_beside_an_onnx_graph_are_part_of_it(make, tmp_path):
     import onnx
 

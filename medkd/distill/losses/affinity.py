@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from medkd.distill.divergence import TINY
 from medkd.distill.features import on_grid
+from medkd.models.activation import TINY
 
 LEAST = 1e-6  # a length
 POOLS: dict[int, Callable[..., Any]] = {

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from medkd.distill.divergence import TINY
 from medkd.distill.features import on_grid
 from medkd.distill.losses.weights import class_shares
+from medkd.models.activation import TINY
 
 
 def cwd(

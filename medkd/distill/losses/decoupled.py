@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from medkd.distill.divergence import TINY
+from medkd.models.activation import TINY
 
 UNSAID = 1e-20  # less than this is no probability, but what stands in for 0
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medkd.distill.divergence import TINY
 from medkd.distill.losses.weights import class_shares
+from medkd.models.activation import TINY
 
 SMALL = 1e-5  # a structure of this share of the voxels counts half
 

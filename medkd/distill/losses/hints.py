@@ -3,8 +3,8 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medkd.distill.divergence import TINY
 from medkd.distill.features import on_grid
+from medkd.models.activation import TINY
 
 
 def hint(
