@@ -447,7 +447,7 @@ def test_a_part_is_told_as_one_of_several():
 def test_a_port_that_is_none_is_refused(port):
     refused = CliRunner().invoke(cli.app, ["ui", "--port", port])
     assert refused.exit_code == 2
-    assert "65535" in refused.output
+    assert "--port" in refused.output
 
 
 @pytest.mark.slow
