@@ -25,7 +25,7 @@ from medkd.errors import ConfigError
 from medkd.evaluate.answers import Answer, answers_of_checkpoint, answers_of_teachers
 from medkd.evaluate.score import score_segmentation
 from medkd.metrics.statistics import bootstrap_difference, bootstrap_mean
-from medkd.predict.teachers import stages, weights_among
+from medkd.predict.teachers import stages
 from medkd.progress import console
 from medkd.study import Study, digest, write_atomic
 from medkd.track.tracker import NullTracker
@@ -83,14 +83,11 @@ def measure(plan: Plan, variant: Mapping[str, Any], seed: int) -> dict[str, Any]
     study, cohort = prepare(plan.base, plan.overrides(variant, seed))
     with study.hold(cohort.split, digests=cohort.part_digests, folds=cohort.folds(study.config)):
         answer, trained = answer_of(study, cohort, variant)
-        inputs: dict[str, Any] = {
+        inputs = {
             "trained": [study.stage_digest(stage) for stage in trained],
             "test cases": cohort.digest_of(cohort.split.test),
             "postprocess": study.config.postprocess.model_dump(),
         }
-        if variant.get("itself"):
-            inputs["views"] = study.config.teacher.flip_axes
-            inputs["weights"] = weights_among(study.config, trained)
 
         def make(folder: Path) -> None:
             write_atomic(folder / SCORES, json.dumps(score(study, cohort, answer)))

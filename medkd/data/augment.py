@@ -15,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medkd.data.preprocess import SAME_SPACING
 from medkd.errors import ConfigError
 from medkd.options import AugmentOptions, PreprocessOptions
 from medkd.seeding import derive_seed
@@ -47,7 +48,7 @@ def augmentation(
 
     Raises:
         ConfigError: a flip or transposition that such a window does not have, a strength that
-            images do not take, or a rotation of pixels that are no squares.
+            images do not take, or a rotation where ``spacing_mm`` says that pixels are no squares.
     """
     _check(options, grid)
     keys = [key for key in INTERPOLATION if soft or key != "soft"]
@@ -60,14 +61,17 @@ def _check(options: AugmentOptions, grid: PreprocessOptions) -> None:
     window = tuple(grid.window)
     if options.transpose and (len(window) == 3 or len(set(window)) > 1):
         raise ConfigError(f"augment.transpose: needs a square 2D window, not {window}; turn it off")
-    if len(window) == 2 and len(set(grid.spacing_mm or [])) > 1:
-        for name in ("rotate_degrees", "transpose"):
-            if getattr(options, name):
-                raise ConfigError(
-                    f"augment.{name}: bodies would be sheared where the sides of a pixel differ, "
-                    f"and preprocess.spacing_mm is {list(grid.spacing_mm or [])}; make them alike, "
-                    f"or turn it off"
-                )
+    turned = {
+        "rotate_degrees": options.rotate_degrees and options.probability,
+        "transpose": options.transpose,
+    }
+    spacing_mm = list(grid.spacing_mm or [1])
+    if len(window) == 2 and max(spacing_mm) / min(spacing_mm) > 1 + SAME_SPACING:
+        for name in (name for name, is_on in turned.items() if is_on):
+            raise ConfigError(
+                f"augment.{name}: would shear bodies, because the sides of a pixel differ "
+                f"(preprocess.spacing_mm is {spacing_mm}); make them alike, or turn it off"
+            )
     strange = sorted(set(options.flip_axes) - set(range(len(window))))
     if strange:
         raise ConfigError(f"augment.flip_axes: {strange} are no axes of the window {window}")

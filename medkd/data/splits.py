@@ -1,8 +1,9 @@
 """Splits: patients are dealt to train, validation and test, never cases.
 
-Each stratum of patients is dealt by itself, so that every part holds its share. A stratum too small
-for that joins the others of its kind, in an order that keeps the like together, and each part takes
-every n-th of them (systematic sampling with implicit stratification; Kish 1965).
+Each stratum of patients is dealt so that every part holds its share; what rounding leaves goes on
+to the next. A stratum too small for that joins the others of its kind, in an order that keeps the
+like together, and each part takes every n-th of them (systematic sampling with implicit
+stratification; Kish 1965).
 """
 
 import json
@@ -20,6 +21,7 @@ from medkd.seeding import derive_seed
 from medkd.types import Case, Split
 
 LEAST_IN_STRATUM = 3  # patients; of fewer not every part can have one
+NEARLY = 1e-9  # what sums of shares may lack by rounding
 LARGER, MORE = 0.5, 3  # by such a share, or so many patients, a part may grow to hold each stratum
 MOST_GROUPS = 12  # distinct values of an attribute; numbers with more are cut into thirds
 REMEDY_OF_FILE = "correct the file that data.split.file names, or leave it out"
@@ -280,35 +282,45 @@ def _dealt(
             rest += order
         else:
             whole.append(order)
-    sizes = np.array([len(order) for order in whole])
-    tests, validations = (_shares(sizes, part) for part in (options.test, options.validation))
-    tests = np.minimum(tests, np.maximum(sizes - 2, 0))  # each part needs one of a stratum
-    validations = np.minimum(validations, np.maximum(sizes - 1 - tests, 0))
-    for order, test, validation in zip(whole, tests, validations, strict=True):
-        names = ["test"] * test + ["validation"] * validation
+    for order, (tests, validations) in zip(whole, _counts(whole, options), strict=True):
+        names = ["test"] * tests + ["validation"] * validations
         part_of |= dict(zip(order, names, strict=False))
     part_of |= _systematic(rest, options)
     return {case.id: part_of.get(case.patient, "train") for case in cases}
 
 
-def _shares(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """Return how many patients of each stratum a part gets: its share, rounded down or up.
+def _counts(strata: Sequence[Sequence[str]], options: SplitOptions) -> Iterator[tuple[int, int]]:
+    """Yield how many patients of each stratum are for test and how many for validation.
 
-    Up where the sum over the strata so far asks for it, so that neighbours, which are of one class,
-    have their share together. Of strata of 3 patients or more each gives one, so that a rare class
-    is in every part; unless they are so many that the part would be larger by half, and by more
-    than 3 patients.
+    What one owes by rounding, or would leave nothing to another part, the next one pays, so that
+    neighbours, which are of one class, have their share together.
+    """
+    sizes = np.array([len(order) for order in strata], int)
+    training = round(1 - options.test - options.validation, 9)
+    dues = [_due(sizes, part) for part in (options.test, options.validation, training)]
+    owed_test, owed_validation = 0.75 + NEARLY, 0.25 + NEARLY  # not both from the same strata
+    for size, test, validation, rest in zip(sizes, *dues, strict=True):
+        owed_test, owed_validation = owed_test + test, owed_validation + validation
+        free = size - (rest >= 1)
+        tests = int(max(0, min(owed_test, free - (validation >= 1))))
+        validations = int(max(0, min(owed_validation, free - tests)))
+        owed_test, owed_validation = owed_test - tests, owed_validation - validations
+        yield tests, validations
+
+
+def _due(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """Return a part's due of each stratum, whose sum is its share of all in whole patients.
+
+    Of strata of 3 patients or more it is 1 at least, so that a rare class is in every part; unless
+    they are so many that the part would be larger by half, and by more than 3 patients.
     """
     due = fraction * sizes
-    least = ((sizes > 2) & (fraction > 0)).astype(int)
+    least = ((sizes >= LEAST_IN_STRATUM) & (fraction > 0)).astype(int)
     if least.sum() - due.sum() > max(MORE, LARGER * due.sum()):
         least[:] = 0
-    shares = np.maximum(np.floor(due).astype(int), least)
-    lack, owed = (due - shares).clip(min=0), round(due.sum()) - shares.sum()
-    if owed > 0:
-        until = np.floor(lack.cumsum() / lack.sum() * owed + 0.5).astype(int)
-        shares += np.diff(until, prepend=0)
-    return shares
+    beyond = (due - least).clip(min=0)
+    left = max(0, round(due.sum()) - least.sum())
+    return least + beyond * (left / beyond.sum() if left else 0)
 
 
 def _systematic(order: Sequence[str], options: SplitOptions) -> dict[str, str]:

@@ -102,12 +102,41 @@ def test_a_rare_class_has_a_patient_in_every_part(rare):
         assert any(c.label == 1 for c in cases if c.id in part)
 
 
-@pytest.mark.parametrize("rare", [3, 4, 5])
-def test_large_parts_leave_a_rare_class_for_training(rare):
-    cases = [case(n, n, label=int(n < rare)) for n in range(60)]
-    split = split_cases(cases, SplitOptions(validation=0.4, test=0.4))
-    for part in vars(split).values():
-        assert any(c.label == 1 for c in cases if c.id in part)
+@pytest.mark.parametrize(
+    ("sizes", "test", "validation", "dealt"),
+    [
+        ([3], 0.5, 0.2, (1, 1, 1)),
+        ([56, 4], 0.4, 0.4, (12, 24, 24)),
+        ([3] * 20, 0.5, 0.1, (24, 6, 30)),
+        ([3] * 20, 0.6, 0.2, (12, 12, 36)),
+        ([4] * 20, 0.4, 0.4, (20, 28, 32)),  # training has one of each
+        ([5] * 20, 0.5, 0.3, (20, 30, 50)),
+        ([46, 39, 25], 0.05, 0.1, (93, 11, 6)),
+    ],
+)
+def test_what_one_stratum_cannot_give_the_next_gives(sizes, test, validation, dealt):
+    labels = [number for number, size in enumerate(sizes) for _ in range(size)]
+    cases = [case(n, n, label=label) for n, label in enumerate(labels)]
+    parts = vars(split_cases(cases, SplitOptions(test=test, validation=validation)))
+    assert tuple(len(parts[part]) for part in ("train", "validation", "test")) == dealt
+
+
+@pytest.mark.parametrize("size", [6, 8])
+def test_what_is_left_for_training_is_the_same_of_like_strata(size):
+    cases = [case(n, n, label=n // size) for n in range(20 * size)]
+    labels = {case.id: case.label for case in cases}
+    assert set(Counter(labels[i] for i in split_cases(cases, HALF).train).values()) == {size // 2}
+
+
+@given(st.lists(st.integers(3, 60), min_size=1, max_size=20), st.sampled_from([0.1, 0.15, 0.25]))
+def test_no_stratum_gives_two_more_or_less_than_its_due(sizes, share):
+    labels = [number for number, size in enumerate(sizes) for _ in range(size)]
+    cases = [case(n, n, label=label) for n, label in enumerate(labels)]
+    parts = vars(split_cases(cases, SplitOptions(test=share, validation=share)))
+    for part in ("test", "validation"):
+        given = Counter(case.label for case in cases if case.id in set(parts[part]))
+        for number, size in enumerate(sizes):
+            assert -2 < given[number] - share * size < 2
 
 
 @pytest.mark.parametrize("options", [HALF, SplitOptions(validation=0.1, test=0.2)])
