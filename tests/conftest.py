@@ -13,7 +13,9 @@ import pytest
 import yaml
 from scipy import ndimage
 
-os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # plain text, where a CI asks for colours too
+# plain text, where a CI asks for colours too
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
+os.environ.pop("FORCE_COLOR", None)
 
 SIZE = 16
 NAMES = ("DOE^JANE", "1956-03-04", "MRN0042")  # what ids, dates and file names may tell
