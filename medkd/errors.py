@@ -6,6 +6,7 @@ MedkdError
 ├── TooLargeError    a DataError: a file that takes more memory than it may      exit 3
 ├── FindingsError    a DataError: what a check of all cases has found            exit 1
 ├── StudyError       a study folder that does not fit the config                 exit 2
+├── MadeOtherwiseError  a StudyError: a stage made from something else          exit 2
 ├── TrainingError    training that cannot go on                                  exit 1
 ├── ReleaseError     a release folder that cannot be trusted or run              exit 3
 └── MissingExtraError  an optional library that is not installed                 exit 2
@@ -61,6 +62,10 @@ class StudyError(MedkdError):
     """A study folder that does not fit the config."""
 
     exit_code = 2
+
+
+class MadeOtherwiseError(StudyError):
+    """A finished stage that was made from something else; it is kept, with what tells of it."""
 
 
 class TrainingError(MedkdError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from medkd import config as config_module
 from medkd.config import Config
-from medkd.errors import StudyError
+from medkd.errors import MadeOtherwiseError, StudyError
 from medkd.types import Split
 
 STAGE_FILE = "stage.json"
@@ -53,6 +53,18 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True) -> N
         temporary.replace(path)
     except OSError:  # a part of a file on a full disk would keep it full
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def keeping(path: Path) -> Iterator[None]:
+    """Put a file back as it was where a finished stage was made from something else."""
+    before = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    except MadeOtherwiseError:
+        if before is not None:
+            write_atomic(path, before)
         raise
 
 
@@ -123,7 +135,8 @@ class Study:
             make: fills a folder.
 
         Raises:
-            StudyError: the stage was made from other inputs; its folder must be deleted first.
+            MadeOtherwiseError: the stage was made from other inputs; its folder must be deleted
+                first.
         """
         done, partial = self.path(name), self.path(name + ".partial")
         inputs = {key: digest(value) for key, value in inputs.items()}
@@ -171,7 +184,7 @@ class Study:
         made_from = _read_inputs(folder)
         changed = sorted(k for k in {*made_from, *inputs} if made_from.get(k) != inputs.get(k))
         if changed:
-            raise StudyError(
+            raise MadeOtherwiseError(
                 f"{folder}: made before {', '.join(changed)} changed; delete this folder to redo "
                 f"the stage, or keep it and choose another name with --set study.name=NAME"
             )
@@ -184,8 +197,12 @@ class Study:
         digests: Mapping[str, str] | None = None,
         folds: Sequence[Sequence[str]] = (),
     ) -> Iterator[None]:
-        """Lock the study, then begin it, or go on with it; arguments as of ``begin``."""
-        with self.lock():
+        """Lock the study, then begin it, or go on with it; arguments as of ``begin``.
+
+        If a finished stage turns out to be made from something else, the config that it was made
+        by stays the study's.
+        """
+        with self.lock(), keeping(self.folder / "config.yaml"):
             self.begin(split, digests=digests, folds=folds)
             yield
 

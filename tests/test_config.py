@@ -276,6 +276,11 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "none.yaml")
 
 
+def test_a_folder_in_place_of_a_config_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r": a folder; name the config"):
+        load(tmp_path)
+
+
 def test_expand_takes_variables_home_and_root(monkeypatch, tmp_path):
     monkeypatch.setenv("MEDKD_TEST", "/data")
     assert str(expand("$MEDKD_TEST/x", key="data.root")) == "/data/x"

@@ -143,6 +143,19 @@ def test_a_stage_that_is_not_there_is_told_with_the_command_that_makes_it(study,
     )
 
 
+def test_a_config_that_no_finished_stage_was_made_by_is_not_the_study_s(study):
+    study.stage("a", inputs={"seed": 1}, make=lambda _: None)
+    before = (study.folder / "config.yaml").read_text()
+    seeded = study.config.study.model_copy(update={"seed": 2})
+    other = Study(study.config.model_copy(update={"study": seeded}), study.config_path)
+    with pytest.raises(StudyError, match="made before seed changed"), other.hold(SPLIT):
+        other.stage("a", inputs={"seed": 2}, make=lambda _: None)
+    assert (study.folder / "config.yaml").read_text() == before
+    with other.hold(SPLIT):
+        other.stage("b", inputs={"seed": 2}, make=lambda _: None)
+    assert load(study.folder / "config.yaml") == other.config
+
+
 def _hold(study, held, release):
     with study.lock():
         held.set()

@@ -57,7 +57,7 @@ class Finding(BaseModel):
         """
         if not self.is_unlike:
             return "like the validated data"
-        far = f"distance {self.distance:.1f}, expected at most {self.limit:.1f}"
+        far = f"distance {self.distance:.3g}, expected at most {self.limit:.3g}"
         return f"unlike the validated data: {'; '.join(self.reasons[:TOLD] or (far,))}"
 
 

@@ -92,7 +92,7 @@ def comparisons(report: Report) -> Table:
     ]
     caption = (
         f"Mean paired difference{holds(report)}; below it the 95 % interval by patient "
-        "and what it shows. An interval that holds 0 shows no difference."
+        "and what it shows. An interval that holds 0 does not show a difference."
     )
     head = heads("Figure", *(f"{ROLES[of]} {MINUS} {ROLES[minus].lower()}" for of, minus in pairs))
     return Table(caption, head, tuple(rows))

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 
 from medkd.config import shareable
 from medkd.environment import environment
+from medkd.errors import MadeOtherwiseError
 from medkd.progress import error_console
 from medkd.results import Report, RoleResult
 from medkd.statement import SHARED
-from medkd.study import Study, digest, write_atomic
+from medkd.study import Study, digest, keeping, write_atomic
 from medkd.track.journal import JOURNAL_FILE, STUDY_RUN, Journal, read
 from medkd.track.mirror import Mirror
 from medkd.track.models import REVIEWED
@@ -52,6 +54,7 @@ class Runs:
             ranked_by=f"final/{'dice' if config.task is Task.SEGMENTATION else 'auroc'}",
         )
         self._begun: set[str] = set()
+        self._before: dict[str, Status] = {}
         self.system = self._system()
 
     def __getitem__(self, run: str) -> Tracker:
@@ -74,9 +77,20 @@ class Runs:
     def begin(self) -> None:
         """Say what this study is; what a process that was killed left running was killed."""
         self.end("KILLED")
+        self._before = self._last("status", "status")
         study = self[STUDY_RUN]
         study.tags({"medkd.task": self._study.config.task})
         study.artifact(Path("environment.json"))
+
+    def as_before(self) -> None:
+        """Give each run the status and the options that it had, if nothing new was made for it."""
+        now = self._last("status", "status")
+        for run in sorted(self._begun):
+            before = self._before.get(run)
+            if now[run] == "RUNNING" or before == "FINISHED":
+                tracker = self._journal.run(run)
+                tracker.artifact(Path(OPTIONS_FILE))
+                tracker.status(before or "FAILED")
 
     def end(self, status: Status) -> None:
         """Set the status of every run that is still said to be running."""
@@ -151,7 +165,7 @@ class Runs:
         name, digest = released_name(self._study, Role.STUDENT), f"release {Role.STUDENT}"
         self._journal.run(Role.STUDENT).alias(name, digest=report.digests[digest], alias=REVIEWED)
 
-    def _last(self, kind: str, name: str) -> dict[str, str]:
+    def _last(self, kind: str, name: str) -> dict[str, Any]:
         """Return what each run has told last under a name."""
         return {
             event["run"]: event["values"][name]
@@ -164,19 +178,24 @@ class Runs:
 def tracked(study: Study) -> Iterator[Runs]:
     """Journal what happens and mirror it to MLflow; the status at the end is the true one.
 
-    SIGTERM ends the study as KILLED, an exception as FAILED. Nothing here can stop or slow the
-    study: the journal is local, and the mirror is a process of its own.
+    SIGTERM ends the study as KILLED, an exception as FAILED; one that refuses to make a finished
+    stage anew leaves all as it was. Nothing here can stop or slow the study: the journal is local,
+    and the mirror is a process of its own.
     """
     options = yaml.safe_dump(shareable(study.config), sort_keys=False)
-    write_atomic(study.folder / OPTIONS_FILE, options)
     write_atomic(study.folder / "environment.json", json.dumps(environment(), indent=1))
     before = signal.signal(signal.SIGTERM, _terminate)
     mirror = Mirror(study.folder)
     runs = Runs(study, mirror)
-    runs.begin()
     with mirror, runs.system or nullcontext():
         try:
-            yield runs
+            with keeping(study.folder / OPTIONS_FILE):
+                write_atomic(study.folder / OPTIONS_FILE, options)
+                runs.begin()
+                yield runs
+        except MadeOtherwiseError:
+            runs.as_before()
+            raise
         except (KeyboardInterrupt, SystemExit):
             runs.end("KILLED")
             error_console.print("stopped; run the same command again and it goes on from here")

@@ -1,9 +1,12 @@
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from medkd.errors import MadeOtherwiseError
 from medkd.track import session
 from medkd.track.journal import read
 from medkd.track.mirror import Mirror
@@ -55,6 +58,33 @@ def test_the_status_at_the_end_is_the_true_one(study):
     with pytest.raises(SystemExit), tracked(study):
         raise SystemExit(143)
     assert statuses(study)[-1] == ("study", "KILLED")
+
+
+def test_what_was_made_otherwise_leaves_status_and_options_as_they_were(study):
+    with tracked(study) as runs:
+        runs["teacher"].status("FINISHED")
+        runs["student"].metrics({"loss": 1.0}, step=1)
+    options = (study.folder / "options.yaml").read_text()
+    teacher = study.config.teacher.model_copy(update={"weight": 0.5})
+    other = replace(study, config=study.config.model_copy(update={"teacher": teacher}))
+
+    def refused(runs):
+        assert (study.folder / "options.yaml").read_text() != options
+        runs["teacher"].status("FINISHED")
+        assert runs["student"]
+        assert runs["baseline"]
+        raise MadeOtherwiseError
+
+    with pytest.raises(MadeOtherwiseError), tracked(other) as runs:
+        refused(runs)
+    assert (study.folder / "options.yaml").read_text() == options
+    assert dict(statuses(study)) == {
+        **dict.fromkeys(("study", "teacher", "student"), "FINISHED"),
+        "baseline": "FAILED",  # it had never ended well
+    }
+    events = [event for event, _ in read(study.folder / "journal.jsonl")]
+    told = [e["run"] for e in events if "options.yaml" in json.dumps(e)]
+    assert told[-4:] == ["baseline", "student", "study", "teacher"]
 
 
 def test_a_role_that_has_finished_keeps_its_end(study):
