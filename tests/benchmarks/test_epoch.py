@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-CASES, STEPS, WARM_UP = 12, 24, 4
+CASES, STEPS, WARM_UP = 12, 64, 4
 TEACHERS = {
     "DynUNet 32-64-128-256": {"name": "dynunet", "filters": [32, 64, 128, 256]},
     "SwinUNETR 24": {"name": "swin_unetr", "feature_size": 24},
