@@ -3,11 +3,12 @@
 The usual form, ``kl_div(log_softmax(student / T), log_softmax(teacher / T))``, holds half a dozen
 tensors of the logits' size and moves each of them through memory. Here a block of voxels goes from
 logits to divergence and gradient while it is in the processor's cache, so that the only tensor of
-that size is the gradient itself.
+that size is the gradient itself. On a GPU one kernel does so (``fused.py``), if it can be compiled.
 """
 
-from collections.abc import Callable
-from functools import partial
+import logging
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,16 +17,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from medkd.models.activation import TINY
+from medkd.models.activation import SUREST, TINY
 
 # values of a block on a CPU: a few float32 copies of it fit into its last cache, and threads, which
 # meet after each operation, meet seldom enough
 BLOCK = 1 << 19
-SUREST = 1 - 2.0**-24  # no float32 is nearer to 1: a student that is surer agrees with its teacher
+_log = logging.getLogger(__name__)
 
-# (logits, teacher's probabilities, temperature), each block [classes, voxels] float32
-# -> divergence by voxel, and tempered student minus tempered teacher
-Kernel = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 Weights = Bool[Tensor, " batch *space"] | Float[Tensor, " batch *space"]
 
 
@@ -47,7 +45,7 @@ def softmax_divergence(
     Raises:
         ValueError: the temperature is not positive.
     """
-    return _mean(student, teacher, weights, float(temperature), _softmax_kernel)
+    return _mean(student, teacher, weights, float(temperature), None)
 
 
 def bernoulli_divergence(
@@ -72,21 +70,28 @@ def bernoulli_divergence(
     classes = student.shape[1]
     if shares is None:
         shares = torch.full((classes,), 1 / classes, device=student.device)
-    kernel = partial(_bernoulli_kernel, shares=shares[:, None])
-    return _mean(student, teacher, weights, float(temperature), kernel)
+    return _mean(student, teacher, weights, float(temperature), shares)
 
 
 def _mean(
-    student: Tensor, teacher: Tensor, weights: Tensor | None, temperature: float, kernel: Kernel
+    student: Tensor,
+    teacher: Tensor,
+    weights: Tensor | None,
+    temperature: float,
+    shares: Tensor | None,
 ) -> Tensor:
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if weights is not None and weights.dtype == torch.bool and weights.device.type == "cpu":
         weights = None if weights.all() else weights  # most patches lie within their image
-    return _Divergence.apply(student, teacher, weights, temperature, kernel)
+    return _Divergence.apply(student, teacher, weights, temperature, shares)
 
 
-def _softmax_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
+def _exclusive(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """Return a block's divergence by voxel, and tempered student minus tempered teacher.
+
+    Blocks are ``[classes, voxels]`` float32.
+    """
     a = probabilities.clamp_min(TINY).log_().div_(t)  # at most 0: needs no shift by its maximum
     p = a.exp()
     norm_p = p.sum(dim=0)
@@ -100,14 +105,76 @@ def _softmax_kernel(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Te
     return divergence, q.div_(norm_q).sub_(p)
 
 
-def _bernoulli_kernel(
-    logits: Tensor, probabilities: Tensor, t: float, *, shares: Tensor
+def _independent(
+    logits: Tensor, probabilities: Tensor, t: float, shares: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Return what ``_exclusive`` does; a student surer than float32 can tell is no error."""
     a = probabilities.clamp(TINY, SUREST).logit_().div_(t)
     p = a.sigmoid()
     b = torch.where(probabilities < SUREST, logits / t, torch.minimum(logits / t, a))
     divergence = (F.softplus(b) - F.softplus(a)).addcmul_(p, a.sub_(b))
+    shares = shares[:, None]
     return divergence.mul_(shares).sum(dim=0), b.sigmoid_().sub_(p).mul_(shares)
+
+
+def by_blocks(
+    logits: Float[Tensor, "batch classes voxels"],
+    soft: Float[Tensor, "batch classes voxels"],
+    share: Tensor | None,
+    gradient: Float[Tensor, "batch classes voxels"] | None,
+    temperature: float,
+    shares: Float[Tensor, " classes"] | None,
+) -> Float[Tensor, ""]:
+    """Return the sum of the voxels' divergence times their ``share``; fill in its gradient."""
+    total = torch.zeros((), device=logits.device)
+    for place in _blocks(logits):
+        block, probabilities = _rows(logits[place]), _rows(soft[place])
+        if shares is None:
+            divergence, difference = _exclusive(block, probabilities, temperature)
+        else:
+            divergence, difference = _independent(block, probabilities, temperature, shares)
+        if share is not None:
+            divergence, difference = divergence * share[place][0], difference * share[place]
+        total += divergence.sum()
+        if gradient is not None:
+            gradient[place] = difference
+    return total
+
+
+@cache
+def fused_on(device: torch.device) -> ModuleType | None:
+    """Return ``fused.py`` if the kernel compiles for a device and agrees with the blocks there."""
+    if device.type != "cuda":
+        return None
+    try:
+        from medkd.distill import fused
+
+        if _agrees(fused, device):
+            return fused
+        reason = "its results differ"
+    except Exception as error:  # noqa: BLE001  Triton and C compilers raise what they like
+        reason = f"{type(error).__name__}: {error}"
+    _log.warning("soft targets are compared more slowly, without a kernel of their own: %s", reason)
+    return None
+
+
+def _agrees(fused: ModuleType, device: torch.device) -> bool:
+    logits = torch.linspace(0, 99, 2 * 3 * 70, device=device).reshape(2, 3, 70).sin() * 4
+    soft, share = logits.cos().softmax(1), logits[:, :1].sigmoid()
+    factor = torch.tensor(0.5, device=device)
+    for shares in (None, torch.full((3,), 1 / 3, device=device)):
+        slow, fast, scaled = (torch.empty_like(logits) for _ in range(3))
+        expected = by_blocks(logits, soft, share, slow, 2.0, shares)
+        found = [
+            fused.divergence(logits, soft, share, gradient, by, 2.0, shares)
+            for gradient, by in ((fast, factor), (scaled, 2 * factor))
+        ]
+        fused.scale_(scaled, factor)
+        results = torch.stack([*found, fast.abs().sum(), scaled.abs().sum()])
+        wanted = torch.stack([expected, expected, *[slow.mul_(factor).abs().sum()] * 2])
+        if not (torch.allclose(results, wanted, rtol=1e-4) and torch.allclose(fast, slow, 1e-3)):
+            return False
+    return True
 
 
 class _Divergence(torch.autograd.Function):
@@ -120,23 +187,26 @@ class _Divergence(torch.autograd.Function):
         teacher: Tensor,
         weights: Tensor | None,
         temperature: float,
-        kernel: Kernel,
+        shares: Tensor | None,
     ) -> Tensor:
         gradient = _like(student) if ctx.needs_input_grad[0] else None
+        maps = _columns(gradient) if gradient is not None else None
         logits, soft = _columns(student), _columns(teacher)
         share = None if weights is None else _columns(weights[:, None])
-        count = logits.shape[0] * logits.shape[2] if share is None else share.sum().clamp_min(TINY)
-        total = torch.zeros((), device=student.device)
-        for place in _blocks(logits):
-            divergence, difference = kernel(_rows(logits[place]), _rows(soft[place]), temperature)
-            if share is not None:
-                divergence, difference = divergence * share[place][0], difference * share[place]
-            total += divergence.sum()
-            if gradient is not None:
-                _columns(gradient)[place] = difference
-        # divided in ``backward`` alone: before the loss is scaled, half precision would lose it
-        ctx.gradient, ctx.factor = gradient, temperature / count
-        return total * (temperature**2 / count)
+        if share is None:
+            count = torch.full((), float(logits[:, 0].numel()), device=student.device)
+        else:
+            count = share.sum().clamp_min(TINY)
+        factor = temperature / count  # on the device: nobody waits for it
+        ctx.gradient, ctx.factor, ctx.multiply = gradient, factor, Tensor.mul_
+        if fused := fused_on(student.device):
+            # before the loss is scaled, float16 would lose the gradient of many voxels
+            early = torch.ones_like(factor) if student.dtype == torch.float16 else factor
+            total = fused.divergence(logits, soft, share, maps, early, temperature, shares)
+            ctx.factor, ctx.multiply = factor / early, fused.scale_
+        else:
+            total = by_blocks(logits, soft, share, maps, temperature, shares)
+        return total * (factor * temperature)
 
     @staticmethod
     @once_differentiable
@@ -144,7 +214,7 @@ class _Divergence(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("this divergence has been differentiated before; compute it again")
-        return gradient.mul_(scale * ctx.factor), None, None, None, None
+        return ctx.multiply(gradient, scale * ctx.factor), None, None, None, None
 
 
 def _columns(maps: Tensor) -> Tensor:

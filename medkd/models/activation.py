@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from medkd.types import Activation, Temperature
 
 TINY = 1e-30  # a probability of 0 has no logarithm
+SUREST = 1 - 2.0**-24  # the float32 below 1
 
 
 def probabilities(logits: Tensor, activation: Activation) -> Tensor:
@@ -22,7 +23,7 @@ def log_probabilities(logits: Tensor, activation: Activation) -> Tensor:
 def logits_of(probabilities: Tensor, activation: Activation) -> Tensor:
     """Return logits of probabilities: their logarithms, or the logarithms of their odds."""
     if activation is Activation.SIGMOID:
-        p = probabilities.clamp(TINY, 1 - 2.0**-24)
+        p = probabilities.clamp(TINY, SUREST)
         return p.log() - (-p).log1p()
     return probabilities.clamp_min(TINY).log()
 
