@@ -155,7 +155,7 @@ def test_compiled_for_gpus_it_reads_and_writes_each_value_once(tmp_path):
 def assembled():
     """Compile both kernels for old and new GPUs; yield their names and what they do."""
     strides = dict.fromkeys(("logits_voxel", "soft_voxel", "gradient_voxel"), 1)
-    options = {"WEIGHTED": False, "DIFFERENTIATED": True, "LEAST": TINY, "MOST": SUREST}
+    options = {"DIFFERENTIATED": True, "LEAST": TINY, "MOST": SUREST}
     constants = strides | options | {"CLASSES": 16, "VOXELS": fused.TILE // 16}
     types = {"share": "*i1", "temperature": "fp32"}
     types |= dict.fromkeys(("soft", "shares", "factor", "parts"), "*fp32")
@@ -163,7 +163,10 @@ def assembled():
         types |= dict.fromkeys(("logits", "gradient", "values"), f"*{dtype}")
         yield f"scale, {dtype}", compiled(fused._scale_kernel, types, {"SIZE": fused.SLICE}, 90)
         for capability, exclusive in product((75, 90), (True, False)):
-            kernel, chosen = fused._divergence_kernel, {"EXCLUSIVE": exclusive}
+            kernel, chosen = (
+                fused._divergence_kernel,
+                {"EXCLUSIVE": exclusive, "WEIGHTED": not exclusive},
+            )
             name = f"{'softmax' if exclusive else 'bernoulli'}, {dtype}, {capability}"
             yield name, compiled(kernel, types, constants | chosen, capability)
 
