@@ -18,6 +18,9 @@ ENTRYPOINT ["medkd"]
 FROM device AS train
 USER root
 WORKDIR /opt/medkd
+# Triton compiles a kernel for the GPU at hand
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+  && rm -rf /var/lib/apt/lists/*
 RUN pip install --no-cache-dir -c constraints.txt '.[train]'
 COPY pipelines pipelines
 COPY configs configs

@@ -183,7 +183,9 @@ def soften(
     config: ConfigPath,
     overrides: Overrides = None,
     budget: Budget = "quick",
-    verify: Annotated[int, typer.Option(help="Compute this many cases anew and compare.")] = 0,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Compute this many cases anew and compare.")
+    ] = 0,
     part: Annotated[
         str | None,
         typer.Option(metavar="K/N", help="Write every N-th case from the K-th on, beside others."),

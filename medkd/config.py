@@ -266,6 +266,13 @@ class Config(Options):
                 "distill.losses: layers are those of one teacher; leave out teacher.external or "
                 "teacher.model, or the layers"
             )
+        if self.task is Task.CLASSIFICATION:
+            for loss in self.distill.losses:
+                if loss.layers and (loss.boundary or loss.confidence):
+                    raise ValueError(
+                        f"distill.losses: {loss.label}: boundary and confidence weigh voxels, by "
+                        f"what the teacher says of each, and a classifier says nothing of any"
+                    )
         adapted = [loss.name for loss in self.distill.losses if loss.has_adapter]
         if self.teacher.model and self.teacher.folds > 1 and adapted:
             raise ValueError(

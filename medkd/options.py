@@ -326,7 +326,7 @@ class LossOptions(NamedOptions):
     With layers it compares features, without them the answers.
     """
 
-    weight: NotNegative = 1.0
+    weight: Positive = 1.0
     student_layer: str | None = None  # as in the network's named_modules()
     teacher_layer: str | None = None
     boundary: NotNegative = 0  # added to the weight 1 of voxels where the teacher's classes meet
@@ -355,11 +355,8 @@ class LossOptions(NamedOptions):
     def _layers_are_a_pair(self) -> "LossOptions":
         if (self.student_layer is None) != (self.teacher_layer is None):
             raise ValueError("student_layer and teacher_layer belong together")
-        of_voxels = self.boundary or self.confidence or self.class_weights or self.standardise
-        if self.layers and of_voxels:
-            raise ValueError(
-                "boundary, confidence, class_weights and standardise are for answers, not layers"
-            )
+        if self.layers and (self.class_weights or self.standardise):
+            raise ValueError("class_weights and standardise are for answers, not layers")
         return self
 
 

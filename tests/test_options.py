@@ -16,7 +16,8 @@ HINT = {"name": "hint", "student_layer": "a", "teacher_layer": "b"}
         (TeacherOptions, {"train": TRAIN, "external": [ONNX]}, "model and train belong together"),
         (TeacherOptions, {"external": [ONNX | {"kind": "pickle"}]}, "checkpoint.*probabilities"),
         (LossOptions, {"name": "hint", "student_layer": "a"}, "belong together"),
-        (LossOptions, HINT | {"boundary": 1}, "are for answers, not layers"),
+        (LossOptions, HINT | {"standardise": True}, "are for answers, not layers"),
+        (LossOptions, {"name": "pixel_kd", "weight": 0}, "greater than 0"),
         (DistillOptions, {"losses": [HINT]}, "set distill.online: true"),
     ],
 )

@@ -8,6 +8,7 @@ that size is the gradient itself. On a GPU one kernel does so (``fused.py``), if
 
 import logging
 from functools import cache
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -43,7 +44,7 @@ def softmax_divergence(
         temperature: both distributions are tempered with it.
 
     Raises:
-        ValueError: the temperature is not positive.
+        ValueError: the temperature is not positive, or shapes do not fit, or nothing is there.
     """
     return _mean(student, teacher, weights, float(temperature), None)
 
@@ -82,9 +83,22 @@ def _mean(
 ) -> Tensor:
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    _refuse_misfits(student, teacher, weights, shares)
     if weights is not None and weights.dtype == torch.bool and weights.device.type == "cpu":
         weights = None if weights.all() else weights  # most patches lie within their image
     return _Divergence.apply(student, teacher, weights, temperature, shares)
+
+
+def _refuse_misfits(
+    student: Tensor, teacher: Tensor, weights: Tensor | None, shares: Tensor | None
+) -> None:
+    """Refuse shapes of which a kernel would read what is not theirs."""
+    if student.numel() == 0 or student.shape != teacher.shape:
+        raise ValueError(f"logits {list(student.shape)} for probabilities {list(teacher.shape)}")
+    if weights is not None and weights.shape != student[:, 0].shape:
+        raise ValueError(f"weights {list(weights.shape)} for logits {list(student.shape)}")
+    if shares is not None and shares.shape != student.shape[1:2]:
+        raise ValueError(f"shares {list(shares.shape)} for logits {list(student.shape)}")
 
 
 def _exclusive(logits: Tensor, probabilities: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -159,20 +173,19 @@ def fused_on(device: torch.device) -> ModuleType | None:
 
 
 def _agrees(fused: ModuleType, device: torch.device) -> bool:
-    logits = torch.linspace(0, 99, 2 * 3 * 70, device=device).reshape(2, 3, 70).sin() * 4
+    """Return whether both say the same of several tiles in other layouts, weighted or not."""
+    logits = torch.linspace(0, 999, 2 * 3 * 1300, device=device).reshape(2, 3, 1300).sin() * 4
     soft, share = logits.cos().softmax(1), logits[:, :1].sigmoid()
     factor = torch.tensor(0.5, device=device)
-    for shares in (None, torch.full((3,), 1 / 3, device=device)):
-        slow, fast, scaled = (torch.empty_like(logits) for _ in range(3))
-        expected = by_blocks(logits, soft, share, slow, 2.0, shares)
-        found = [
-            fused.divergence(logits, soft, share, gradient, by, 2.0, shares)
-            for gradient, by in ((fast, factor), (scaled, 2 * factor))
-        ]
-        fused.scale_(scaled, factor)
-        results = torch.stack([*found, fast.abs().sum(), scaled.abs().sum()])
-        wanted = torch.stack([expected, expected, *[slow.mul_(factor).abs().sum()] * 2])
-        if not (torch.allclose(results, wanted, rtol=1e-4) and torch.allclose(fast, slow, 1e-3)):
+    all_shares = (None, torch.full((3,), 1 / 3, device=device))
+    for shares, weights in product(all_shares, (None, share, share > 0.5)):
+        slow, fast = torch.empty_like(logits), torch.empty_like(logits.mT).mT
+        expected = by_blocks(logits, soft, weights, slow, 2.0, shares)
+        found = fused.divergence(logits, soft, weights, fast, 2 * factor, 2.0, shares)
+        fused.scale_(fast, factor)
+        if not torch.allclose(found, expected, rtol=1e-4):
+            return False
+        if not torch.allclose(fast, slow * factor, rtol=1e-3, atol=1e-6):
             return False
     return True
 
@@ -196,14 +209,17 @@ class _Divergence(torch.autograd.Function):
         if share is None:
             count = torch.full((), float(logits[:, 0].numel()), device=student.device)
         else:
-            count = share.sum().clamp_min(TINY)
+            count = share.sum(dtype=torch.float32).clamp_min(TINY)
         factor = temperature / count  # on the device: nobody waits for it
         ctx.gradient, ctx.factor, ctx.multiply = gradient, factor, Tensor.mul_
-        if fused := fused_on(student.device):
+        fused = fused_on(student.device)
+        if fused and student.shape[1] <= fused.MOST_CLASSES:
             # before the loss is scaled, float16 would lose the gradient of many voxels
-            early = torch.ones_like(factor) if student.dtype == torch.float16 else factor
+            late = student.dtype == torch.float16
+            one = torch.ones_like(factor)
+            early, ctx.factor = (one, factor) if late else (factor, one)
             total = fused.divergence(logits, soft, share, maps, early, temperature, shares)
-            ctx.factor, ctx.multiply = factor / early, fused.scale_
+            ctx.multiply = fused.scale_
         else:
             total = by_blocks(logits, soft, share, maps, temperature, shares)
         return total * (factor * temperature)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medkd.models.activation import SUREST, TINY
 
+MOST_CLASSES = 1024  # of which a program can hold a tile
 TILE = 2048  # values of each tensor that a program holds in registers
 SLICE = 4096  # values that a program scales
 
@@ -32,6 +33,7 @@ def _divergence_kernel(
     temperature,
     classes,
     voxels,
+    tiles,
     logits_image,
     logits_class,
     logits_voxel,
@@ -51,8 +53,9 @@ def _divergence_kernel(
     CLASSES: tl.constexpr,
     VOXELS: tl.constexpr,
 ):
-    image = tl.program_id(1).to(tl.int64)
-    voxel = tl.program_id(0).to(tl.int64) * VOXELS + tl.arange(0, VOXELS)
+    part = tl.program_id(0)
+    image = (part // tiles).to(tl.int64)
+    voxel = (part % tiles).to(tl.int64) * VOXELS + tl.arange(0, VOXELS)
     number = tl.arange(0, CLASSES).to(tl.int64)[:, None]
     within = voxel < voxels
     known = (number < classes) & within[None, :]
@@ -61,20 +64,22 @@ def _divergence_kernel(
     place = image * logits_image + number * logits_class + voxel[None, :] * logits_voxel
     z = tl.load(logits + place, mask=known, other=0.0).to(tl.float32) / temperature
     if EXCLUSIVE:
-        a = tl.log(tl.maximum(p, LEAST)) / temperature  # at most 0: needs no shift by its maximum
+        # ``tl.maximum`` would lose what is no number; at most 0: needs no shift by its maximum
+        a = tl.log(tl.where(p < LEAST, LEAST, p)) / temperature
         e = tl.where(known, tl.exp(a), 0.0)
         norm_p = tl.where(within, tl.sum(e, axis=0), 1.0)
         p = e / norm_p[None, :]
-        z = z - tl.max(tl.where(known, z, -float("inf")), axis=0)[None, :]
-        e = tl.where(known, tl.exp(z), 0.0)
+        top = tl.max(tl.where(known, z, -float("inf")), axis=0)
+        z = tl.where(known, z - top[None, :], -float("inf"))
+        e = tl.exp(z)
         norm_q = tl.where(within, tl.sum(e, axis=0), 1.0)
         difference = e / norm_q[None, :] - p
         divergence = tl.sum(p * tl.where(known, a - z, 0.0), axis=0)
         divergence += tl.log(norm_q) - tl.log(norm_p)
     else:
-        clamped = tl.minimum(tl.maximum(p, LEAST), MOST)
+        clamped = tl.where(p < LEAST, LEAST, tl.where(p > MOST, MOST, p))
         a = tl.log(clamped / (1 - clamped)) / temperature
-        z = tl.where(p < MOST, z, tl.minimum(z, a))
+        z = tl.where((p >= MOST) & (z > a), a, z)
         # for softplus and sigmoid; of a small e the sum 1 + e would lose much
         e_a, e_z = tl.exp(-tl.abs(a)), tl.exp(-tl.abs(z))
         log_a = tl.where(e_a < 1e-2, e_a * (1 - e_a * (0.5 - e_a / 3)), tl.log(1 + e_a))
@@ -90,7 +95,6 @@ def _divergence_kernel(
         weight = tl.load(share + place, mask=within, other=0).to(tl.float32)
         divergence *= weight
         difference *= weight[None, :]
-    part = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     tl.store(parts + part, tl.sum(tl.where(within, divergence, 0.0), axis=0))
     if DIFFERENTIATED:
         place = image * gradient_image + number * gradient_class + voxel[None, :] * gradient_voxel
@@ -131,8 +135,9 @@ def divergence(
     images, classes, voxels = logits.shape
     held = triton.next_power_of_2(classes)
     wide = max(16, TILE // held)
-    grid = (triton.cdiv(voxels, wide), images)
-    parts = torch.empty(grid[::-1], device=logits.device)
+    tiles = triton.cdiv(voxels, wide)
+    grid = (images * tiles,)
+    parts = torch.empty(grid, device=logits.device)
     unused = parts  # a kernel that was compiled without such a tensor does not touch it
     with torch.cuda.device_of(logits):
         _divergence_kernel[grid](
@@ -146,6 +151,7 @@ def divergence(
             temperature,
             classes,
             voxels,
+            tiles,
             *logits.stride(),
             *soft.stride(),
             *((0, 0) if share is None else (share.stride(0), share.stride(2))),

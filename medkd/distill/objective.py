@@ -39,8 +39,7 @@ for _relation in RELATIONS:
     LOSSES.register(_relation.__name__)(_relation)
 
 ONE_CLASS_IS_RIGHT = {  # what these compare, structures that may overlap do not have
-    "dkd": "the true class against all others",
-    "region_affinity": "regions, each of one class",
+    "dkd": "the true class against all others"
 }
 
 IDLE_STEPS = 100  # a term that is 0 for so long from the first step on teaches nothing
@@ -133,10 +132,11 @@ class Objective(nn.Module):
                 q, p = student[entry.layers[0]].float(), teacher[entry.layers[1]].float()
                 # before the adapter, which is trained and would have a gradient all the same
                 _refuse_untaught(f"{entry.name}/{entry.student_layer}", q, taught)
-                valid = _valid(batch, q)
+                weights = self._of_places(entry, batch, q)
                 if str(number) in self.adapters:
                     q = self.adapters[str(number)](q, p.shape[2:])
-                found = function(q, p, weights=valid, **_label(function, batch, batch["soft"]))
+                label = _label(function, batch, batch["soft"])
+                found = function(q, p, weights=weights, **label)
                 found = {f"{name}/{entry.student_layer}": term for name, term in found.items()}
             self._watch(found, step, taught=taught)
             loss = loss + warm * entry.weight * torch.stack(list(found.values())).sum()
@@ -180,6 +180,21 @@ class Objective(nn.Module):
             teacher = teacher.clamp_min(TINY).log()
         return function(logits, teacher, weights=weights, **label)
 
+    def _of_places(
+        self, entry: LossOptions, batch: Mapping[str, Tensor], features: Tensor
+    ) -> Tensor | None:
+        """Return how much each voxel counts where features are compared; None if all alike."""
+        valid = batch.get("valid")
+        if features.ndim < 3 or valid is None:
+            return None
+        return voxel_weights(
+            batch["soft"],
+            None if bool(valid.all()) else valid,
+            boundary=entry.boundary,
+            confidence=entry.confidence,
+            sigmoid=self._activation is Activation.SIGMOID,
+        )
+
     def _warmth(self, step: int) -> float:
         return min(1.0, (step + 1) / self._warmup_steps) if self._warmup_steps else 1.0
 
@@ -204,12 +219,6 @@ def _refuse_untaught(name: str, of_student: Tensor, taught: bool) -> None:
         )
 
 
-def _valid(batch: Mapping[str, Tensor], features: Tensor) -> Tensor | None:
-    """Return which voxels lie in their image; None where all do, or where there is no space."""
-    valid = batch.get("valid")
-    return None if features.ndim < 3 or valid is None or bool(valid.all()) else valid
-
-
 def _function(entry: LossOptions, activation: Activation) -> "partial[Terms]":
     if "sigmoid" in entry.options:
         raise ConfigError(f"{entry.name}: sigmoid follows from data.overlapping; leave it out")
@@ -217,7 +226,7 @@ def _function(entry: LossOptions, activation: Activation) -> "partial[Terms]":
     if independent and entry.name in ONE_CLASS_IS_RIGHT:
         raise ConfigError(
             f"{entry.name} compares {ONE_CLASS_IS_RIGHT[entry.name]}, and with data.overlapping "
-            f"structures do not exclude each other; use pixel_kd, soft_dice, cwd, dist or affinity"
+            f"structures do not exclude each other; use pixel_kd, soft_dice, cwd or dist"
         )
     if independent and entry.standardise:
         raise ConfigError(
@@ -247,6 +256,8 @@ def _label(
     if "label" not in inspect.signature(function).parameters:
         return {}
     label = batch["label"]
+    if label.ndim == teacher.ndim:  # structures that may overlap, 0 or 1 each
+        return {"label": label.where(label != UNLABELLED, (teacher >= 0.5).to(label))}
     stand_in = teacher.argmax(dim=1)
     if "covered" in batch:  # background may be whatever the label does not cover: which, of these
         told = batch["covered"].reshape(*batch["covered"].shape, *[1] * (teacher.ndim - 2))

@@ -5,6 +5,8 @@ while the student trains, each patch by the members that may speak of it.
 """
 
 from collections.abc import Sequence
+from itertools import chain, combinations
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,6 +76,24 @@ class FrozenTeacher(nn.Module):
 class OnlineTeacher(FrozenTeacher):
     """Teachers that look at the very patch that the student sees."""
 
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        *,
+        flip_axes: Sequence[int] = (),
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """Make an ensemble as ``FrozenTeacher`` does.
+
+        Args:
+            members: trained networks.
+            flip_axes: of space; each member's probabilities are averaged over all combinations of
+                these flips, as those that are stored. Features are those of the patch as it is.
+            options: of ``FrozenTeacher``.
+        """
+        super().__init__(members, **options)
+        self.flips = flips(flip_axes)
+
     @torch.no_grad()
     def said(
         self,
@@ -97,8 +117,10 @@ class OnlineTeacher(FrozenTeacher):
             rows = asked[:, number].nonzero()[:, 0]
             if len(rows):
                 with tapped(member, layers) as features:
-                    logits = tempered(member(image[rows]).float(), temperature, self.activation)
-                answer = probabilities(logits, self.activation)
+                    answer = self._answered(member, image[rows], temperature)
+                for axes in self.flips[1:]:
+                    answer = answer + self._answered(member, image[rows], temperature, axes)
+                answer = answer / len(self.flips)
                 share = (asked[rows, number] / asked[rows].sum(dim=1)).to(answer)
                 weighted = answer * share.reshape(-1, *[1] * (answer.ndim - 1))
                 parts.append((rows, weighted, dict(features)))
@@ -109,6 +131,29 @@ class OnlineTeacher(FrozenTeacher):
             )
             for layer in layers
         }
+
+    def _answered(
+        self,
+        member: nn.Module,
+        image: Tensor,
+        temperature: Temperature,
+        axes: Sequence[int] = (),
+    ) -> Tensor:
+        """Return the probabilities of one member for images that are flipped, and back again."""
+        turned = [axis + 2 for axis in axes]
+        logits = tempered(member(image.flip(turned)).float(), temperature, self.activation)
+        answer = probabilities(logits, self.activation)
+        return answer.flip(turned) if answer.ndim == image.ndim else answer
+
+
+def flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return all combinations of flips, none of them first.
+
+    Example:
+        >>> flips([0, 2])
+        [(), (0,), (2,), (0, 2)]
+    """
+    return list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
 
 
 def _gathered(parts: Sequence[tuple[Tensor, Tensor]], size: int) -> Tensor:

@@ -120,10 +120,10 @@ def _bundle(options: ExternalOptions, path: Path, activation: Activation) -> Ext
         network = parser.get_parsed_content(key)
         weights = torch.load(path / "models" / "model.pt", weights_only=True, map_location="cpu")
         network.load_state_dict(weights.get("state_dict", weights))
+        spacing = _spacing(parser, tree)
     except Exception as error:  # a bundle may raise anything
         raise DataError(f"{path}: its network cannot be built and loaded ({error})") from error
-    said = _metadata(path)
-    return ExternalNetwork(network.eval(), said, _spacing(tree))
+    return ExternalNetwork(network.eval(), _metadata(path), spacing)
 
 
 class Reordered(nn.Module):
@@ -205,15 +205,17 @@ def _metadata(path: Path) -> tuple[str, ...] | None:
         return None
 
 
-def _spacing(tree: Any) -> dict[str, Any]:  # noqa: ANN401
+def _spacing(parser: Any, tree: Any, *place: str) -> dict[str, Any]:  # noqa: ANN401
     """Return the spacing that a bundle's preprocessing resamples to, if it says so."""
+    from monai.bundle.utils import ID_SEP_KEY
+
     if isinstance(tree, dict):
-        pixdim = tree.get("pixdim")
-        if str(tree.get("_target_", "")).endswith(("Spacingd", "Spacing")) and isinstance(
-            pixdim, list
-        ):
-            return {"spacing_mm": [float(v) for v in pixdim]}
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        return next((found for branch in tree if (found := _spacing(branch))), {})
-    return {}
+        target = str(tree.get("_target_", ""))
+        if target.endswith(("Spacingd", "Spacing")) and "pixdim" in tree:
+            said = parser.get_parsed_content(ID_SEP_KEY.join([*place, "pixdim"]))
+            return {"spacing_mm": np.atleast_1d(said).astype(float).tolist()}
+        branches = list(tree.items())
+    else:
+        branches = list(enumerate(tree)) if isinstance(tree, list) else []
+    found = (_spacing(parser, branch, *place, str(name)) for name, branch in branches)
+    return next(filter(None, found), {})

@@ -1,7 +1,6 @@
 """Infer: a torch network over a whole image, by sliding window."""
 
 from collections.abc import Sequence
-from itertools import chain, combinations
 
 import numpy as np
 import torch
@@ -9,7 +8,9 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from medkd.config import Config
+from medkd.distill.teacher import flips
 from medkd.models.activation import TINY
+from medkd.models.memory import remedy_for_memory
 from medkd.types import Activation, Task
 
 WINDOWS_AT_ONCE = 2
@@ -31,9 +32,10 @@ def predict_logits(
     """
     device = next(model.parameters(), torch.empty(0)).device  # an ONNX file has no parameters
     batch = torch.from_numpy(image)[None].to(device)
-    flips = list(chain.from_iterable(combinations(flip_axes, n) for n in range(len(flip_axes) + 1)))
-    views = [_view(model, batch, config, axes) for axes in flips]
-    mean = views[0] if len(views) == 1 else _mean(torch.stack(views), config.activation)
+    place = f"an image of {' x '.join(map(str, image.shape[1:]))} at preprocess.spacing_mm"
+    with remedy_for_memory(place, "lower preprocess.window or name fewer teacher.flip_axes"):
+        views = [_view(model, batch, config, axes) for axes in flips(flip_axes)]
+        mean = views[0] if len(views) == 1 else _mean(torch.stack(views), config.activation)
     return mean[0].cpu().numpy()
 
 

@@ -213,6 +213,7 @@ def online_teacher(study: Study) -> OnlineTeacher:
             member.temperature if study.config.distill.calibrated else 1.0 for member in loaded
         ],
         activation=study.config.activation,
+        flip_axes=study.config.teacher.flip_axes,
     )
 
 

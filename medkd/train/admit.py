@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from scipy.optimize import linear_sum_assignment
 
 from medkd.config import Config, expand
@@ -32,7 +33,7 @@ from medkd.predict.teachers import (
     on_network_grid,
     open_member,
 )
-from medkd.progress import progress
+from medkd.progress import console, progress
 from medkd.study import Study, digest, sha256, write_atomic
 from medkd.train.calibrate import fit_on_cases
 from medkd.train.remarks import made_or_kept
@@ -91,6 +92,12 @@ class _Examination:
         classes, stated = self._said_of_itself()
         learned_from = self._patients(stated)
         seen = self._refuse_leakage(learned_from)
+        if learned_from and not seen:
+            console.print(
+                f"[bold yellow]warning:[/] teacher.external: {escape(str(self._path))}: none of "
+                f"the {len(learned_from)} patients it was trained on is in this study; look "
+                f"whether ids are written as the column {self._config.data.patient!r} writes them"
+            )
         member = open_member(self._config, self._options, classes=classes)
         if member.saved and (missing := member.saved.missing(self._cohort.cases.values())):
             raise DataError.of(missing)

@@ -6,7 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medkd.errors import TrainingError
+from medkd.models.memory import remedy_for_memory
 from medkd.options import TrainOptions
 from medkd.progress import console, progress
 from medkd.seeding import derive_seed
@@ -29,7 +30,7 @@ from medkd.train.stop import stopping
 
 LOG_EVERY = 25  # steps over which the curves are averaged; a validation ends an average too
 SAVE_EVERY_S = 60.0  # how much work a kill can cost
-NO_MEMORY = "can't allocate memory"  # torch's CPU allocator says so in a plain RuntimeError
+OVERFLOWS = 50  # steps on end that 16-mixed may skip: each halves what the loss is scaled with
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by a weight's axes
 # (first step, device that trains) -> batches from there on, there or on the CPU
 Batches = Callable[[int, torch.device], Generator[dict[str, Tensor]]]
@@ -95,7 +96,7 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     if first and is_first:
         console.print(f"{run.name}: goes on from step {first}")
     # an error that nobody catches keeps all frames, and workers that wait would keep the process
-    remedy = _remedy_for_memory(f"{run.name}: a batch", options)
+    remedy = _remedy(f"{run.name}: a batch", options)
     with closing(batches), remedy, stopping() as stop:
         ended = _is_validated(first, options) and state.is_over(options)
         for step, batch in () if ended else todo:
@@ -125,7 +126,7 @@ def _settle(
         curves.log(step)
     if rank() == 0:
         if is_validated:
-            with _remedy_for_memory(f"{run.name}: validation after step {step + 1}", options):
+            with _remedy(f"{run.name}: validation after step {step + 1}", options):
                 _validate(state, run, step)
         if is_validated or asked or state.is_unsaved(SAVE_EVERY_S):
             state.save(run.folder, step + 1)
@@ -171,7 +172,7 @@ def _update(
     torch.manual_seed(derive_seed(run.seed, "step", step, *([rank()] if rank() else [])))
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    with _remedy_for_memory(f"{run.name}: step {step}", options):
+    with _remedy(f"{run.name}: step {step}", options):
         terms = run.step(state.model.train(), batch, step)
         values = mean(terms)
         if not all(map(math.isfinite, values.values())):
@@ -186,8 +187,9 @@ def _update(
             state.model, state.optimizer, max_norm=options.clip_norm, error_if_nonfinite=False
         )
         assert norm is not None
-        # in 16-mixed it is an overflow, for which the scaler skips the step
-        if precision(options) != "16-mixed" and not math.isfinite(norm):
+        state.overflows = 0 if math.isfinite(norm) else state.overflows + 1
+        # in 16-mixed it is the scaled loss that is too large; the scaler skips the step
+        if state.overflows > (OVERFLOWS if precision(options) == "16-mixed" else 0):
             raise _not_finite("gradient is not finite, though the loss is", run, step)
         state.optimizer.step()
     return values
@@ -200,20 +202,8 @@ def _not_finite(what: str, run: Fit, step: int) -> TrainingError:
     )
 
 
-@contextmanager
-def _remedy_for_memory(place: str, options: TrainOptions) -> Iterator[None]:
-    """Say which knob to turn where memory does not suffice."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        is_named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not is_named and NO_MEMORY not in str(error):
-            raise
-        said = next((part for part in str(error).split(". ") if "memory" in part), str(error))
-        raise TrainingError(
-            f"{place}: out of memory ({said}); lower train.batch ({options.batch}) or "
-            f"preprocess.window"
-        ) from None
+def _remedy(place: str, options: TrainOptions) -> AbstractContextManager[None]:
+    return remedy_for_memory(place, f"lower train.batch ({options.batch}) or preprocess.window")
 
 
 @dataclass
@@ -228,6 +218,7 @@ class _State:
     best: float = -math.inf
     likelihood: float = -math.inf  # of the best one
     stale: int = 0  # validations since the best one
+    overflows: int = 0  # steps on end whose gradient is not finite
     spent_s: float = 0.0  # before this process
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)

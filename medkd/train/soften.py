@@ -96,8 +96,11 @@ def verify(study: Study, cohort: Cohort, *, cases: int) -> float:
     """Compute the soft targets of some cases anew; return the largest difference of a probability.
 
     Raises:
+        ConfigError: the teacher is asked in every step, and stores none.
         StudyError: a soft target is missing or was made from something else.
     """
+    if study.config.distill.online:
+        raise ConfigError("distill.online: no soft targets are stored that could be verified")
     drawn = random.sample(cohort.split.train, min(cases, len(cohort.split.train)))
     targets, largest = open_soft_targets(study, cohort), 0.0
     teachers, by = _teachers(study), softened_by(study, cohort)

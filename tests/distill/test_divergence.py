@@ -119,6 +119,18 @@ def test_a_student_that_is_sure_of_the_contrary_is_pulled_back():
     assert student.grad.max() < -0.05
 
 
+@pytest.mark.parametrize(
+    ("teacher", "weights"),
+    [((2, 2, 5), None), ((1, 3, 5), None), ((2, 3, 4), None), ((2, 3, 5), (1, 5))],
+)
+@pytest.mark.parametrize("function", [softmax_divergence, bernoulli_divergence])
+def test_shapes_that_do_not_fit_are_refused(function, teacher, weights):
+    with pytest.raises(ValueError, match=r"\[.*\] for .* \[2?1?, ."):
+        function.__wrapped__(
+            drawn(2, 3, 5), torch.rand(teacher), weights and torch.rand(weights), temperature=1
+        )
+
+
 def test_a_second_gradient_is_refused_rather_than_wrong():
     student = drawn(2, 3, 4).requires_grad_()
     value = softmax_divergence(student, drawn(2, 3, 4, seed=1).softmax(1), temperature=2)

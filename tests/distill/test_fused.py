@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partialmethod
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,10 +28,14 @@ MAPS = {"softmax": softmax_divergence, "bernoulli": bernoulli_divergence}
 @pytest.fixture
 def interpreted(monkeypatch):
     """Kernels that Triton interprets on a CPU, in place of those that it compiles for a GPU."""
-    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
 
     for name in KERNELS:
         monkeypatch.setattr(fused, name, InterpretedFunction(getattr(fused, name).fn))
+    binary = InterpreterBuilder.binary_op
+    for name, as_hardware in (("create_maxnumf", np.fmax), ("create_minnumf", np.fmin)):
+        losing = partialmethod(binary, op=as_hardware)  # NaN, as that of a GPU does
+        monkeypatch.setattr(InterpreterBuilder, name, losing)
     for name in ("sum", "max"):
         interpreted = InterpretedFunction(getattr(triton.language, name).fn)
         monkeypatch.setattr(triton.language, name, interpreted)
@@ -98,6 +104,42 @@ def test_it_is_zero_where_both_agree_however_sure(
     assert gradient.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("function", MAPS)
+@pytest.mark.parametrize("whose", ["teacher", "student"])
+def test_what_is_no_number_stays_none(monkeypatch, interpreted, function, whose):
+    monkeypatch.setattr(divergence, "fused_on", lambda _: fused)
+    student, teacher = drawn(1, 3, 40), drawn(1, 3, 40, seed=1).sigmoid()
+    teacher[:, 1] = 1
+    (teacher if whose == "teacher" else student)[0, 1, 7] = float("nan")
+    value, gradient = differentiated(MAPS[function], student, teacher, None)
+    assert value.isnan()
+    assert gradient[0, 1, 7].isnan()
+
+
+@pytest.mark.parametrize("function", MAPS)
+@pytest.mark.parametrize("shift", [-200, 60])
+def test_logits_far_from_0_and_nearly_sure_are_what_float64_says(
+    monkeypatch, interpreted, function, shift
+):
+    student, teacher = drawn(1, 3, 40), drawn(1, 3, 40, seed=1)
+    if function == "bernoulli":
+        student, teacher = -9 + student / 3, -9 + teacher / 3
+    else:
+        student = student + shift
+    teacher = teacher.softmax(1) if function == "softmax" else teacher.sigmoid()
+    expected = differentiated(MAPS[function], student.double(), teacher.double(), None)
+    monkeypatch.setattr(divergence, "fused_on", lambda _: fused)
+    value, gradient = differentiated(MAPS[function], student, teacher, None)
+    assert value.item() == pytest.approx(expected[0].item(), rel=1e-3)
+    torch.testing.assert_close(gradient.double(), expected[1], rtol=1e-3, atol=1e-7)
+
+
+def test_of_more_classes_than_it_holds_the_blocks_are_asked(monkeypatch):
+    monkeypatch.setattr(divergence, "fused_on", lambda _: fused)  # not interpreted: it would fail
+    student, teacher = drawn(2, fused.MOST_CLASSES + 1, 3), drawn(2, fused.MOST_CLASSES + 1, 3)
+    assert differentiated(softmax_divergence, student, teacher.softmax(1), None)[0] < 1e-5
+
+
 def test_no_gradient_is_made_that_nobody_wants(monkeypatch, interpreted):
     monkeypatch.setattr(divergence, "fused_on", lambda _: fused)
     student, teacher = drawn(2, 3, 4), drawn(2, 3, 4, seed=1).softmax(1)
@@ -115,9 +157,20 @@ def test_what_is_multiplied_by_one_is_not_touched(monkeypatch, interpreted):
 def test_it_is_trusted_only_where_it_agrees(monkeypatch, interpreted):
     cpu = torch.device("cpu")
     assert divergence._agrees(fused, cpu)
-    scale_ = fused.scale_
-    monkeypatch.setattr(fused, "scale_", lambda values, factor: scale_(values, 2 * factor))
-    assert not divergence._agrees(fused, cpu)
+    scale_, right = fused.scale_, fused.divergence
+    with monkeypatch.context() as patch:
+        patch.setattr(fused, "scale_", lambda values, factor: scale_(values, 2 * factor))
+        assert not divergence._agrees(fused, cpu)
+
+    def turned(*args):
+        total = right(*args)
+        args[3].copy_(args[3].roll(1, dims=2))
+        return total
+
+    for wrong in (turned, lambda *args: 2 * right(*args)):
+        with monkeypatch.context() as patch:
+            patch.setattr(fused, "divergence", wrong)
+            assert not divergence._agrees(fused, cpu)
 
 
 @pytest.mark.parametrize("failure", [False, RuntimeError("no C compiler")])

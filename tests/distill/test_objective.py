@@ -4,7 +4,9 @@ import inspect
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from medkd.distill.losses.region import region_affinity
 from medkd.distill.objective import (
     FEATURE_LOSSES,
     IDLE_STEPS,
@@ -241,11 +243,26 @@ def test_structures_that_overlap_are_compared_each_by_itself(loss):
         assert composed(soft.logit() + 2, batch, 0)[0] > 1e-3
 
 
+def test_regions_that_overlap_are_those_of_the_label_or_where_there_is_none_of_the_teacher():
+    composed = objective({"name": "region_affinity"}, activation=Activation.SIGMOID)
+    soft = drawn(2, 3, 6, 5, seed=1).sigmoid()
+    label = (drawn(2, 3, 6, 5, seed=2) > 0).to(torch.uint8)
+    label[:, 1] = UNLABELLED
+    batch = {"soft": soft, "valid": torch.ones(2, 6, 5, dtype=torch.bool), "label": label}
+    student = drawn(2, 3, 6, 5).requires_grad_()
+    found, _ = composed(student, batch, 0)
+    told = label.clone()
+    told[:, 1] = soft[:, 1] >= 0.5
+    expected = region_affinity(F.logsigmoid(student), soft.log(), told)["region_affinity"]
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert student.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("loss", "reason"),
     [
         ({"name": "dkd"}, "the true class against all others"),
-        ({"name": "region_affinity"}, "regions, each of one class"),
         ({"name": "pixel_kd", "standardise": True}, "a question of its own"),
     ],
 )
@@ -385,6 +402,22 @@ class TestLayers:
     def features(self):
         student = drawn(2, 4, 3, 3, seed=5).requires_grad_()
         return {"a": student}, {"b": drawn(2, 6, 6, 6, seed=6)}
+
+    @pytest.mark.parametrize("name", list(FEATURE_LOSSES))
+    @pytest.mark.parametrize("by", ["boundary", "confidence"])
+    def test_each_weighs_voxels_by_what_the_teacher_says_of_them(
+        self, logits, batch, features, name, by
+    ):
+        soft = torch.full_like(batch["soft"], 0.1)
+        soft[:, 0, :, :2], soft[:, 1, :, 2:] = 0.9, 0.6  # a boundary, and doubt beyond it
+        batch, losses = batch | {"soft": soft / soft.sum(1, keepdim=True)}, []
+        places = {"places": 1} if name == "affinity" else {}  # voxels weigh within a place
+        for strength in (0, 5):
+            torch.manual_seed(0)  # the adapter's
+            composed = objective(self.HINT | places | {"name": name, by: strength}, online=True)
+            composed.adapt(*features)
+            losses.append(composed(logits, batch, 0, student=features[0], teacher=features[1])[0])
+        assert abs(losses[1] - losses[0]) > 1e-6 * losses[0]
 
     @pytest.mark.parametrize("name", list(FEATURE_LOSSES))
     def test_each_teaches_the_students_layer(self, logits, batch, features, name):

@@ -107,6 +107,14 @@ class TestOnline:
         expected = [teacher.members[i][0](image[i : i + 1])[0] for i in (0, 1)]
         torch.testing.assert_close(features["0"], torch.stack(expected))
 
+    def test_it_averages_over_flips_what_it_says_and_no_features(self, image):
+        teacher = OnlineTeacher([member(0)], temperatures=[2.0], flip_axes=[0, 1])
+        said, features = teacher.said(image, torch.ones(2, 1), layers=["0"])
+        alone = FrozenTeacher([member(0)], temperatures=[2.0])
+        views = [alone(image.flip(axes)).softmax(1).flip(axes) for axes in ([], [2], [3], [2, 3])]
+        torch.testing.assert_close(said, torch.stack(views).mean(0))
+        torch.testing.assert_close(features["0"], teacher.members[0][0](image))
+
     def test_passes_no_gradient(self, teacher, image):
         said, features = teacher.said(image.requires_grad_(), torch.eye(2), layers=["0"])
         assert not said.requires_grad

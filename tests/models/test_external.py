@@ -123,6 +123,20 @@ class TestBundle:
         with pytest.raises(DataError, match=r"expects preprocess\.spacing_mm: \[1\.0, 1\.0\]"):
             open_external(options("bundle", trust_bundle=True), bundle[0], config)
 
+    def test_a_spacing_that_its_config_works_out_is_compared_too(self, bundle, make_config):
+        path, _ = bundle
+        said = json.loads((path / "configs/inference.json").read_text())
+        said |= {"spacing": [1.5, "@coarse"], "coarse": "$3 / 2"}
+        said["preprocessing"]["transforms"][0]["pixdim"] = "@spacing"
+        (path / "configs/inference.json").write_text(json.dumps(said))
+        config = load(make_config(dims=2), overrides=["preprocess.spacing_mm=[1, 1]"])
+        with pytest.raises(DataError, match=r"expects preprocess\.spacing_mm: \[1\.5, 1\.5\]"):
+            open_external(options("bundle", trust_bundle=True), path, config)
+        said["preprocessing"]["transforms"][0]["pixdim"] = ["@nowhere", 1]
+        (path / "configs/inference.json").write_text(json.dumps(said))
+        with pytest.raises(DataError, match="nowhere"):
+            open_external(options("bundle", trust_bundle=True), path, config)
+
     def test_weights_that_hold_code_are_not_unpickled(self, bundle, make_config):
         path, _ = bundle
         torch.save({"a": print}, path / "models/model.pt")

@@ -7,6 +7,7 @@ from torch import nn
 
 from medkd.config import Config
 from medkd.device.window import predict_windows
+from medkd.errors import TrainingError
 from medkd.predict.infer import predict_logits
 from tests.conftest import tiny_values
 
@@ -30,6 +31,15 @@ def network():
 
 def image(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=(1, *shape)).astype(np.float32)
+
+
+def test_too_little_memory_names_the_knobs(make_config):
+    class Large(nn.Module):
+        def forward(self, image):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    with pytest.raises(TrainingError, match=r"16 x 16 .*out of memory \(CUDA.*lower preprocess\.w"):
+        predict_logits(Large(), image(16, 16), make_config())
 
 
 def test_one_window_is_a_plain_forward_pass(network, make_config):

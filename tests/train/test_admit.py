@@ -208,6 +208,18 @@ def test_ids_of_cases_are_not_taken_for_patients(make, tmp_path):
         admit(study, cohort)
 
 
+@pytest.mark.parametrize("patients", [["P-0", "P-1"], ["p0"], []])
+def test_patients_of_whom_none_is_in_the_study_may_be_written_otherwise(
+    make, tmp_path, capsys, patients
+):
+    study, cohort = make(patients=patients)
+    save(cohort, tmp_path / "saved")
+    admit(study, cohort)
+    said = " ".join(capsys.readouterr().out.split())
+    warned = "none of the 2 patients it was trained on is in this study; look whether ids" in said
+    assert warned == (patients == ["P-0", "P-1"])
+
+
 def test_patients_may_stand_in_a_file(make, tmp_path):
     (tmp_path / "patients.txt").write_text("p0\n\np1\n")
     study, cohort = make(patients=str(tmp_path / "patients.txt"))

@@ -15,6 +15,7 @@ from medkd.errors import TrainingError
 from medkd.options import TrainOptions
 from medkd.seeding import derive_seed
 from medkd.track.tracker import RecordingTracker
+from medkd.train import loop
 from medkd.train.loop import Fit, fit
 
 CPU = torch.device("cpu")
@@ -208,6 +209,26 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_harms_the_weights
         fit(model, OPTIONS, named)
     assert all(p.isfinite().all() for p in model.parameters())
     assert _steps_done(run.folder) == 3
+
+
+def test_in_16_bits_too_a_gradient_that_never_is_finite_stops_the_run(run, monkeypatch):
+    def cornered(model, batch, number):
+        (weight, *_) = model.parameters()
+        root = (weight - weight.detach()).square().sum().sqrt()
+        return {"loss": step(model, batch, number)["loss"] + root}
+
+    def skipping(*args):  # as the scaler of a GPU skips such a step
+        optimizer = adamw(*args)
+        monkeypatch.setattr(optimizer, "step", lambda *_, **__: None)
+        return optimizer
+
+    adamw, cpu = loop.adamw, loop.Fabric(accelerator="cpu", devices=1)
+    monkeypatch.setattr(loop, "adamw", skipping)
+    monkeypatch.setattr(loop, "_fabric", lambda _: cpu)
+    monkeypatch.setattr(loop, "precision", lambda _: "16-mixed")
+    monkeypatch.setattr(loop, "OVERFLOWS", 4)
+    with pytest.raises(TrainingError, match=r"step 4: the gradient is not finite"):
+        fit(network(), OPTIONS, replace(run, step=cornered))
 
 
 def take_too_much_of_a_gpu():

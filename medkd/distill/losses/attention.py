@@ -28,8 +28,11 @@ def attention(
         power: above 1 it looks at the peaks.
 
     Raises:
-        ValueError: there is no space.
+        ValueError: there is no space, or a power below 1, which has no gradient where a feature
+            is 0.
     """
+    if power < 1:
+        raise ValueError(f"attention: power must be 1 or more, got {power}")
     if student.ndim < 3:
         raise ValueError("attention compares places; classification has none")
     q, p = (maps.float().abs().pow(power).mean(dim=1, keepdim=True) for maps in (student, teacher))

@@ -33,6 +33,11 @@ def test_is_zero_for_the_same_map_on_any_scale_and_any_grid_of_it():
     assert attention(flat, torch.ones(2, 9, 8, 8))["attention"].abs() < 1e-6
 
 
+def test_a_power_without_a_gradient_at_0_is_refused():
+    with pytest.raises(ValueError, match=r"power must be 1 or more, got 0\.5"):
+        attention(drawn(1, 3, 4, 4), drawn(1, 3, 4, 4), power=0.5)
+
+
 def test_dead_features_have_a_finite_gradient():
     student = torch.zeros(1, 3, 4, 4, requires_grad=True)
     attention(student, drawn(1, 3, 4, 4))["attention"].backward()

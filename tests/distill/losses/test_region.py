@@ -52,6 +52,24 @@ def test_a_region_that_is_absent_from_an_image_is_left_out(label):
     assert student.grad.isfinite().all()
 
 
+def test_structures_may_overlap_and_what_is_none_of_them_is_a_region_too():
+    structures = drawn(2, 2, 4, 6, seed=2) > 0
+    student, teacher = drawn(2, 3, 4, 6), drawn(2, 5, 4, 6, seed=1)
+    masks = [~structures.any(dim=1), structures[:, 0], structures[:, 1]]
+    apart = []
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        for i in range(2):
+            cosines = [
+                torch.cosine_similarity(
+                    f[i][:, masks[one][i]].mean(1), f[i][:, masks[other][i]].mean(1), 0
+                )
+                for f in (student, teacher)
+            ]
+            apart.append((cosines[0] - cosines[1]) ** 2)
+    found = loss(student, teacher, structures.to(torch.uint8))
+    torch.testing.assert_close(found, torch.stack(apart).mean())
+
+
 def test_one_region_all_over_is_zero_and_still_hangs_on_the_student():
     student = drawn(1, 3, 4, 4).requires_grad_()
     value = loss(student, drawn(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.int64))
