@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -235,21 +234,13 @@ def take_too_much_of_a_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
 
-@pytest.mark.parametrize(
-    ("take_too_much", "said"),
-    [
-        (take_too_much_of_a_gpu, "CUDA out of memory"),
-        (lambda: torch.empty(2**46), "DefaultCPUAllocator: can't allocate memory: you tried to "),
-        (lambda: np.empty(2**50), r"Unable to allocate 8\.00 PiB"),
-    ],
-)
-def test_too_little_memory_names_the_knobs_and_keeps_what_was_saved(run, take_too_much, said):
+def test_too_little_memory_names_the_knobs_and_keeps_what_was_saved(run):
     def overflow(model, batch, number):
         if number == 4:
-            take_too_much()
+            take_too_much_of_a_gpu()
         return step(model, batch, number)
 
-    message = rf"step 4: out of memory \({said}.*\); lower train\.batch \(4\) or preproc"
+    message = r"step 4: out of memory \(CUDA.*\); lower train\.batch \(4\) or preproc"
     with pytest.raises(TrainingError, match=message):
         fit(network(), OPTIONS, replace(run, step=overflow))
     assert _steps_done(run.folder) == 3
@@ -265,14 +256,6 @@ def test_too_little_memory_for_a_batch_names_the_knobs_too(run):
     ):
         fit(network(), OPTIONS, replace(run, batches=overflowing))
     assert _steps_done(run.folder) == 3
-
-
-def test_other_faults_of_torch_are_no_lack_of_memory(run):
-    def misfit(model, batch, number):
-        return step(model, {**batch, "image": batch["image"][:, :2]}, number)
-
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        fit(network(), OPTIONS, replace(run, step=misfit))
 
 
 def test_training_ends_when_patience_runs_out_and_not_before(run):
