@@ -4,6 +4,7 @@
 while the student trains, each patch by the members that may speak of it.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import chain, combinations
 from typing import Any
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medkd.distill.features import tapped
-from medkd.models.activation import TINY, probabilities, tempered
+from medkd.models.activation import log_probabilities, probabilities, tempered
 from medkd.types import Activation, Temperature
 
 
@@ -65,12 +66,18 @@ class FrozenTeacher(nn.Module):
         return log_p - self._log_mean([-logits for logits in said])  # 1 - p would round to 0
 
     def _log_mean(self, said: Sequence[Tensor]) -> Tensor:
-        """Return the log of the weighted mean of the probabilities of logits."""
+        """Return the log of the weighted mean of the probabilities of logits.
+
+        By their logarithms, for a runtime may round a small probability to 0.
+        """
+        total = sum(self.weights)
         weighted = [
-            weight * probabilities(logits, self.activation)
+            log_probabilities(logits, self.activation) + math.log(weight / total)
             for logits, weight in zip(said, self.weights, strict=True)
         ]
-        return (torch.stack(weighted).sum(dim=0) / sum(self.weights)).clamp_min(TINY).log()
+        logs = torch.stack(weighted)
+        largest = logs.amax(dim=0)
+        return largest + (logs - largest).exp().sum(dim=0).log()
 
 
 class OnlineTeacher(FrozenTeacher):

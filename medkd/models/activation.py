@@ -17,7 +17,9 @@ def probabilities(logits: Tensor, activation: Activation) -> Tensor:
 
 def log_probabilities(logits: Tensor, activation: Activation) -> Tensor:
     """Return the logarithm of the probability of each class."""
-    return F.logsigmoid(logits) if activation is Activation.SIGMOID else logits.log_softmax(dim=1)
+    if activation is Activation.SOFTMAX:
+        return logits.log_softmax(dim=1)
+    return -F.softplus(-logits)  # ``logsigmoid`` is exported as the logarithm of a sigmoid
 
 
 def logits_of(probabilities: Tensor, activation: Activation) -> Tensor:

@@ -12,6 +12,7 @@ from medkd.distill.teacher import FrozenTeacher
 from medkd.errors import ReleaseError
 from medkd.export.onnx import export_onnx, verify_onnx, without_idle_transposition
 from medkd.models.students import plain_unet
+from medkd.types import Activation
 
 SHAPE = (1, 16, 16, 16)
 
@@ -81,6 +82,16 @@ def test_an_ensemble_is_exported_with_its_temperatures(tmp_path):
     teacher = FrozenTeacher([unet(0), unet(1)], temperatures=[1.0, 3.0])
     export_onnx(teacher, tmp_path / "model.onnx", shape=SHAPE)
     assert verify_onnx(teacher, tmp_path / "model.onnx", shape=SHAPE) < 1e-4
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+def test_an_ensemble_that_is_very_sure_is_exported_as_it_is(tmp_path, activation):
+    members = [nn.Sequential(unet(seed), nn.BatchNorm3d(3)).eval() for seed in (0, 1)]
+    for member in members:
+        nn.init.constant_(member[1].weight, 40.0)  # the runtime rounds its probability to 0
+    teacher = FrozenTeacher(members, temperatures=[1.0, 1.0], activation=activation)
+    export_onnx(teacher, tmp_path / "model.onnx", shape=SHAPE)
+    assert verify_onnx(teacher, tmp_path / "model.onnx", shape=SHAPE) < 1e-3
 
 
 @pytest.mark.parametrize(
