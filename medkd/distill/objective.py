@@ -52,9 +52,18 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, options: DistillOptions, activation: Activation = Activation.SOFTMAX
+        self,
+        options: DistillOptions,
+        activation: Activation = Activation.SOFTMAX,
+        *,
+        steps: int = IDLE_STEPS,
     ) -> None:
         """Compose the losses.
+
+        Args:
+            options: which, and how much each counts.
+            activation: of student and teacher.
+            steps: of the whole training, which may be a short one.
 
         Raises:
             ConfigError: an unknown loss or option, or one that makes no sense for structures that
@@ -64,7 +73,8 @@ class Objective(nn.Module):
         self._warmup_steps = options.warmup_steps
         self._activation = activation
         self._losses = [(entry, _function(entry, activation)) for entry in options.losses]
-        self._idle: dict[str, int] = {}
+        self._idle_steps = min(IDLE_STEPS, steps)
+        self.idle: dict[str, int] = {}  # steps from the first on in which a term was 0; else -1
         self.adapters = nn.ModuleDict()
 
     @property
@@ -201,13 +211,13 @@ class Objective(nn.Module):
     def _watch(self, terms: Terms, step: int, *, taught: bool) -> None:
         for name, term in terms.items():
             _refuse_untaught(name, term, taught)
-            # a run that was killed may have taught something before it goes on
-            idle = self._idle.get(name, -1 if step else 0)
-            self._idle[name] = idle + 1 if idle >= 0 and term.detach() == 0 else -1
-            if self._idle[name] >= IDLE_STEPS:
+            # of a run that goes on and does not say, it may have taught something before
+            idle = self.idle.get(name, -1 if step else 0)
+            self.idle[name] = idle + 1 if idle >= 0 and term.detach() == 0 else -1
+            if self.idle[name] >= self._idle_steps:
                 raise TrainingError(
-                    f"distill.losses: {name} has been 0 in each of the first {IDLE_STEPS} steps; "
-                    f"remove it, or correct its options"
+                    f"distill.losses: {name} has been 0 in each of the first {self._idle_steps} "
+                    f"steps; remove it, or correct its options"
                 )
 
 

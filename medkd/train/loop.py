@@ -87,7 +87,8 @@ def fit(model: nn.Module, options: TrainOptions, run: Fit) -> dict[str, float]:
     trained = [*model.parameters(), *adapters.values()]
     wrapped, optimizer = fabric.setup(model, adamw(trained, options))
     average = WeightAverage(model, decay=options.ema)
-    state = _State(fabric, wrapped, optimizer, average, adapters)
+    idle = getattr(run.step, "idle", {})
+    state = _State(fabric, wrapped, optimizer, average, adapters, idle)
     first, is_first = state.resume(run.folder), rank() == 0
     curves = _Curves(run)
     batches = run.batches(first, fabric.device)
@@ -215,6 +216,7 @@ class _State:
     optimizer: Any
     average: WeightAverage
     adapters: dict[str, nn.Parameter]
+    idle: dict[str, int]  # of a step that watches its terms
     best: float = -math.inf
     likelihood: float = -math.inf  # of the best one
     stale: int = 0  # validations since the best one
@@ -249,6 +251,7 @@ class _State:
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         self.best, self.stale, self.spent_s = saved["best"], saved["stale"], saved["spent_s"]
         self.likelihood = saved.get("likelihood", -math.inf)  # former versions saved none
+        self.idle.update(saved.get("idle", {}))
         return saved["step"]
 
     def save(self, folder: Path, step: int) -> None:
@@ -262,6 +265,7 @@ class _State:
             "best": self.best,
             "likelihood": self.likelihood,
             "stale": self.stale,
+            "idle": self.idle,
             "spent_s": self._spent_s(),
         }
         _save(saved, folder / "last.pt")

@@ -122,9 +122,15 @@ class DistillStep(SupervisedStep):
             ConfigError: an unknown loss or loss option.
         """
         super().__init__(config, config.student.train)
-        self.objective = Objective(config.distill, config.activation)
+        steps = config.student.train.steps
+        self.objective = Objective(config.distill, config.activation, steps=steps)
         self.teacher = teacher
         self._said: dict[str, Tensor] = {}
+
+    @property
+    def idle(self) -> dict[str, int]:
+        """How long each term has been 0, which a run that goes on must know."""
+        return self.objective.idle
 
     @property
     def layers(self) -> list[str]:

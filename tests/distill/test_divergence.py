@@ -125,7 +125,7 @@ def test_a_student_that_is_sure_of_the_contrary_is_pulled_back():
 )
 @pytest.mark.parametrize("function", [softmax_divergence, bernoulli_divergence])
 def test_shapes_that_do_not_fit_are_refused(function, teacher, weights):
-    with pytest.raises(ValueError, match=r"\[.*\] for .* \[2?1?, ."):
+    with pytest.raises(ValueError, match=r"for (logits|probabilities) "):
         function.__wrapped__(
             drawn(2, 3, 5), torch.rand(teacher), weights and torch.rand(weights), temperature=1
         )

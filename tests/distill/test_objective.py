@@ -336,6 +336,16 @@ def test_a_term_may_be_zero_once_it_has_taught_something(logits, batch):
         composed(logits, nothing, step)
 
 
+def test_a_term_that_is_0_in_all_of_a_short_training_is_named_at_its_end(logits, batch):
+    nothing = batch | {"valid": torch.zeros(2, 6, 6, dtype=torch.bool)}
+    entry = LossOptions(name="pixel_kd")
+    composed = Objective(DistillOptions(losses=[entry]), steps=3)
+    for step in range(2):
+        composed(logits, nothing, step)
+    with pytest.raises(TrainingError, match="pixel_kd has been 0 in each of the first 3 steps"):
+        composed(logits, nothing, 2)
+
+
 def test_a_run_that_goes_on_may_have_taught_something_before_it_was_killed(logits, batch):
     composed = objective({"name": "pixel_kd"})
     nothing = batch | {"valid": torch.zeros(2, 6, 6, dtype=torch.bool)}

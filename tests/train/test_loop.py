@@ -194,6 +194,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_remedy(run, bad):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def test_a_run_that_goes_on_knows_how_long_a_term_has_taught_nothing(run):
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.idle = {}
+
+        def forward(self, model, batch, number):
+            self.idle["dist"] = self.idle.get("dist", 0) + 1
+            if number == 5 and self.killed:
+                raise Killed
+            return step(model, batch, number)
+
+    first, second = Watching(), Watching()
+    first.killed, second.killed = True, False
+    with pytest.raises(Killed):
+        fit(network(), OPTIONS, replace(run, step=first))
+    fit(network(), OPTIONS, replace(run, step=second))
+    assert second.idle == {"dist": OPTIONS.steps}
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_harms_the_weights(run):
     def cornered(model, batch, number):
         terms = step(model, batch, number)
